@@ -1,0 +1,1 @@
+//! REST types and OpenAPI document of the controller.

@@ -1,0 +1,3 @@
+//! osmoda, the operator's command line.
+
+fn main() {}

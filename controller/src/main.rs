@@ -1,0 +1,3 @@
+//! The controller: REST, node link, projections of the fleet log.
+
+fn main() {}

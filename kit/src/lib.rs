@@ -1,0 +1,1 @@
+//! What every daemon is built from: boot, tasks, sockets, audit, processes, clock.

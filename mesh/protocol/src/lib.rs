@@ -1,0 +1,1 @@
+//! Pure rules of the mesh: admission, invites, knock, service table.

@@ -1,0 +1,1 @@
+//! The mesh endpoint: authenticated QUIC links and streams between nodes.

@@ -1,0 +1,3 @@
+//! Node-local command line: verify-ledger, events, stats, health.
+
+fn main() {}

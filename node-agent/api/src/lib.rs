@@ -1,0 +1,1 @@
+//! Types, callers table and one typed client per node daemon.

@@ -1,0 +1,1 @@
+//! Raft among voters: log store, batching proposer, election gate.

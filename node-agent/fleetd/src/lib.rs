@@ -1,0 +1,1 @@
+//! Fleet membership, ballots, rollout driver and participant.

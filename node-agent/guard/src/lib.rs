@@ -1,0 +1,1 @@
+//! The dead-man that restores the baseline without help.

@@ -1,0 +1,3 @@
+//! The dead-man that restores the baseline without help.
+
+fn main() {}

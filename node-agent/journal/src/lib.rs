@@ -1,0 +1,1 @@
+//! The frozen SafeSwitch journal record and its legal transitions.

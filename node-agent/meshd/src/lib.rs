@@ -1,0 +1,1 @@
+//! The mesh daemon: streams for the other daemons of a node.

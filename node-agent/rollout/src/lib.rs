@@ -1,0 +1,1 @@
+//! The replicated fleet state machine as a pure apply function.

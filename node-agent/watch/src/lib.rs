@@ -1,0 +1,1 @@
+//! SafeSwitch on one host: activation, probation, acceptance, rollback.

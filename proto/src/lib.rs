@@ -1,0 +1,1 @@
+//! Wire format: protobuf definitions, generated code, checked conversions.

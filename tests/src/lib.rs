@@ -1,0 +1,1 @@
+//! Integration tests, test bed and whole-system benchmarks.

@@ -1,0 +1,3 @@
+//! Project tasks: cargo xtask {demo,test,ci,bench,tidy,layers,deny,codegen,hosts,dev}.
+
+fn main() {}

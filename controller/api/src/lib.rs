@@ -1,1 +1,42 @@
-//! REST types and OpenAPI document of the controller.
+//! The controller's REST interface: its types, its table of endpoints, and the
+//! OpenAPI document that both make.
+//!
+//! Invariant: `openapi.json` beside this crate is exactly what
+//! [`openapi::document`] renders (test `openapi_is_checked_in`), and the
+//! controller mounts exactly [`endpoint::endpoints`] (test in the controller).
+//! Ids travel as text, times as RFC 3339 text in UTC with milliseconds.
+//! Nothing here does I/O.
+
+pub mod endpoint;
+pub mod openapi;
+
+mod error;
+mod event;
+mod fleet;
+mod node;
+mod page;
+mod rollout;
+
+pub use error::{ErrorBody, Problem};
+pub use event::{Event, EventBody};
+pub use fleet::{
+    AddPrincipal, FleetStatus, Freeze, FreezeOrder, InviteRow, InviteState, LedgerHead, MintInvite, MintedInvite,
+    Principal, Right, UnfreezeOrder, Voter,
+};
+pub use node::{AttemptPhase, Generation, Node, NodeAttempt, Presence};
+pub use page::{LIMIT_DEFAULT, LIMIT_MAX, Page, PageQuery};
+pub use rollout::{
+    ControlOrder, NodeCounts, Reason, Rollout, RolloutNode, RolloutNodeState, RolloutState, RolloutSummary,
+    StartRollout, StoredManifest, Vote,
+};
+
+/// Where every endpoint of this version begins.
+pub const BASE: &str = "/api/v1/fleet";
+
+/// The largest manifest accepted, in bytes: the limit of the fleet log's
+/// content store (`ErrorCode::ManifestTooLarge`).
+pub const MANIFEST_BYTES_MAX: usize = 1 << 20;
+
+/// The largest JSON request body, in bytes. The biggest request is a signed
+/// statement of a few hundred bytes; the rest is room for long reasons.
+pub const JSON_BYTES_MAX: usize = 64 << 10;

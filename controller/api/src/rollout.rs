@@ -1,0 +1,338 @@
+//! Rollouts: what is asked, what is answered. The rules are in the fleet log's
+//! own state machine; this is a picture of it.
+
+use osmoda_types::{ErrorCode, ManifestHash, NodeId, RolloutId, StorePath};
+
+/// What a rollout is doing (`rollout.md` 5.2).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutState {
+    /// The electors check and vote.
+    Voting,
+    /// A quorum said yes.
+    Approved,
+    /// The nodes fetch and verify their targets; nothing has moved.
+    Prefetch,
+    /// A wave is being granted.
+    Wave,
+    /// The wave has moved and is being watched.
+    Soak,
+    /// Every wave has passed; the last reports come in.
+    Finalizing,
+    /// Stopped until an operator resumes or aborts.
+    Paused,
+    /// An operator asked to stop; nodes in flight come to their end.
+    Aborting,
+    /// Moved nodes return to their own baselines.
+    RollingBack,
+    /// Every node runs its target. Final.
+    Committed,
+    /// Every moved node is back on its baseline. Final.
+    RolledBack,
+    /// As rolled back, but some nodes are away; they follow on contact. Final.
+    RolledBackPartial,
+    /// The electors said no. Final.
+    Rejected,
+    /// The vote did not end in time. Final.
+    Expired,
+    /// Another rollout took its place before anything moved. Final.
+    Superseded,
+}
+
+impl RolloutState {
+    /// Every state, for tables and tests.
+    pub const ALL: [RolloutState; 15] = [
+        RolloutState::Voting,
+        RolloutState::Approved,
+        RolloutState::Prefetch,
+        RolloutState::Wave,
+        RolloutState::Soak,
+        RolloutState::Finalizing,
+        RolloutState::Paused,
+        RolloutState::Aborting,
+        RolloutState::RollingBack,
+        RolloutState::Committed,
+        RolloutState::RolledBack,
+        RolloutState::RolledBackPartial,
+        RolloutState::Rejected,
+        RolloutState::Expired,
+        RolloutState::Superseded,
+    ];
+
+    /// The stable text of the state.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RolloutState::Voting => "voting",
+            RolloutState::Approved => "approved",
+            RolloutState::Prefetch => "prefetch",
+            RolloutState::Wave => "wave",
+            RolloutState::Soak => "soak",
+            RolloutState::Finalizing => "finalizing",
+            RolloutState::Paused => "paused",
+            RolloutState::Aborting => "aborting",
+            RolloutState::RollingBack => "rolling_back",
+            RolloutState::Committed => "committed",
+            RolloutState::RolledBack => "rolled_back",
+            RolloutState::RolledBackPartial => "rolled_back_partial",
+            RolloutState::Rejected => "rejected",
+            RolloutState::Expired => "expired",
+            RolloutState::Superseded => "superseded",
+        }
+    }
+
+    /// Whether the rollout is over.
+    #[must_use]
+    pub const fn is_terminal(self) -> bool {
+        matches!(
+            self,
+            RolloutState::Committed
+                | RolloutState::RolledBack
+                | RolloutState::RolledBackPartial
+                | RolloutState::Rejected
+                | RolloutState::Expired
+                | RolloutState::Superseded
+        )
+    }
+}
+
+impl std::fmt::Display for RolloutState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Where one node stands in a rollout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum RolloutNodeState {
+    /// Not asked yet.
+    Pending,
+    /// Has fetched and verified its target.
+    Staged,
+    /// Could not fetch or verify its target.
+    StageFailed,
+    /// Was away when its wave opened; not charged.
+    Deferred,
+    /// May move; charged to the budget.
+    Granted,
+    /// Is healthy on the target and may make it the boot default.
+    Accepted,
+    /// Runs the target for good.
+    Committed,
+    /// Is back on its baseline.
+    RolledBack,
+    /// Could not return to its baseline.
+    RollbackFailed,
+    /// Set aside until a person looks.
+    Quarantined,
+    /// Silent past the bound; charged until it reports or is excluded.
+    Lost,
+    /// Taken out by an operator.
+    Excluded,
+}
+
+impl RolloutNodeState {
+    /// The stable text of the state.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            RolloutNodeState::Pending => "pending",
+            RolloutNodeState::Staged => "staged",
+            RolloutNodeState::StageFailed => "stage_failed",
+            RolloutNodeState::Deferred => "deferred",
+            RolloutNodeState::Granted => "granted",
+            RolloutNodeState::Accepted => "accepted",
+            RolloutNodeState::Committed => "committed",
+            RolloutNodeState::RolledBack => "rolled_back",
+            RolloutNodeState::RollbackFailed => "rollback_failed",
+            RolloutNodeState::Quarantined => "quarantined",
+            RolloutNodeState::Lost => "lost",
+            RolloutNodeState::Excluded => "excluded",
+        }
+    }
+}
+
+impl std::fmt::Display for RolloutNodeState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// Why something is as it is.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct Reason {
+    /// The code of the closed list.
+    #[schema(value_type = String)]
+    pub code: ErrorCode,
+    /// The same in words.
+    pub message: String,
+}
+
+/// How many nodes of a rollout are where.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct NodeCounts {
+    /// Nodes in the manifest.
+    pub total: u32,
+    /// Neither moved nor refused: pending, staged, deferred.
+    pub waiting: u32,
+    /// Charged to the budget at this moment.
+    pub in_flight: u32,
+    /// On the target: accepted or committed.
+    pub moved: u32,
+    /// On the target for good.
+    pub committed: u32,
+    /// Back on the baseline.
+    pub rolled_back: u32,
+    /// Failed to stage, quarantined, lost, or failed to roll back.
+    pub failed: u32,
+    /// Taken out by an operator.
+    pub excluded: u32,
+}
+
+/// A rollout in a list.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct RolloutSummary {
+    /// The id its operator chose.
+    #[schema(value_type = String)]
+    pub id: RolloutId,
+    /// The manifest's own name.
+    pub name: String,
+    /// The scope; one rollout at a time per scope.
+    pub scope: String,
+    /// The manifest.
+    #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
+    pub manifest: ManifestHash,
+    /// What it is doing.
+    pub state: RolloutState,
+    /// Why, where there is a why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Reason>,
+    /// The wave it is in, counted from 0.
+    pub wave: u32,
+    /// How many waves its policy has.
+    pub waves: u32,
+    /// Where its nodes are.
+    pub counts: NodeCounts,
+    /// The fleet epoch it was proposed against.
+    pub parent_epoch: u64,
+    /// The principal who signed it, by name.
+    pub operator: String,
+    /// The log index of its proposal.
+    pub proposed_index: u64,
+    /// The log index of its last change.
+    pub updated_index: u64,
+    /// When this controller first saw it.
+    pub created_at: String,
+    /// When this controller last saw it change.
+    pub updated_at: String,
+}
+
+/// A rollout with its nodes and its ballot.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct Rollout {
+    /// What the list shows.
+    #[serde(flatten)]
+    pub summary: RolloutSummary,
+    /// At most this many nodes are at risk at once.
+    pub max_unavailable: u32,
+    /// This many failures are borne; one more ends the rollout.
+    pub failure_budget: u32,
+    /// Yes-votes needed.
+    pub threshold: u32,
+    /// The ballot, one row per elector.
+    pub votes: Vec<Vote>,
+    /// Its nodes.
+    pub nodes: Vec<RolloutNode>,
+}
+
+/// One node of a rollout.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct RolloutNode {
+    /// The node.
+    #[schema(value_type = String)]
+    pub node: NodeId,
+    /// Its name.
+    pub name: String,
+    /// What it shall run.
+    #[schema(value_type = String)]
+    pub target: StorePath,
+    /// What it ran, and returns to.
+    #[schema(value_type = String)]
+    pub baseline: StorePath,
+    /// Where it stands.
+    pub state: RolloutNodeState,
+    /// The wave it belongs to, once one took it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<u32>,
+    /// Its attempt, once granted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub attempt: Option<String>,
+    /// Why, for failures.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub code: Option<ErrorCode>,
+}
+
+/// One elector's vote.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct Vote {
+    /// The elector.
+    #[schema(value_type = String)]
+    pub voter: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Its answer; absent while it has not voted.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub yes: Option<bool>,
+    /// Why it said no.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub code: Option<ErrorCode>,
+    /// The log index of its ballot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u64>,
+}
+
+/// The order to start a rollout, signed off the controller.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct StartRollout {
+    /// Chosen by the operator (UUID version 7); repeating the same order with
+    /// the same id is harmless.
+    #[schema(value_type = String)]
+    pub id: RolloutId,
+    /// A manifest this controller holds.
+    #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
+    pub manifest: ManifestHash,
+    /// The fleet epoch the operator saw.
+    pub parent_epoch: u64,
+    /// The operator's Ed25519 public key, 64 hex digits.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    pub operator_key: String,
+    /// The signature over the start statement, 128 hex digits.
+    #[schema(pattern = "^[0-9a-f]{128}$")]
+    pub signature: String,
+}
+
+/// A signed order to a running rollout: pause, resume or abort, as the path says.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ControlOrder {
+    /// The operator's Ed25519 public key, 64 hex digits.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    pub operator_key: String,
+    /// The signature over the control statement, 128 hex digits.
+    #[schema(pattern = "^[0-9a-f]{128}$")]
+    pub signature: String,
+}
+
+/// A manifest the controller keeps.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct StoredManifest {
+    /// SHA-256 of its exact bytes.
+    #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
+    pub hash: ManifestHash,
+    /// Its length in bytes.
+    pub bytes: u64,
+}

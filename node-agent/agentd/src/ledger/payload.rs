@@ -1,0 +1,259 @@
+//! The payload of a row: rule L3 of `trust.md` 1.3. *Pure.*
+//!
+//! Invariant: a [`Payload`] is a JSON object in the canonical form of RFC 8785
+//! (JCS), of at most 60 KiB; every way to make one checks it.
+//!
+//! Stricter than JSON on purpose, so that two readers can never see different
+//! things in one record: no duplicate keys (most parsers keep the last
+//! silently), and no number outside ±(2⁵³ − 1), which JCS would round; such a
+//! number is written as a string (RFC 7493, section 2.2).
+//!
+//! This file does not look for secrets; that is `redact.rs`.
+
+use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
+use serde_json::{Map, Value};
+
+/// Largest payload, in bytes of its canonical form. Bounded by the 16-bit
+/// lengths of a C2SP entry bundle (`trust.md` 1.3, L3), which will carry whole
+/// records: 60 KiB leaves room for the other columns.
+pub const PAYLOAD_BYTES_MAX: usize = 60 * 1024;
+
+/// The largest integer a double holds exactly, 2⁵³ − 1 (RFC 7493, 2.2).
+const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;
+
+/// Why a text is no payload.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PayloadError {
+    /// It is not JSON, has a duplicate key, or a number out of range.
+    #[error("payload is not strict JSON: {0}")]
+    Json(String),
+    /// It is JSON but not an object.
+    #[error("payload is not a JSON object")]
+    NotObject,
+    /// Its canonical form is over [`PAYLOAD_BYTES_MAX`].
+    #[error("payload is {bytes} bytes, the limit is {PAYLOAD_BYTES_MAX}")]
+    TooLarge {
+        /// Its size in bytes.
+        bytes: usize,
+    },
+    /// It is an object, but not written in canonical form.
+    #[error("payload is not in canonical form (RFC 8785)")]
+    NotCanonical,
+}
+
+/// A canonical JSON object, ready to be stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Payload(String);
+
+impl Payload {
+    /// Brings an object into canonical form.
+    ///
+    /// # Errors
+    /// [`PayloadError::TooLarge`]; [`PayloadError::Json`] when a number is
+    /// outside ±(2⁵³ − 1).
+    pub fn new(object: &Map<String, Value>) -> Result<Self, PayloadError> {
+        object.values().try_for_each(check_numbers)?;
+        let text = serde_json_canonicalizer::to_string(object).map_err(|e| PayloadError::Json(e.to_string()))?;
+        if text.len() > PAYLOAD_BYTES_MAX {
+            return Err(PayloadError::TooLarge { bytes: text.len() });
+        }
+        Ok(Self(text))
+    }
+
+    /// Checks bytes that should already be canonical, as stored rows are.
+    ///
+    /// # Errors
+    /// Each [`PayloadError`]: the bytes are too many, not strict JSON, not an
+    /// object, or not in canonical form.
+    pub fn check(bytes: &[u8]) -> Result<Map<String, Value>, PayloadError> {
+        if bytes.len() > PAYLOAD_BYTES_MAX {
+            return Err(PayloadError::TooLarge { bytes: bytes.len() });
+        }
+        let value: StrictValue = serde_json::from_slice(bytes).map_err(|e| PayloadError::Json(e.to_string()))?;
+        let Value::Object(object) = value.0 else {
+            return Err(PayloadError::NotObject);
+        };
+        if Self::new(&object)?.0.as_bytes() == bytes { Ok(object) } else { Err(PayloadError::NotCanonical) }
+    }
+
+    /// The canonical text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+fn check_numbers(value: &Value) -> Result<(), PayloadError> {
+    match value {
+        Value::Number(number) if !is_safe(number) => {
+            Err(PayloadError::Json(format!("number {number} is outside ±(2^53 - 1); write it as a string")))
+        }
+        Value::Array(items) => items.iter().try_for_each(check_numbers),
+        Value::Object(object) => object.values().try_for_each(check_numbers),
+        _ => Ok(()),
+    }
+}
+
+fn is_safe(number: &serde_json::Number) -> bool {
+    if let Some(n) = number.as_u64() {
+        n <= SAFE_INTEGER_MAX
+    } else if let Some(n) = number.as_i64() {
+        n.unsigned_abs() <= SAFE_INTEGER_MAX
+    } else {
+        // Exact: 2^53 - 1 is a double.
+        number.as_f64().is_some_and(|n| n.abs() <= SAFE_INTEGER_MAX as f64)
+    }
+}
+
+/// A JSON value read without silent losses: a duplicate key is an error.
+#[derive(Debug, Clone, PartialEq)]
+pub struct StrictValue(pub Value);
+
+impl<'de> Deserialize<'de> for StrictValue {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(StrictVisitor).map(StrictValue)
+    }
+}
+
+struct StrictVisitor;
+
+impl<'de> Visitor<'de> for StrictVisitor {
+    type Value = Value;
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("a JSON value without duplicate keys")
+    }
+
+    fn visit_unit<E>(self) -> Result<Value, E> {
+        Ok(Value::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
+        Ok(Value::Bool(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
+        serde_json::Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number is not finite"))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_string<E>(self, value: String) -> Result<Value, E> {
+        Ok(value.into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut items = Vec::new();
+        while let Some(StrictValue(item)) = access.next_element()? {
+            items.push(item);
+        }
+        Ok(Value::Array(items))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
+        let mut object = Map::new();
+        while let Some(key) = access.next_key::<String>()? {
+            let StrictValue(value) = access.next_value()?;
+            if object.contains_key(&key) {
+                return Err(serde::de::Error::custom(format_args!("duplicate key {key:?}")));
+            }
+            object.insert(key, value);
+        }
+        Ok(Value::Object(object))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(text: &str, expected: Result<(), PayloadError>) {
+        assert_eq!(Payload::check(text.as_bytes()).map(|_| ()), expected, "{text}");
+    }
+
+    #[test]
+    fn canonical_objects_are_accepted_as_they_are() {
+        for text in ["{}", r#"{"a":1,"b":[true,null,"x|y"],"c":{"d":1.5}}"#, r#"{"é":"\n","😂":"\u0001"}"#] {
+            check(text, Ok(()));
+        }
+    }
+
+    #[test]
+    fn every_other_spelling_is_refused() {
+        for text in [
+            "{ }",
+            r#"{"b":1,"a":1}"#,
+            r#"{"a":1.0}"#,
+            r#"{"a":1e2}"#,
+            r#"{"a":-0}"#,
+            r#"{"a":"\u0041"}"#,
+            r#"{"a":"\/"}"#,
+            "{}\n",
+        ] {
+            check(text, Err(PayloadError::NotCanonical));
+        }
+    }
+
+    #[test]
+    fn what_is_no_object_or_no_strict_json_is_refused() {
+        check("[]", Err(PayloadError::NotObject));
+        check("\"x\"", Err(PayloadError::NotObject));
+        for text in [
+            "",
+            "{",
+            "{}{}",
+            "NaN",
+            r#"{"a":NaN}"#,
+            r#"{"a":1e999}"#,
+            r#"{"a":1,"a":2}"#,
+            r#"{"b":{"a":1,"\u0061":1}}"#,
+            r#"{"a":"\ud800"}"#,
+            r#"{"a":9007199254740992}"#,
+            r#"{"a":-9007199254740992}"#,
+            r#"{"a":12345678901234567890123}"#,
+            "{\"a\":\"\n\"}",
+        ] {
+            assert!(matches!(Payload::check(text.as_bytes()), Err(PayloadError::Json(_))), "{text}");
+        }
+        assert!(matches!(Payload::check(b"{\"a\":\"\xff\"}"), Err(PayloadError::Json(_))));
+        let deep = format!("{}1{}", "{\"a\":".repeat(500), "}".repeat(500));
+        assert!(matches!(Payload::check(deep.as_bytes()), Err(PayloadError::Json(_))));
+    }
+
+    #[test]
+    fn the_size_limit_is_exact() {
+        let object = |bytes: usize| Map::from_iter([("a".to_owned(), Value::from("x".repeat(bytes - 8)))]);
+        assert_eq!(Payload::new(&object(PAYLOAD_BYTES_MAX)).unwrap().as_str().len(), PAYLOAD_BYTES_MAX);
+        let over = PAYLOAD_BYTES_MAX + 1;
+        assert_eq!(Payload::new(&object(over)), Err(PayloadError::TooLarge { bytes: over }));
+    }
+
+    #[test]
+    fn the_largest_safe_integers_survive() {
+        check(r#"{"a":9007199254740991,"b":-9007199254740991}"#, Ok(()));
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn canonical_form_is_a_fixed_point(text in "\\PC{0,40}", number in -1e15..1e15_f64, flag: bool) {
+            let object = Map::from_iter([
+                (text.clone(), Value::from(number)),
+                ("k".to_owned(), Value::from(vec![Value::from(text), Value::from(flag)])),
+            ]);
+            let payload = Payload::new(&object).unwrap();
+            let again = Payload::check(payload.as_str().as_bytes()).unwrap();
+            proptest::prop_assert_eq!(Payload::new(&again).unwrap(), payload);
+        }
+    }
+}

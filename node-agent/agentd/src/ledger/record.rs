@@ -1,0 +1,140 @@
+//! One ledger row and the hash that links it to the row before. *Pure.*
+//!
+//! The formula is the earlier product's, byte for byte, so that its verifier
+//! accepts our files and ours reads its (`docs` of the reference, 1.1):
+//! `hash = hex(SHA256("{id}|{ts}|{type}|{actor}|{payload}|{prev_hash}"))`.
+//!
+//! Invariant: two different rows that keep the grammar (`grammar.rs`) never
+//! share a pre-image, because only `payload` may hold a `|` and `prev_hash`
+//! has a fixed length (test `no_two_rows_of_the_grammar_share_a_pre_image`).
+//!
+//! This file does not judge rows; that is the verifier's.
+
+use sha2::{Digest, Sha256};
+
+/// Length of a chain hash as it is stored: SHA-256 in lower-case hex.
+pub const HASH_HEX_BYTES: usize = 64;
+
+/// A row as it stands in storage. The columns are raw bytes, because a damaged
+/// file may hold anything and the verifier must be able to say so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row<'a> {
+    /// Position in the chain; the first row has 1.
+    pub id: i64,
+    /// When it was appended, `YYYY-MM-DDTHH:MM:SS.mmmZ`.
+    pub ts: &'a [u8],
+    /// What happened, such as `watch.activate.intent`.
+    pub kind: &'a [u8],
+    /// Who did it, as the connection proved it.
+    pub actor: &'a [u8],
+    /// Canonical JSON (RFC 8785).
+    pub payload: &'a [u8],
+    /// The hash of the row before; 64 zeros for the first.
+    pub prev_hash: &'a [u8],
+    /// The hash of this row.
+    pub hash: &'a [u8],
+}
+
+impl Row<'_> {
+    /// The hash this row should carry, computed from its other columns.
+    #[must_use]
+    pub fn expected_hash(&self) -> ChainHash {
+        ChainHash::of(self.id, self.ts, self.kind, self.actor, self.payload, self.prev_hash)
+    }
+}
+
+/// The hash of a row: 64 lower-case hex digits.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct ChainHash([u8; HASH_HEX_BYTES]);
+
+impl ChainHash {
+    /// What the first row names as the hash before it.
+    pub const GENESIS: Self = Self([b'0'; HASH_HEX_BYTES]);
+
+    /// Computes the hash of a row from its other columns.
+    #[must_use]
+    pub fn of(id: i64, ts: &[u8], kind: &[u8], actor: &[u8], payload: &[u8], prev_hash: &[u8]) -> Self {
+        let mut sha = Sha256::new();
+        sha.update(id.to_string());
+        for column in [ts, kind, actor, payload, prev_hash] {
+            sha.update(b"|");
+            sha.update(column);
+        }
+        let mut hex = [0; HASH_HEX_BYTES];
+        data_encoding::HEXLOWER.encode_mut(&sha.finalize(), &mut hex);
+        Self(hex)
+    }
+
+    /// Takes a stored hash; `None` unless it is 64 lower-case hex digits.
+    #[must_use]
+    pub fn from_stored(bytes: &[u8]) -> Option<Self> {
+        let hex: [u8; HASH_HEX_BYTES] = bytes.try_into().ok()?;
+        hex.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')).then_some(Self(hex))
+    }
+
+    /// The digits as bytes.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    /// The digits as text.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        std::str::from_utf8(&self.0).expect("hex digits are ASCII")
+    }
+}
+
+impl std::fmt::Display for ChainHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::fmt::Debug for ChainHash {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ChainHash({})", &self.as_str()[..8])
+    }
+}
+
+/// Where a ledger ends: how many rows it has and the hash of the last one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Head {
+    /// Rows in the chain; also the id of the last row.
+    pub size: u64,
+    /// Hash of the last row; [`ChainHash::GENESIS`] when there is none.
+    pub hash: ChainHash,
+}
+
+impl Head {
+    /// The head of a ledger without rows.
+    pub const EMPTY: Self = Self { size: 0, hash: ChainHash::GENESIS };
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_hash_is_the_reference_formula() {
+        // Computed apart from this code:
+        // printf '1|2026-01-02T03:04:05.678Z|daemon.start|agentd|{}|000…0' | sha256sum
+        let hash = ChainHash::of(
+            1,
+            b"2026-01-02T03:04:05.678Z",
+            b"daemon.start",
+            b"agentd",
+            b"{}",
+            ChainHash::GENESIS.as_bytes(),
+        );
+        assert_eq!(hash.as_str(), "136c5b80fdff4f22fe47d0073f0b2314a0c04273ac0bfee42a59d8c0b5581f03");
+    }
+
+    #[test]
+    fn a_stored_hash_is_64_lower_case_hex_digits() {
+        assert_eq!(ChainHash::from_stored(&[b'0'; 64]), Some(ChainHash::GENESIS));
+        assert_eq!(ChainHash::from_stored(&[b'A'; 64]), None);
+        assert_eq!(ChainHash::from_stored(&[b'a'; 63]), None);
+        assert_eq!(ChainHash::from_stored(&[b'a'; 65]), None);
+    }
+}

@@ -119,3 +119,16 @@ pub struct SnapshotMeta {
     #[prost(string, tag = "3")]
     pub snapshot_id: ::prost::alloc::string::String,
 }
+/// The head of a snapshot file; the state follows it.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct StoredSnapshotHead {
+    #[prost(uint32, tag = "1")]
+    pub version: u32,
+    #[prost(message, optional, tag = "2")]
+    pub meta: ::core::option::Option<SnapshotMeta>,
+    #[prost(uint64, tag = "3")]
+    pub size_bytes: u64,
+    /// SHA-256 of the state.
+    #[prost(bytes = "vec", tag = "4")]
+    pub sha256: ::prost::alloc::vec::Vec<u8>,
+}

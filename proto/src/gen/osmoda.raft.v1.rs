@@ -9,6 +9,9 @@ pub struct AppendRequest {
     pub entries: ::prost::alloc::vec::Vec<super::super::log::v1::Entry>,
     #[prost(message, optional, tag = "4")]
     pub leader_commit: ::core::option::Option<super::super::log::v1::LogId>,
+    /// Raft id that is meant; another one answers with an error.
+    #[prost(uint64, tag = "5")]
+    pub to: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Success {}
@@ -45,6 +48,9 @@ pub struct VoteRequest {
     pub vote: ::core::option::Option<super::super::log::v1::Vote>,
     #[prost(message, optional, tag = "2")]
     pub last_log_id: ::core::option::Option<super::super::log::v1::LogId>,
+    /// Raft id that is meant.
+    #[prost(uint64, tag = "3")]
+    pub to: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct VoteReply {
@@ -66,6 +72,9 @@ pub struct SnapshotHead {
     /// SHA-256 of the whole snapshot.
     #[prost(bytes = "vec", tag = "4")]
     pub sha256: ::prost::alloc::vec::Vec<u8>,
+    /// Raft id that is meant.
+    #[prost(uint64, tag = "5")]
+    pub to: u64,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct SnapshotChunk {
@@ -74,6 +83,9 @@ pub struct SnapshotChunk {
     pub head: ::core::option::Option<SnapshotHead>,
     #[prost(bytes = "vec", tag = "2")]
     pub data: ::prost::alloc::vec::Vec<u8>,
+    /// Where the data belongs; chunks come in order and without gaps.
+    #[prost(uint64, tag = "3")]
+    pub offset: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SnapshotReply {
@@ -86,6 +98,9 @@ pub struct ProbeRequest {
     pub raft_id: u64,
     #[prost(uint64, tag = "2")]
     pub seq: u64,
+    /// Raft id that is meant.
+    #[prost(uint64, tag = "3")]
+    pub to: u64,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProbeReply {

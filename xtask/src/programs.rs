@@ -1,0 +1,113 @@
+//! Tasks that build programs of the workspace and then become one of them.
+//!
+//! Always holds: a task whose program does not exist yet says so and fails.
+//! Standard output belongs to the started program alone (`--json` prints JSON
+//! lines), so everything this file says goes to standard error.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, bail};
+
+use crate::workspace::Metadata;
+use crate::{run, setup};
+
+/// Programs of a node and of the controller: (package, binary).
+const PRODUCT: &[(&str, &str)] = &[
+    ("osmoda-node", "osmoda-node"),
+    ("osmoda-guard", "osmoda-guard"),
+    ("agentctl", "agentctl"),
+    ("osmoda-controller", "osmoda-controller"),
+    ("osmoda-ctl", "osmoda"),
+];
+
+/// How the programs are compiled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Profile {
+    /// Shares every build result with the tests.
+    Dev,
+    /// What is measured and shown.
+    Release,
+}
+
+impl Profile {
+    fn folder(self) -> &'static str {
+        match self {
+            Profile::Dev => "debug",
+            Profile::Release => "release",
+        }
+    }
+}
+
+/// `cargo xtask demo`.
+pub(crate) fn demo(rest: &[OsString]) -> anyhow::Result<ExitCode> {
+    let metadata = Metadata::load()?;
+    require(&metadata, "osmoda-tests", "demo")?;
+    setup::nix()?;
+    let program = build(&metadata, Profile::Release, ("osmoda-tests", "demo"))?;
+    become_program(program, rest)
+}
+
+/// `cargo xtask bench`.
+pub(crate) fn bench(rest: &[OsString]) -> anyhow::Result<ExitCode> {
+    let metadata = Metadata::load()?;
+    require(&metadata, "osmoda-tests", "bench")?;
+    let program = build(&metadata, Profile::Release, ("osmoda-tests", "bench"))?;
+    become_program(program, rest)
+}
+
+/// `cargo xtask hosts`.
+///
+/// Development builds: the scenarios prove behaviour, and CI has them already.
+pub(crate) fn hosts(rest: &[OsString]) -> anyhow::Result<ExitCode> {
+    let metadata = Metadata::load()?;
+    require(&metadata, "osmoda-tests", "hosts")?;
+    let leaving = rest.first().is_some_and(|word| word == "down" || word == "--help" || word == "-h");
+    if !leaving {
+        setup::host_tools()?;
+    }
+    let program = build(&metadata, Profile::Dev, ("osmoda-tests", "hosts"))?;
+    become_program(program, rest)
+}
+
+/// `cargo xtask dev`: the same as `osmoda dev`, built first.
+pub(crate) fn dev(rest: &[OsString]) -> anyhow::Result<ExitCode> {
+    let metadata = Metadata::load()?;
+    require(&metadata, "osmoda-ctl", "osmoda")?;
+    let program = build(&metadata, Profile::Dev, ("osmoda-ctl", "osmoda"))?;
+    let rest: Vec<OsString> = std::iter::once(OsString::from("dev")).chain(rest.iter().cloned()).collect();
+    become_program(program, &rest)
+}
+
+/// Builds the product's programs and one more; returns the path of that one.
+pub(crate) fn build(metadata: &Metadata, profile: Profile, extra: (&str, &str)) -> anyhow::Result<PathBuf> {
+    let mut arguments = vec!["build", "--quiet"];
+    if profile == Profile::Release {
+        arguments.push("--release");
+    }
+    for (package, binary) in PRODUCT.iter().copied().chain([extra]) {
+        require(metadata, package, binary)?;
+        arguments.extend(["-p", package, "--bin", binary]);
+    }
+    run::checked(run::root(), &run::cargo(), &arguments)?;
+    Ok(built(metadata, profile, extra.1))
+}
+
+/// Where a built program lies.
+pub(crate) fn built(metadata: &Metadata, profile: Profile, binary: &str) -> PathBuf {
+    metadata.target_directory.join(profile.folder()).join(binary)
+}
+
+fn require(metadata: &Metadata, package: &str, binary: &str) -> anyhow::Result<()> {
+    if metadata.has_binary(package, binary) {
+        return Ok(());
+    }
+    bail!("package {package} has no program {binary} in this version, so this task cannot run");
+}
+
+fn become_program(program: PathBuf, rest: &[OsString]) -> anyhow::Result<ExitCode> {
+    let cause = Command::new(&program).args(rest).exec();
+    Err(cause).with_context(|| format!("cannot start {}", program.display()))
+}

@@ -1,1 +1,3 @@
 //! Types, callers table and one typed client per node daemon.
+
+pub mod agentd;

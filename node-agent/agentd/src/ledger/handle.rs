@@ -1,0 +1,324 @@
+//! The ledger as the rest of the daemon uses it: a handle that is cheap to
+//! clone, in front of one writer thread and one reader thread.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use osmoda_kit::clock::SharedClock;
+use tokio::sync::{oneshot, watch};
+
+use super::file::{FileError, LedgerFile};
+use super::queue::{PushError, Queue};
+use super::record::Head;
+use super::store::{NewRow, Store, StoreError, Synchronous};
+use super::verify::Report;
+use super::writer::{Job, NotWritten, Writer};
+
+/// Appends that may wait for the writer. Four full batches: a client that is
+/// refused sooner would only come back, and one that waits behind more would
+/// see its own time limit first on a slow disk (50 ms a sync).
+const APPENDS_WAITING_MAX: usize = 1024;
+
+/// Queries that may wait for the reader. A query may take a second on a large
+/// ledger; sixteen of them are as long as a caller waits.
+const READS_WAITING_MAX: usize = 16;
+
+/// How the writer groups and syncs. [`WriterOptions::default`] is what the
+/// daemon uses; anything else is for measurement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct WriterOptions {
+    /// Most rows in one commit. 256 is where the gain flattens (`trust.md` 1.4)
+    /// and a commit still takes about 4 ms.
+    pub batch_rows_max: usize,
+    /// Longest wait for others to join a commit. 2 ms is ten commits of a fast
+    /// disk, and little beside one of a slow disk (`trust.md` 1.4).
+    pub gather_window: Duration,
+    /// Whether commits are synced.
+    pub synchronous: Synchronous,
+}
+
+impl Default for WriterOptions {
+    fn default() -> Self {
+        Self { batch_rows_max: 256, gather_window: Duration::from_millis(2), synchronous: Synchronous::Full }
+    }
+}
+
+impl WriterOptions {
+    /// One commit per append, as without group commit. For measurement only.
+    #[must_use]
+    pub const fn one_commit_per_append() -> Self {
+        Self { batch_rows_max: 1, gather_window: Duration::ZERO, synchronous: Synchronous::Full }
+    }
+}
+
+/// The ledger could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The file cannot be created, opened or migrated.
+    #[error("cannot open the ledger {}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// The file cannot be walked to its end.
+    #[error("cannot read the ledger")]
+    Unreadable(#[source] rusqlite::Error),
+    /// Chain or grammar do not hold. Nothing was appended.
+    #[error("the ledger is broken: verified up to {} of {}, first fault: {first}", report.verified, report.total)]
+    Broken {
+        /// What the verifier found.
+        report: Box<Report>,
+        /// The first fault, as text.
+        first: String,
+    },
+    /// The ledger could be read but not opened a second time for queries.
+    #[error("cannot open the ledger for queries")]
+    Reader(#[source] FileError),
+    /// A thread could not be started.
+    #[error("cannot start a thread for the ledger")]
+    Thread(#[source] std::io::Error),
+}
+
+/// An append or a query was not done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    /// The queue is full; nothing was done.
+    #[error("too many requests wait for the ledger")]
+    Busy,
+    /// The row was not written, or the ledger is closed. Nothing was recorded,
+    /// so what was to be recorded must not be done.
+    #[error("the ledger cannot be written")]
+    Unavailable,
+}
+
+/// What the writer publishes after each commit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct State {
+    /// The head of what is durable.
+    pub head: Head,
+    /// Whether the last commit succeeded.
+    pub is_writable: bool,
+    /// Whether the writer has stopped for good; the daemon must restart.
+    pub is_failed: bool,
+}
+
+/// Counts since start.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) appends: AtomicU64,
+    pub(crate) commits: AtomicU64,
+    pub(crate) syncs: AtomicU64,
+    pub(crate) refused: AtomicU64,
+    pub(crate) busy: AtomicU64,
+}
+
+/// A snapshot of the ledger's counters.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct LedgerCounts {
+    /// Rows made durable.
+    pub appends: u64,
+    /// Transactions that made them so.
+    pub commits: u64,
+    /// Disk syncs, at most: one per commit, three per checkpoint.
+    pub syncs: u64,
+    /// Rows that storage refused.
+    pub refused: u64,
+    /// Appends that found the queue full.
+    pub busy: u64,
+}
+
+type ReadJob = Box<dyn FnOnce(&LedgerFile) + Send>;
+
+/// The handle.
+#[derive(Clone)]
+pub struct Ledger {
+    appends: Arc<Queue<Job>>,
+    reads: Arc<Queue<ReadJob>>,
+    state: watch::Receiver<State>,
+    counters: Arc<Counters>,
+}
+
+/// The threads behind the handle; whoever opened the ledger closes it.
+pub struct LedgerThreads {
+    appends: Arc<Queue<Job>>,
+    reads: Arc<Queue<ReadJob>>,
+    writer: JoinHandle<Result<(), StoreError>>,
+    reader: JoinHandle<()>,
+}
+
+impl Ledger {
+    /// Opens or creates the ledger, verifies all of it, and starts its threads.
+    /// Blocks for the walk: about a second for 300,000 rows.
+    ///
+    /// # Errors
+    /// Each [`OpenError`]; [`OpenError::Broken`] means the daemon must not run.
+    pub fn open(
+        path: &Path,
+        options: WriterOptions,
+        clock: SharedClock,
+    ) -> Result<(Self, LedgerThreads, Report), OpenError> {
+        let open_error = |source| OpenError::Open { path: path.to_owned(), source };
+        let mut store = Store::open(path, options.synchronous).map_err(open_error)?;
+        let mut first = None;
+        let report = store
+            .verify(|fault| {
+                if first.is_none() {
+                    first = Some(fault.to_string());
+                }
+            })
+            .map_err(OpenError::Unreadable)?;
+        if !report.is_intact() {
+            return Err(OpenError::Broken { report: Box::new(report), first: first.unwrap_or_default() });
+        }
+        let file = LedgerFile::open(path).map_err(OpenError::Reader)?;
+
+        let appends = Arc::new(Queue::new(APPENDS_WAITING_MAX));
+        let reads: Arc<Queue<ReadJob>> = Arc::new(Queue::new(READS_WAITING_MAX));
+        let counters = Arc::new(Counters::default());
+        let (publish, state) = watch::channel(State { head: store.head(), is_writable: true, is_failed: false });
+        let writer = Writer {
+            store,
+            queue: Arc::clone(&appends),
+            state: publish,
+            counters: Arc::clone(&counters),
+            clock,
+            options,
+        };
+        let writer = thread("ledger-writer", move || writer.run())?;
+        let reader = thread("ledger-reader", {
+            let reads = Arc::clone(&reads);
+            move || serve_reads(&reads, &file)
+        })?;
+        let threads = LedgerThreads { appends: Arc::clone(&appends), reads: Arc::clone(&reads), writer, reader };
+        Ok((Self { appends, reads, state, counters }, threads, report))
+    }
+
+    /// Appends a row and waits until it is durable.
+    ///
+    /// # Errors
+    /// [`LedgerError::Busy`]: nothing was done. [`LedgerError::Unavailable`]:
+    /// the row is not in the ledger and will not be.
+    ///
+    /// # Cancel safety
+    /// Dropping the future does not take the append back: the row is written,
+    /// only nobody learns of it.
+    pub async fn append(&self, row: NewRow) -> Result<Head, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        self.appends.push(Job { row, reply }).map_err(|refused| self.refusal(refused))?;
+        match answer.await {
+            Ok(Ok(head)) => Ok(head),
+            // The writer is gone, or the batch was refused.
+            Ok(Err(NotWritten)) | Err(_) => Err(LedgerError::Unavailable),
+        }
+    }
+
+    /// Runs a query on the reader's thread.
+    ///
+    /// # Errors
+    /// [`LedgerError::Busy`], or [`LedgerError::Unavailable`] while closing.
+    ///
+    /// # Cancel safety
+    /// Cancel-safe: the answer of a query nobody waits for is dropped.
+    pub async fn read<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&LedgerFile) -> T + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        let (reply, answer) = oneshot::channel();
+        let job: ReadJob = Box::new(move |file| {
+            // Nobody listening is fine: the caller went away.
+            drop(reply.send(query(file)));
+        });
+        self.reads.push(job).map_err(|refused| self.refusal(refused))?;
+        answer.await.map_err(|_| LedgerError::Unavailable)
+    }
+
+    /// The head and whether the ledger can be written, as of the last commit.
+    #[must_use]
+    pub fn state(&self) -> State {
+        *self.state.borrow()
+    }
+
+    /// Resolves when the writer has stopped for good. Cancel-safe.
+    pub async fn failed(&self) {
+        let mut state = self.state.clone();
+        // An error means that the writer is gone: closed in order, or panicked.
+        if state.wait_for(|state| state.is_failed).await.is_err() {
+            tracing::debug!("ledger writer ended");
+        }
+    }
+
+    /// Counts since start.
+    #[must_use]
+    pub fn counts(&self) -> LedgerCounts {
+        let counters = &self.counters;
+        LedgerCounts {
+            appends: counters.appends.load(Relaxed),
+            commits: counters.commits.load(Relaxed),
+            syncs: counters.syncs.load(Relaxed),
+            refused: counters.refused.load(Relaxed),
+            busy: counters.busy.load(Relaxed),
+        }
+    }
+
+    fn refusal(&self, refused: PushError) -> LedgerError {
+        match refused {
+            PushError::Full => {
+                self.counters.busy.fetch_add(1, Relaxed);
+                LedgerError::Busy
+            }
+            PushError::Closed => LedgerError::Unavailable,
+        }
+    }
+}
+
+impl std::fmt::Debug for Ledger {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Ledger").field("state", &self.state()).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Debug for LedgerThreads {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("LedgerThreads")
+    }
+}
+
+impl LedgerThreads {
+    /// Refuses new work, writes what was accepted, empties the write-ahead log
+    /// and joins the threads. Blocks.
+    ///
+    /// # Errors
+    /// [`StoreError`] when the last commit or the checkpoint failed; what was
+    /// acknowledged is durable all the same.
+    pub fn close(self) -> Result<(), StoreError> {
+        self.reads.close();
+        self.appends.close();
+        // A panic was already reported by its hook; the queue it left refuses.
+        if self.reader.join().is_err() {
+            tracing::error!("ledger reader panicked");
+        }
+        self.writer.join().unwrap_or_else(|_| {
+            tracing::error!("ledger writer panicked");
+            Ok(())
+        })
+    }
+}
+
+fn serve_reads(queue: &Queue<ReadJob>, file: &LedgerFile) {
+    let mut jobs = Vec::with_capacity(1);
+    while queue.take(1, 1, Duration::ZERO, &mut jobs) {
+        for job in jobs.drain(..) {
+            job(file);
+        }
+    }
+}
+
+fn thread<T: Send + 'static>(name: &str, run: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<T>, OpenError> {
+    std::thread::Builder::new().name(name.to_owned()).spawn(run).map_err(OpenError::Thread)
+}

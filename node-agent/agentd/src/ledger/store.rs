@@ -1,0 +1,250 @@
+//! The ledger file as its one writer sees it: open, verify, commit, checkpoint.
+//!
+//! Invariant: `head` is the head of what is durable. It moves only after SQLite
+//! reported the commit, and every row of a batch becomes durable together.
+//!
+//! This file blocks; it runs on the writer's thread.
+
+use std::path::Path;
+use std::time::Duration;
+
+use osmoda_kit::clock::Timestamp;
+use rusqlite::{Connection, ErrorCode as SqliteCode};
+
+use super::file;
+use super::grammar::{self, GrammarFault};
+use super::payload::Payload;
+use super::record::{ChainHash, Head};
+use super::verify::{Fault, Report};
+
+/// Pages in the write-ahead log after which it is copied into the file. 1000
+/// pages are 4 MB, SQLite's own choice: a longer log slows readers and the next
+/// start, a shorter one makes more of the two extra syncs each copy costs.
+const CHECKPOINT_PAGES: u32 = 1000;
+
+/// Page size of the file, SQLite's default.
+const PAGE_BYTES: u64 = 4096;
+
+/// How long to wait for a lock somebody else holds, such as `sqlite3` on the
+/// same file. Longer than any reader needs, shorter than a caller's patience.
+const LOCK_WAIT: Duration = Duration::from_secs(2);
+
+/// Syncs a checkpoint costs at most: log, file, and the log's new header.
+const CHECKPOINT_SYNCS: u64 = 3;
+
+/// How hard a commit tries to survive a power cut.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Synchronous {
+    /// Every commit is on disk when it is acknowledged. What the daemon uses.
+    Full,
+    /// Nothing is synced. For measurement only: it shows what durability costs.
+    Off,
+}
+
+/// A row that is fit to be appended.
+///
+/// Invariant: it keeps rules L2 and L3 ([`NewRow::new`] is the only way in).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NewRow {
+    kind: String,
+    actor: String,
+    payload: Payload,
+}
+
+impl NewRow {
+    /// Checks type and actor; the payload carries its own proof.
+    ///
+    /// # Errors
+    /// [`GrammarFault::Type`], [`GrammarFault::Actor`].
+    pub fn new(kind: String, actor: String, payload: Payload) -> Result<Self, GrammarFault> {
+        if !grammar::is_name(kind.as_bytes()) {
+            return Err(GrammarFault::Type);
+        }
+        if !grammar::is_name(actor.as_bytes()) {
+            return Err(GrammarFault::Actor);
+        }
+        Ok(Self { kind, actor, payload })
+    }
+
+    fn bytes(&self) -> u64 {
+        // Fixed columns and SQLite's own overhead are about 200 bytes a row.
+        (self.kind.len() + self.actor.len() + self.payload.as_str().len()) as u64 + 200
+    }
+}
+
+/// A write did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// Storage refused the write and the file is as before: the disk is full,
+    /// read-only, or the file is locked. A later write may succeed.
+    #[error("storage refused the write")]
+    Refused(#[source] rusqlite::Error),
+    /// What is on disk is unknown: a read, write or sync failed. A sync that
+    /// failed must never be tried again as if nothing had happened, because the
+    /// kernel may have dropped the pages; only a restart, which reads and
+    /// verifies the file, may go on.
+    #[error("storage failed in the middle of a write")]
+    Failed(#[source] rusqlite::Error),
+    /// The file holds another head than the one that was committed last.
+    #[error("the ledger was changed by somebody else")]
+    Foreign,
+}
+
+impl StoreError {
+    fn from_write(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(
+                SqliteCode::DiskFull
+                | SqliteCode::ReadOnly
+                | SqliteCode::DatabaseBusy
+                | SqliteCode::DatabaseLocked
+                | SqliteCode::CannotOpen
+                | SqliteCode::PermissionDenied
+                | SqliteCode::OutOfMemory,
+            ) => Self::Refused(error),
+            _ => Self::Failed(error),
+        }
+    }
+}
+
+/// The one open writer.
+#[derive(Debug)]
+pub(crate) struct Store {
+    conn: Connection,
+    head: Head,
+    last_ts: String,
+    pages_in_log: u64,
+}
+
+impl Store {
+    /// Opens or creates the file. The head is not known until [`Store::verify`].
+    pub(crate) fn open(path: &Path, synchronous: Synchronous) -> rusqlite::Result<Self> {
+        let mut conn = Connection::open(path)?;
+        conn.busy_timeout(LOCK_WAIT)?;
+        conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
+        let level = match synchronous {
+            Synchronous::Full => "FULL",
+            Synchronous::Off => "OFF",
+        };
+        conn.pragma_update(None, "synchronous", level)?;
+        // The writer makes its own checkpoints, after it has answered; SQLite's
+        // would run inside the commit. Eight times ours is the safety net.
+        conn.pragma_update(None, "wal_autocheckpoint", 8 * CHECKPOINT_PAGES)?;
+        migrate(&mut conn)?;
+        Ok(Self { conn, head: Head::EMPTY, last_ts: String::new(), pages_in_log: 0 })
+    }
+
+    /// Walks the whole chain and takes its end as the head to append to.
+    pub(crate) fn verify(&mut self, found: impl FnMut(Fault)) -> rusqlite::Result<Report> {
+        let report = file::verify(&self.conn)?.walk(found)?;
+        self.head = report.head;
+        self.last_ts = self.conn.query_row("SELECT coalesce(max(ts), '') FROM events", [], |row| row.get(0))?;
+        Ok(report)
+    }
+
+    pub(crate) const fn head(&self) -> Head {
+        self.head
+    }
+
+    /// Appends the rows in one transaction, in order, and returns the head after
+    /// each. When this returns, they are durable.
+    pub(crate) fn commit(&mut self, rows: &[NewRow], now: Timestamp) -> Result<Vec<Head>, StoreError> {
+        match self.insert(rows, now) {
+            Ok((heads, ts)) => {
+                self.head = heads.last().copied().unwrap_or(self.head);
+                self.last_ts = ts;
+                let bytes: u64 = rows.iter().map(NewRow::bytes).sum();
+                // The last leaf, its parent and the sequence's page are written again by each commit.
+                self.pages_in_log += 3 + bytes.div_ceil(PAGE_BYTES);
+                Ok(heads)
+            }
+            Err(error) => Err(self.recover(StoreError::from_write(error))),
+        }
+    }
+
+    fn insert(&mut self, rows: &[NewRow], now: Timestamp) -> rusqlite::Result<(Vec<Head>, String)> {
+        // A clock that was set back repeats the last time instead (rule L1).
+        let ts = now.to_string().max(self.last_ts.clone());
+        let transaction = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+        let mut heads = Vec::with_capacity(rows.len());
+        {
+            let mut insert = transaction.prepare_cached(
+                "INSERT INTO events (id, ts, type, actor, payload, prev_hash, hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+            )?;
+            let mut head = self.head;
+            for row in rows {
+                let id =
+                    i64::try_from(head.size + 1).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(0, i64::MAX))?;
+                let payload = row.payload.as_str();
+                let hash = ChainHash::of(
+                    id,
+                    ts.as_bytes(),
+                    row.kind.as_bytes(),
+                    row.actor.as_bytes(),
+                    payload.as_bytes(),
+                    head.hash.as_bytes(),
+                );
+                insert.execute((id, &ts, &row.kind, &row.actor, payload, head.hash.as_str(), hash.as_str()))?;
+                head = Head { size: head.size + 1, hash };
+                heads.push(head);
+            }
+        }
+        transaction.commit()?;
+        Ok((heads, ts))
+    }
+
+    /// After a failed commit: makes sure that the transaction is gone and that
+    /// the file still ends where we think. If not, the error becomes final.
+    fn recover(&self, error: StoreError) -> StoreError {
+        if matches!(error, StoreError::Failed(_)) {
+            return error;
+        }
+        let stored = || {
+            if !self.conn.is_autocommit() {
+                self.conn.execute_batch("ROLLBACK")?;
+            }
+            self.conn.query_row("SELECT coalesce(max(id), 0) FROM events", [], |row| row.get::<_, i64>(0))
+        };
+        match stored() {
+            Ok(size) if u64::try_from(size) == Ok(self.head.size) => error,
+            Ok(_) => StoreError::Foreign,
+            Err(source) => StoreError::Failed(source),
+        }
+    }
+
+    /// Copies the write-ahead log into the file when it has grown long enough.
+    /// Returns how many syncs that took at most.
+    pub(crate) fn checkpoint_if_due(&mut self) -> Result<u64, StoreError> {
+        if self.pages_in_log < u64::from(CHECKPOINT_PAGES) {
+            return Ok(0);
+        }
+        self.pages_in_log = 0;
+        self.checkpoint("PASSIVE")?;
+        Ok(CHECKPOINT_SYNCS)
+    }
+
+    /// Empties the write-ahead log, so that the file alone is the ledger.
+    pub(crate) fn truncate_log(&mut self) -> Result<(), StoreError> {
+        self.checkpoint("TRUNCATE")
+    }
+
+    /// Makes the file full at that many pages, as a disk would be.
+    #[cfg(test)]
+    pub(crate) fn limit_pages(&self, pages: u32) {
+        self.conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).expect("a pragma of SQLite");
+    }
+
+    fn checkpoint(&self, mode: &str) -> Result<(), StoreError> {
+        self.conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).map_err(StoreError::from_write)
+    }
+}
+
+fn migrate(conn: &mut Connection) -> rusqlite::Result<()> {
+    let transaction = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let done: u32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    for (number, sql) in file::MIGRATIONS.iter().filter(|(number, _)| *number > done) {
+        transaction.execute_batch(sql)?;
+        transaction.pragma_update(None, "user_version", number)?;
+    }
+    transaction.commit()
+}

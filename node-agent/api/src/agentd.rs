@@ -1,0 +1,142 @@
+//! The words of `agentd.sock`: ledger rows, appends, the head, host health.
+//!
+//! Shapes of `/health` and `/events/log` are the earlier product's, with fields
+//! added and none changed, so that its clients work.
+
+use serde::{Deserialize, Serialize};
+
+/// How many events `/events/log` returns when nothing else is asked.
+pub const EVENTS_LIMIT_DEFAULT: i64 = 50;
+
+/// One ledger row.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// Position in the chain, from 1.
+    pub id: i64,
+    /// When it was appended, `YYYY-MM-DDTHH:MM:SS.mmmZ`.
+    pub ts: String,
+    /// What happened, such as `watch.activate.intent`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Who did it, as the connection proved it.
+    pub actor: String,
+    /// Canonical JSON, as text: the hash is over these bytes.
+    pub payload: String,
+    /// The hash of the row before.
+    pub prev_hash: String,
+    /// The hash of this row.
+    pub hash: String,
+}
+
+/// Which events to return; the query of `GET /events/log`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct EventQuery {
+    /// Only rows of exactly this type.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<String>,
+    /// Only rows of exactly this actor.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub actor: Option<String>,
+    /// Most rows to return, newest first; negative for as many as the daemon
+    /// gives in one answer (10,000 rows or 8 MiB; the answer then carries the
+    /// header `x-osmoda-truncated: true`).
+    pub limit: i64,
+    /// Only rows before this id: the next page after a truncated one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub before: Option<i64>,
+}
+
+impl Default for EventQuery {
+    fn default() -> Self {
+        Self { kind: None, actor: None, limit: EVENTS_LIMIT_DEFAULT, before: None }
+    }
+}
+
+/// What a daemon asks to have recorded; the body of `POST /ledger/append`.
+/// There is no actor in it: agentd takes that from the connection.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AppendRequest {
+    /// The type, `[a-z0-9_.:@/-]{1,64}`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    /// Any JSON object of at most 60 KiB without duplicate keys; agentd brings
+    /// it into canonical form. The key `isolation` is agentd's own.
+    pub payload: serde_json::Map<String, serde_json::Value>,
+}
+
+/// A row that is on disk.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Appended {
+    /// Its position in the chain.
+    pub id: u64,
+    /// Its hash.
+    pub hash: String,
+}
+
+/// Where the ledger ends; the answer of `GET /ledger/head`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LedgerHead {
+    /// Number of rows; also the id of the last.
+    pub size: u64,
+    /// Hash of the last row; 64 zeros when there is none.
+    pub hash: String,
+}
+
+/// The answer of `GET /health`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct HostHealth {
+    /// `ok`, or `degraded` when the ledger cannot be written.
+    pub status: String,
+    /// Load of each core since the sample before, in per cent.
+    pub cpu_usage: Vec<f32>,
+    /// Physical memory, in bytes.
+    pub memory_total: u64,
+    /// Memory in use, in bytes.
+    pub memory_used: u64,
+    /// Memory that a program could still get, in bytes.
+    pub memory_available: u64,
+    /// Swap space, in bytes.
+    pub swap_total: u64,
+    /// Swap space in use, in bytes.
+    pub swap_used: u64,
+    /// Runnable tasks, averaged.
+    pub load_average: LoadAverage,
+    /// Seconds since the host started.
+    pub uptime: u64,
+    /// The host's name.
+    pub hostname: String,
+    /// Mounted file systems.
+    pub disks: Vec<Disk>,
+    /// Version of the daemon.
+    pub version: String,
+    /// Commit it was built from.
+    pub commit: String,
+    /// Whether the tree had changes when it was built.
+    pub dirty: bool,
+}
+
+/// Load averages of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct LoadAverage {
+    /// Over one minute.
+    pub one: f64,
+    /// Over five minutes.
+    pub five: f64,
+    /// Over fifteen minutes.
+    pub fifteen: f64,
+}
+
+/// One mounted file system.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    /// Where it is mounted.
+    pub mount_point: String,
+    /// Size in bytes.
+    pub total: u64,
+    /// Bytes in use.
+    pub used: u64,
+    /// Bytes that an ordinary user could still write.
+    pub available: u64,
+}

@@ -1,1 +1,35 @@
-//! Pure rules of the mesh: admission, invites, knock, service table.
+//! The rules of the mesh, without any I/O: who may call what, what an invite
+//! says, how a first packet proves itself, how a stream begins.
+//!
+//! Everything here is pure: time and randomness are arguments. Invariant:
+//! whatever bytes or text come in, a parser answers with a value inside its
+//! limits or an error; it never panics and never allocates more than the limit
+//! it states (each module's property test).
+//!
+//! Not here: keys of the handshake (`osmoda-mesh-crypto`) and sockets
+//! (`osmoda-mesh`).
+
+mod backoff;
+mod endorse;
+mod frame;
+mod invite;
+mod join;
+mod knock;
+mod members;
+mod preamble;
+mod secret;
+mod service;
+
+pub use backoff::Backoff;
+pub use endorse::{ENDORSE_PURPOSE_BYTES_MAX, EndorseError, Endorsement};
+pub use frame::{
+    Admitted, CLOSE_DUPLICATE, CLOSE_GOING, CLOSE_NORMAL, CLOSE_REFUSED, FRAME_VERSION, FrameError, Hello, Limits,
+    PairAnswer, decode_json, encode_frame, frame_length,
+};
+pub use invite::{INVITE_ADDRESSES_MAX, INVITE_LIFE_MS_MAX, INVITE_TEXT_BYTES_MAX, Invite, InviteError};
+pub use join::{Enrolment, JOIN_REQUEST_BYTES_MAX, JoinError, JoinRequest, Operator, WELCOME_BYTES_MAX, Welcome};
+pub use knock::{KNOCK_BYTES, KNOCK_NONCE_BYTES, KNOCK_SLOT_MS, knock, knock_is_valid};
+pub use members::{ADDRESSES_MAX, MEMBERS_MAX, Member, Members, MembersError, NAME_BYTES_MAX, name_is_valid, node_id};
+pub use preamble::{ANSWER_BYTES_MAX, Answer, PREAMBLE_BYTES_MAX, Preamble, PreambleError};
+pub use secret::SecretBytes;
+pub use service::{Service, UnknownService};

@@ -1,0 +1,194 @@
+//! Who is in the fleet, as the mesh needs to know it: a snapshot of the
+//! committed log at one index.
+//!
+//! Invariant: in a checked snapshot every node id is the hash of its two keys,
+//! and no id or key occurs twice, so a proven key names at most one member
+//! (`tests::a_snapshot_with_a_wrong_or_repeated_key_is_refused`).
+
+use std::net::SocketAddr;
+
+use osmoda_types::{MeshEpoch, MeshKey, NodeId, PublicKey, Role};
+use serde::{Deserialize, Serialize};
+
+/// Bound on the members of one fleet. A full mesh of links is meant for up to
+/// 32 nodes; the rest is room for controllers and growth. It bounds what a
+/// wrong snapshot can make every node hold.
+pub const MEMBERS_MAX: usize = 1024;
+/// Bound on the addresses of one member; each failed one costs a dial.
+pub const ADDRESSES_MAX: usize = 8;
+/// Bound on a member's name, as for a DNS label.
+pub const NAME_BYTES_MAX: usize = 63;
+
+/// One member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// Its id.
+    pub node: NodeId,
+    /// Its transport key, which the handshake proves.
+    pub mesh_key: MeshKey,
+    /// Its identity key, which signs its subkeys.
+    pub identity_key: PublicKey,
+    /// What it may do.
+    pub role: Role,
+    /// For people; not unique, never for lookup.
+    pub name: String,
+    /// Where it listens, best first. Empty for a member that only dials.
+    #[serde(default)]
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// All members at one index of the log.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// The log index this is the state of; an older snapshot never replaces a
+    /// newer one.
+    pub index: u64,
+    /// The mesh epoch in force.
+    pub epoch: MeshEpoch,
+    /// The members, in any order.
+    pub members: Vec<Member>,
+}
+
+impl Members {
+    /// Checks the invariant and the bounds.
+    ///
+    /// # Errors
+    /// [`MembersError`] names the first member that breaks them.
+    pub fn check(&self) -> Result<(), MembersError> {
+        if self.members.len() > MEMBERS_MAX {
+            return Err(MembersError::TooMany(self.members.len()));
+        }
+        let mut nodes = std::collections::BTreeSet::new();
+        for member in &self.members {
+            let node = member.node;
+            if node_id(&member.mesh_key, &member.identity_key) != node {
+                return Err(MembersError::WrongId(node));
+            }
+            if !nodes.insert(node) {
+                return Err(MembersError::Twice(node));
+            }
+            if member.addresses.len() > ADDRESSES_MAX {
+                return Err(MembersError::Addresses(node));
+            }
+            if !name_is_valid(&member.name) {
+                return Err(MembersError::Name(node));
+            }
+        }
+        // An id is a hash of both keys, so two members may still share one key.
+        let mut keys = std::collections::BTreeSet::new();
+        match self.members.iter().find(|member| !keys.insert(member.mesh_key)) {
+            Some(member) => Err(MembersError::Twice(member.node)),
+            None => Ok(()),
+        }
+    }
+
+    /// The member with this id.
+    #[must_use]
+    pub fn by_node(&self, node: &NodeId) -> Option<&Member> {
+        self.members.iter().find(|member| member.node == *node)
+    }
+
+    /// The member with this transport key.
+    #[must_use]
+    pub fn by_key(&self, key: &MeshKey) -> Option<&Member> {
+        self.members.iter().find(|member| member.mesh_key == *key)
+    }
+}
+
+/// The id of the node with these keys (`mesh.md` section 8).
+#[must_use]
+pub fn node_id(mesh_key: &MeshKey, identity_key: &PublicKey) -> NodeId {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(b"mesh1 node");
+    hasher.update(mesh_key.as_bytes());
+    hasher.update(identity_key.as_bytes());
+    NodeId::from_bytes(*hasher.finalize().as_bytes())
+}
+
+/// Whether a member may be called this: 1 to 63 of `a-z 0-9 . -`, beginning
+/// with a letter or digit. Names are printed on terminals and used in paths.
+#[must_use]
+pub fn name_is_valid(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    name.len() <= NAME_BYTES_MAX
+        && name.bytes().next().is_some_and(plain)
+        && name.bytes().all(|byte| plain(byte) || byte == b'-' || byte == b'.')
+}
+
+/// Why a snapshot is not usable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MembersError {
+    /// Over [`MEMBERS_MAX`].
+    #[error("{0} members are more than {MEMBERS_MAX}")]
+    TooMany(usize),
+    /// The id is not the hash of the keys.
+    #[error("the id of member {0} is not the hash of its keys")]
+    WrongId(NodeId),
+    /// The id or the transport key occurs twice.
+    #[error("member {0} or its key occurs twice")]
+    Twice(NodeId),
+    /// Over [`ADDRESSES_MAX`].
+    #[error("member {0} has more than {ADDRESSES_MAX} addresses")]
+    Addresses(NodeId),
+    /// See [`name_is_valid`].
+    #[error("member {0} has a name that is not 1 to {NAME_BYTES_MAX} of a-z, 0-9, dot and hyphen")]
+    Name(NodeId),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn member(seed: u8) -> Member {
+        let (mesh_key, identity_key) = (MeshKey::from_bytes([seed; 32]), PublicKey::from_bytes([seed + 100; 32]));
+        Member {
+            node: node_id(&mesh_key, &identity_key),
+            mesh_key,
+            identity_key,
+            role: Role::Node,
+            name: format!("n{seed}"),
+            addresses: vec!["127.0.0.1:1".parse().unwrap()],
+        }
+    }
+
+    fn members(list: Vec<Member>) -> Members {
+        Members { index: 1, epoch: MeshEpoch(1), members: list }
+    }
+
+    #[test]
+    fn members_are_found_by_id_and_by_key() {
+        let all = members(vec![member(1), member(2)]);
+        assert_eq!(all.check(), Ok(()));
+        assert_eq!(all.by_node(&member(2).node), Some(&member(2)));
+        assert_eq!(all.by_key(&member(1).mesh_key), Some(&member(1)));
+        assert_eq!(all.by_key(&MeshKey::from_bytes([9; 32])), None);
+        let json = serde_json::to_string(&all).unwrap();
+        assert_eq!(serde_json::from_str::<Members>(&json).unwrap(), all);
+    }
+
+    #[test]
+    fn a_snapshot_with_a_wrong_or_repeated_key_is_refused() {
+        let one = member(1);
+        assert_eq!(members(vec![one.clone(), one.clone()]).check(), Err(MembersError::Twice(one.node)));
+        let mut wrong = one.clone();
+        wrong.mesh_key = MeshKey::from_bytes([9; 32]);
+        assert_eq!(members(vec![wrong]).check(), Err(MembersError::WrongId(one.node)));
+        let mut same_key = member(2);
+        same_key.mesh_key = one.mesh_key;
+        same_key.node = node_id(&same_key.mesh_key, &same_key.identity_key);
+        assert_eq!(members(vec![one.clone(), same_key.clone()]).check(), Err(MembersError::Twice(same_key.node)));
+        let mut named = one;
+        named.name = "../etc".into();
+        assert!(matches!(members(vec![named]).check(), Err(MembersError::Name(_))));
+    }
+
+    #[test]
+    fn names_are_plain() {
+        for good in ["a", "node-1.rack.2", "0"] {
+            assert!(name_is_valid(good), "{good}");
+        }
+        for bad in ["", "-a", ".", "A", "a b", "ä", &"a".repeat(64)] {
+            assert!(!name_is_valid(bad), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,156 @@
+//! Which role may call which service at which role: one table, default deny
+//! (`architecture.md` 3.2).
+//!
+//! A compromised node holds valid keys, so the handshake lets it in; this table
+//! is what keeps it from services that only voters or a controller may call.
+
+use osmoda_types::Role;
+
+/// A kind of stream between two members. Closed list: a stream that names
+/// another service is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Service {
+    /// Consensus messages between voters.
+    Raft,
+    /// Submitting to, reading and following the committed log.
+    Fleet,
+    /// A node's reports to a controller; the node dials.
+    Link,
+}
+
+struct Row {
+    service: Service,
+    name: &'static str,
+    callers: &'static [Role],
+    owners: &'static [Role],
+    priority: i32,
+}
+
+/// The table. Priorities are quinn's: a stream with a higher number is sent
+/// first. Raft heartbeats must not wait behind anything (an election follows),
+/// fleet streams carry grants, link streams only tell.
+const TABLE: [Row; 3] = [
+    Row { service: Service::Raft, name: "raft", callers: &[Role::Voter], owners: &[Role::Voter], priority: 100 },
+    Row {
+        service: Service::Fleet,
+        name: "fleet",
+        callers: &[Role::Voter, Role::Node, Role::Controller],
+        owners: &[Role::Voter],
+        priority: 50,
+    },
+    Row {
+        service: Service::Link,
+        name: "link",
+        callers: &[Role::Node, Role::Voter],
+        owners: &[Role::Controller],
+        priority: 20,
+    },
+];
+
+impl Service {
+    /// Every service, in the order of the table.
+    pub const ALL: [Service; 3] = [Service::Raft, Service::Fleet, Service::Link];
+
+    fn row(self) -> &'static Row {
+        match self {
+            Service::Raft => &TABLE[0],
+            Service::Fleet => &TABLE[1],
+            Service::Link => &TABLE[2],
+        }
+    }
+
+    /// The name on the wire.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        self.row().name
+    }
+
+    /// The send priority of its streams; higher goes first.
+    #[must_use]
+    pub fn priority(self) -> i32 {
+        self.row().priority
+    }
+
+    /// Whether a `caller` may open this service at an `owner`. Both sides ask:
+    /// the dialler so as not to try, the listener because the dialler may lie.
+    #[must_use]
+    pub fn allows(self, caller: Role, owner: Role) -> bool {
+        let row = self.row();
+        row.callers.contains(&caller) && row.owners.contains(&owner)
+    }
+}
+
+impl std::fmt::Display for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl std::str::FromStr for Service {
+    type Err = UnknownService;
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        TABLE
+            .iter()
+            .find(|row| row.name == text)
+            .map(|row| row.service)
+            .ok_or_else(|| UnknownService(text.chars().take(40).collect()))
+    }
+}
+
+impl serde::Serialize for Service {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.as_str())
+    }
+}
+
+impl<'de> serde::Deserialize<'de> for Service {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// A name that is no service of this version.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("unknown mesh service {0:?}; services are raft, fleet, link")]
+pub struct UnknownService(pub String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_is_exactly_this() {
+        let mut allowed = Vec::new();
+        for service in Service::ALL {
+            assert_eq!(service.row().service, service);
+            assert_eq!(service.as_str().parse(), Ok(service));
+            for caller in Role::ALL {
+                for owner in Role::ALL {
+                    if service.allows(caller, owner) {
+                        allowed.push(format!("{caller} -{service}-> {owner}"));
+                    }
+                }
+            }
+        }
+        assert_eq!(
+            allowed,
+            [
+                "voter -raft-> voter",
+                "voter -fleet-> voter",
+                "node -fleet-> voter",
+                "controller -fleet-> voter",
+                "voter -link-> controller",
+                "node -link-> controller",
+            ]
+        );
+        assert!("bulk".parse::<Service>().is_err());
+    }
+
+    #[test]
+    fn raft_goes_before_everything_else() {
+        for service in [Service::Fleet, Service::Link] {
+            assert!(Service::Raft.priority() > service.priority());
+        }
+    }
+}

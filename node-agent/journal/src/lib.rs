@@ -1,1 +1,22 @@
-//! The frozen SafeSwitch journal record and its legal transitions.
+//! The frozen SafeSwitch journal and what acts on it: which record may follow
+//! which, the file itself, and the two things a record leads to, moving a
+//! generation and restoring one.
+//!
+//! The daemon and the guard share this crate, and only this crate: it has no
+//! async runtime, no network and no D-Bus, so the guard works when everything
+//! else on the host is broken.
+
+mod file;
+mod frame;
+pub mod generation;
+mod lock;
+mod moment;
+mod record;
+mod state;
+
+pub use file::{Journal, JournalError, Observer};
+pub use frame::Damage;
+pub use lock::{GuardLock, Holder};
+pub use moment::{BOOT_ID_FILE, HostClock, Moment};
+pub use record::{Cause, Entry, Head, Kind, Origin, Periods, Plan, RECORD_VERSION, Record, Writer};
+pub use state::{Arrow, Attempt, Illegal, Phase, State, arrows};

@@ -82,6 +82,8 @@ codes! {
     PrincipalUnknown = "principal_unknown", 403;
     /// The principal lacks the right for this.
     PrincipalDenied = "principal_denied", 403;
+    /// The signed order was used before, or is older than one its key signed.
+    OrderReplayed = "order_replayed", 409;
     /// No member of the fleet has this node id.
     NodeUnknown = "node_unknown", 404;
     /// The target closure is not in the store and cannot be fetched.

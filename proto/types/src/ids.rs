@@ -29,6 +29,32 @@ hex_id!(
     /// SHA-256 of an epoch's network secret; the log holds only this.
     SecretHash, 32
 );
+hex_id!(
+    /// An Ed25519 public key: of an operator, of a node's identity, or a subkey.
+    PublicKey, 32
+);
+hex_id!(
+    /// An Ed25519 signature.
+    Signature, 64
+);
+hex_id!(
+    /// A request to the log, chosen by whoever submits it, so that a repeat is
+    /// recognised and answered as the first time.
+    RequestId, 16
+);
+hex_id!(
+    /// The hash of a row of a node's ledger.
+    LedgerHash, 32
+);
+
+impl ManifestHash {
+    /// The hash of a manifest's exact bytes.
+    #[must_use]
+    pub fn of(manifest: &[u8]) -> Self {
+        use sha2::Digest;
+        Self::from_bytes(sha2::Sha256::digest(manifest).into())
+    }
+}
 
 /// A Raft voter: a random number bound to a node key and one incarnation of
 /// its data directory. Never reused: a lost disk is a new voter.
@@ -86,10 +112,11 @@ pub struct FleetEpoch(pub u64);
 #[serde(transparent)]
 pub struct MeshEpoch(pub u32);
 
-/// One try of one node to move to one target: the log index of its grant.
+/// One try of one node to move to one target: the place of its grant in the
+/// log, `index << 16 | position of the command in the entry`.
 ///
-/// Grants are unique by index, so attempts are unique across the fleet, and a
-/// later attempt always compares greater (invariant I3).
+/// A place holds one grant, so a node and an attempt name one try across the
+/// fleet, and a later attempt always compares greater (invariant I3).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
 #[serde(transparent)]
 pub struct AttemptId(pub u64);
@@ -104,6 +131,28 @@ macro_rules! display_number {
     )*};
 }
 display_number!(FleetEpoch, MeshEpoch, AttemptId);
+
+impl RolloutId {
+    /// Wraps 16 bytes as they are.
+    #[must_use]
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
+        Self(uuid::Uuid::from_bytes(bytes))
+    }
+
+    /// The 16 bytes, as they stand in signed statements.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 16] {
+        self.0.as_bytes()
+    }
+}
+
+impl FleetEpoch {
+    /// The epoch after this one.
+    #[must_use]
+    pub const fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
 
 /// What a peer of the mesh is, and so which services it may call.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]

@@ -1,0 +1,82 @@
+//! Members of a fleet, their subkeys and their invites.
+
+use crate::ids::{InviteId, MeshEpoch, MeshKey, NodeId, PublicKey, Role, Signature};
+
+/// Most addresses of a member; a dialler tries them all.
+pub const ADDRESSES_MAX: usize = 8;
+/// Longest address as text, `[v6]:port` with a zone.
+pub const ADDRESS_BYTES_MAX: usize = 128;
+/// Most open invites: each costs one HMAC per unknown Initial (`mesh.md` 8).
+pub const INVITES_OPEN_MAX: usize = 64;
+
+/// A node or controller that was admitted.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Member {
+    /// Its id, bound to both keys.
+    pub node: NodeId,
+    /// What people call it; unique in the fleet.
+    pub name: String,
+    /// What it may do in the mesh.
+    pub role: Role,
+    /// Its X25519 public key.
+    pub mesh_key: MeshKey,
+    /// Its Ed25519 identity key, which endorses its subkeys.
+    pub identity_key: PublicKey,
+    /// Where it can be reached, `host:port`.
+    pub addresses: Vec<String>,
+}
+
+/// What a subkey is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Purpose {
+    /// agentd: checkpoints and cosignatures.
+    Ledger,
+    /// fleetd: ballots.
+    Ballot,
+}
+
+impl Purpose {
+    /// Every purpose.
+    pub const ALL: [Self; 2] = [Self::Ledger, Self::Ballot];
+
+    /// The stable text, also in the signed statement.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ledger => "ledger",
+            Self::Ballot => "ballot",
+        }
+    }
+}
+
+/// A daemon's own key, endorsed by its node's identity key.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Subkey {
+    /// Whose.
+    pub node: NodeId,
+    /// What for.
+    pub purpose: Purpose,
+    /// The key.
+    pub key: PublicKey,
+    /// The mesh epoch it was endorsed in.
+    pub epoch: MeshEpoch,
+    /// The identity key's signature over [`crate::statement::subkey`].
+    pub endorsement: Signature,
+}
+
+/// An invite as the log knows it; the secret stays with its issuer.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Invite {
+    /// Its public name.
+    pub id: InviteId,
+    /// The role it admits to.
+    pub role: Role,
+    /// When it ends, in milliseconds since 1970, by the issuer's clock.
+    pub expires_ms: i64,
+    /// The voter that holds the secret.
+    pub issuer: NodeId,
+}

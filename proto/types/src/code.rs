@@ -54,6 +54,8 @@ codes! {
     Unauthorized = "unauthorized", 401;
     /// The caller's identity is outside the endpoint's row of the callers table.
     CallerDenied = "caller_denied", 403;
+    /// The daemon's socket does not answer; the request was not done.
+    DaemonUnavailable = "daemon_unavailable", 503;
     /// The configuration has faults; all of them are listed.
     ConfigInvalid = "config_invalid", 400;
     /// Another program holds the address.

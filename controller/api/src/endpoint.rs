@@ -9,8 +9,9 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::{
-    AddPrincipal, ControlOrder, Event, FleetStatus, Freeze, FreezeOrder, InviteRow, LedgerHead, MintInvite,
-    MintedInvite, Node, Page, Principal, Rollout, RolloutSummary, StartRollout, StoredManifest, UnfreezeOrder, Vote,
+    AddPrincipal, AllowOrder, ControlOrder, DeniedTarget, Event, ExcludeOrder, FleetStatus, Freeze, FreezeOrder,
+    InviteRow, LedgerHead, MintInvite, MintedInvite, Node, Page, Principal, Rollout, RolloutSummary, StartRollout,
+    StoredManifest, Vote,
 };
 
 /// The method of an endpoint.
@@ -305,7 +306,22 @@ fn fleet_endpoints() -> Vec<Endpoint> {
             "freezes",
             "/api/v1/fleet/freezes/lift",
             "Allows rollouts on a scope again.",
-            (Shape::of::<UnfreezeOrder>(), 200, Shape::of::<Freeze>()),
+            (Shape::of::<FreezeOrder>(), 200, Shape::of::<Freeze>()),
+            ORDER,
+        ),
+        list(
+            "list_denied_targets",
+            "targets",
+            "/api/v1/fleet/targets/denied",
+            "Targets that failed and may not be proposed again.",
+            Shape::page::<DeniedTarget>(),
+        ),
+        post(
+            "allow_target",
+            "targets",
+            "/api/v1/fleet/targets/allow",
+            "Takes a target off the deny-list.",
+            (Shape::of::<AllowOrder>(), 200, Shape::of::<DeniedTarget>()),
             ORDER,
         ),
     ]
@@ -373,6 +389,14 @@ fn rollout_endpoints() -> Vec<Endpoint> {
             "abort_rollout",
             "/api/v1/fleet/rollouts/{id}/abort",
             "Ends the rollout; every node that moved returns to its baseline.",
+        ),
+        post(
+            "exclude_node",
+            "rollouts",
+            "/api/v1/fleet/rollouts/{id}/exclude",
+            "Takes a node out of a rollout; it is no longer charged.",
+            (Shape::of::<ExcludeOrder>(), 202, Shape::of::<Rollout>()),
+            CONTROL,
         ),
         Endpoint {
             query: RESUME,

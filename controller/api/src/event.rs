@@ -1,8 +1,8 @@
 //! One thing that happened in the fleet, as the event stream tells it.
 
-use osmoda_types::{ErrorCode, NodeId, RolloutId};
+use osmoda_types::{ErrorCode, NodeId, NodeState, RolloutId, RolloutState};
 
-use crate::{Reason, RolloutNodeState, RolloutState};
+use crate::Reason;
 
 /// An event of the fleet log, in the controller's order.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
@@ -31,8 +31,10 @@ pub enum EventBody {
     RolloutState {
         /// The state it left; absent for the first.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(value_type = Option<String>)]
         from: Option<RolloutState>,
         /// The state it is in.
+        #[schema(value_type = String)]
         to: RolloutState,
         /// The wave it is in, counted from 0.
         wave: u32,
@@ -48,9 +50,11 @@ pub enum EventBody {
         /// Its name.
         name: String,
         /// The state it left.
-        from: RolloutNodeState,
+        #[schema(value_type = String)]
+        from: NodeState,
         /// The state it is in.
-        to: RolloutNodeState,
+        #[schema(value_type = String)]
+        to: NodeState,
         /// The attempt, once one was granted.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         attempt: Option<String>,

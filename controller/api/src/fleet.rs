@@ -1,6 +1,6 @@
 //! The fleet as a whole: status, invites, principals, freezes, ledger heads.
 
-use osmoda_types::{InviteId, MeshEpoch, NetworkId, NodeId, RaftId, Role};
+use osmoda_types::{InviteId, MeshEpoch, NetworkId, NodeId, PublicKey, Right, Role, Signature};
 
 /// The fleet and this controller's view of it.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
@@ -45,9 +45,8 @@ pub struct Voter {
     pub node: NodeId,
     /// Its name.
     pub name: String,
-    /// Its voter number.
-    #[schema(value_type = String)]
-    pub raft_id: RaftId,
+    /// Its voter number, 16 hex digits.
+    pub raft_id: String,
 }
 
 /// The head of a node's ledger.
@@ -133,28 +132,16 @@ pub struct InviteRow {
     pub joiner: Option<NodeId>,
 }
 
-/// What a principal may sign.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
-)]
-#[serde(rename_all = "snake_case")]
-pub enum Right {
-    /// Start, pause, resume and abort rollouts; freeze and thaw scopes.
-    Deploy,
-    /// Approve destructive tool calls.
-    Approve,
-    /// Add principals.
-    Admin,
-}
-
 /// A person's or a CI system's key.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Principal {
     /// Its name in the fleet.
     pub name: String,
     /// Its Ed25519 public key, 64 hex digits.
-    pub key: String,
-    /// What it may sign.
+    #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
+    pub key: PublicKey,
+    /// What it may sign: `deploy`, `control`, `admin`, `approve`.
+    #[schema(value_type = Vec<String>)]
     pub rights: Vec<Right>,
 }
 
@@ -162,56 +149,45 @@ pub struct Principal {
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct AddPrincipal {
+    /// Larger than that of every earlier order of this key; the clock in
+    /// milliseconds does.
+    pub serial: u64,
     /// Its name in the fleet.
     pub name: String,
     /// Its Ed25519 public key, 64 hex digits.
-    #[schema(pattern = "^[0-9a-f]{64}$")]
-    pub key: String,
+    #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
+    pub key: PublicKey,
     /// What it may sign.
+    #[schema(value_type = Vec<String>)]
     pub rights: Vec<Right>,
     /// The signing operator's public key, 64 hex digits.
-    #[schema(pattern = "^[0-9a-f]{64}$")]
-    pub operator_key: String,
+    #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
+    pub operator_key: PublicKey,
     /// The signature over the statement, 128 hex digits.
-    #[schema(pattern = "^[0-9a-f]{128}$")]
-    pub signature: String,
+    #[schema(value_type = String, pattern = "^[0-9a-f]{128}$")]
+    pub signature: Signature,
 }
 
 /// A scope on which no rollout may start.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Freeze {
-    /// The scope.
+    /// The scope; `*` is every scope.
     pub scope: String,
-    /// Why.
-    pub reason: String,
 }
 
-/// A signed order to freeze a scope.
+/// A signed order to freeze or thaw a scope, as the path says.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FreezeOrder {
-    /// The scope.
-    pub scope: String,
-    /// Why.
-    pub reason: String,
-    /// The operator's public key, 64 hex digits.
-    #[schema(pattern = "^[0-9a-f]{64}$")]
-    pub operator_key: String,
-    /// The signature over the statement, 128 hex digits.
-    #[schema(pattern = "^[0-9a-f]{128}$")]
-    pub signature: String,
-}
-
-/// A signed order to thaw a scope.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-#[serde(deny_unknown_fields)]
-pub struct UnfreezeOrder {
-    /// The scope.
+    /// Larger than that of every earlier order of this key; the clock in
+    /// milliseconds does.
+    pub serial: u64,
+    /// The scope; `*` is every scope.
     pub scope: String,
     /// The operator's public key, 64 hex digits.
-    #[schema(pattern = "^[0-9a-f]{64}$")]
-    pub operator_key: String,
+    #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
+    pub operator_key: PublicKey,
     /// The signature over the statement, 128 hex digits.
-    #[schema(pattern = "^[0-9a-f]{128}$")]
-    pub signature: String,
+    #[schema(value_type = String, pattern = "^[0-9a-f]{128}$")]
+    pub signature: Signature,
 }

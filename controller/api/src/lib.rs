@@ -21,21 +21,17 @@ pub use error::{ErrorBody, Problem};
 pub use event::{Event, EventBody};
 pub use fleet::{
     AddPrincipal, FleetStatus, Freeze, FreezeOrder, InviteRow, InviteState, LedgerHead, MintInvite, MintedInvite,
-    Principal, Right, UnfreezeOrder, Voter,
+    Principal, Voter,
 };
-pub use node::{AttemptPhase, Generation, Node, NodeAttempt, Presence};
+pub use node::{Generation, Node, NodeAttempt, Presence};
 pub use page::{LIMIT_DEFAULT, LIMIT_MAX, Page, PageQuery};
 pub use rollout::{
-    ControlOrder, NodeCounts, Reason, Rollout, RolloutNode, RolloutNodeState, RolloutState, RolloutSummary,
+    AllowOrder, ControlOrder, DeniedTarget, ExcludeOrder, NodeCounts, Reason, Rollout, RolloutNode, RolloutSummary,
     StartRollout, StoredManifest, Vote,
 };
 
 /// Where every endpoint of this version begins.
 pub const BASE: &str = "/api/v1/fleet";
-
-/// The largest manifest accepted, in bytes: the limit of the fleet log's
-/// content store (`ErrorCode::ManifestTooLarge`).
-pub const MANIFEST_BYTES_MAX: usize = 1 << 20;
 
 /// The largest JSON request body, in bytes. The biggest request is a signed
 /// statement of a few hundred bytes; the rest is room for long reasons.

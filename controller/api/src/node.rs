@@ -1,7 +1,7 @@
 //! A node as the controller knows it: its place in the fleet from the log, its
 //! presence from its own link.
 
-use osmoda_types::{NodeId, RaftId, Role, RolloutId, StorePath};
+use osmoda_types::{NodeId, NodeState, Role, RolloutId, StorePath};
 
 use crate::LedgerHead;
 
@@ -30,26 +30,6 @@ pub struct Generation {
     pub reported_at: String,
 }
 
-/// How far an attempt on one node has come, as the log records it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum AttemptPhase {
-    /// Granted by the fleet; the host may be activating or on probation.
-    Granted,
-    /// Accepted by the fleet; the host makes it its boot default.
-    Accepted,
-    /// The host reported the target as its committed generation.
-    Committed,
-    /// The host is back on its baseline.
-    RolledBack,
-    /// The host could not return to its baseline; a person must look.
-    RollbackFailed,
-    /// The host is set aside until a person looks.
-    Quarantined,
-    /// Silent past the bound.
-    Lost,
-}
-
 /// The attempt a node is in, or was in last.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct NodeAttempt {
@@ -59,7 +39,8 @@ pub struct NodeAttempt {
     #[schema(value_type = String)]
     pub rollout: RolloutId,
     /// How far it has come.
-    pub phase: AttemptPhase,
+    #[schema(value_type = String, example = "accepted")]
+    pub state: NodeState,
 }
 
 /// One member of the fleet.
@@ -68,15 +49,14 @@ pub struct Node {
     /// The node's id.
     #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
     pub id: NodeId,
-    /// Its name, unique among people's habits but not enforced.
+    /// What people call it; unique in the fleet.
     pub name: String,
     /// What it may do in the fleet.
     #[schema(value_type = String, example = "voter")]
     pub role: Role,
-    /// Its voter number, when it votes.
+    /// Its voter number, 16 hex digits, when it votes.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub raft_id: Option<RaftId>,
+    pub raft_id: Option<String>,
     /// Mesh addresses the fleet knows for it.
     pub addresses: Vec<String>,
     /// Whether its link to this controller is up.

@@ -1,163 +1,9 @@
 //! Rollouts: what is asked, what is answered. The rules are in the fleet log's
 //! own state machine; this is a picture of it.
 
-use osmoda_types::{ErrorCode, ManifestHash, NodeId, RolloutId, StorePath};
-
-/// What a rollout is doing (`rollout.md` 5.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum RolloutState {
-    /// The electors check and vote.
-    Voting,
-    /// A quorum said yes.
-    Approved,
-    /// The nodes fetch and verify their targets; nothing has moved.
-    Prefetch,
-    /// A wave is being granted.
-    Wave,
-    /// The wave has moved and is being watched.
-    Soak,
-    /// Every wave has passed; the last reports come in.
-    Finalizing,
-    /// Stopped until an operator resumes or aborts.
-    Paused,
-    /// An operator asked to stop; nodes in flight come to their end.
-    Aborting,
-    /// Moved nodes return to their own baselines.
-    RollingBack,
-    /// Every node runs its target. Final.
-    Committed,
-    /// Every moved node is back on its baseline. Final.
-    RolledBack,
-    /// As rolled back, but some nodes are away; they follow on contact. Final.
-    RolledBackPartial,
-    /// The electors said no. Final.
-    Rejected,
-    /// The vote did not end in time. Final.
-    Expired,
-    /// Another rollout took its place before anything moved. Final.
-    Superseded,
-}
-
-impl RolloutState {
-    /// Every state, for tables and tests.
-    pub const ALL: [RolloutState; 15] = [
-        RolloutState::Voting,
-        RolloutState::Approved,
-        RolloutState::Prefetch,
-        RolloutState::Wave,
-        RolloutState::Soak,
-        RolloutState::Finalizing,
-        RolloutState::Paused,
-        RolloutState::Aborting,
-        RolloutState::RollingBack,
-        RolloutState::Committed,
-        RolloutState::RolledBack,
-        RolloutState::RolledBackPartial,
-        RolloutState::Rejected,
-        RolloutState::Expired,
-        RolloutState::Superseded,
-    ];
-
-    /// The stable text of the state.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            RolloutState::Voting => "voting",
-            RolloutState::Approved => "approved",
-            RolloutState::Prefetch => "prefetch",
-            RolloutState::Wave => "wave",
-            RolloutState::Soak => "soak",
-            RolloutState::Finalizing => "finalizing",
-            RolloutState::Paused => "paused",
-            RolloutState::Aborting => "aborting",
-            RolloutState::RollingBack => "rolling_back",
-            RolloutState::Committed => "committed",
-            RolloutState::RolledBack => "rolled_back",
-            RolloutState::RolledBackPartial => "rolled_back_partial",
-            RolloutState::Rejected => "rejected",
-            RolloutState::Expired => "expired",
-            RolloutState::Superseded => "superseded",
-        }
-    }
-
-    /// Whether the rollout is over.
-    #[must_use]
-    pub const fn is_terminal(self) -> bool {
-        matches!(
-            self,
-            RolloutState::Committed
-                | RolloutState::RolledBack
-                | RolloutState::RolledBackPartial
-                | RolloutState::Rejected
-                | RolloutState::Expired
-                | RolloutState::Superseded
-        )
-    }
-}
-
-impl std::fmt::Display for RolloutState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-/// Where one node stands in a rollout.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum RolloutNodeState {
-    /// Not asked yet.
-    Pending,
-    /// Has fetched and verified its target.
-    Staged,
-    /// Could not fetch or verify its target.
-    StageFailed,
-    /// Was away when its wave opened; not charged.
-    Deferred,
-    /// May move; charged to the budget.
-    Granted,
-    /// Is healthy on the target and may make it the boot default.
-    Accepted,
-    /// Runs the target for good.
-    Committed,
-    /// Is back on its baseline.
-    RolledBack,
-    /// Could not return to its baseline.
-    RollbackFailed,
-    /// Set aside until a person looks.
-    Quarantined,
-    /// Silent past the bound; charged until it reports or is excluded.
-    Lost,
-    /// Taken out by an operator.
-    Excluded,
-}
-
-impl RolloutNodeState {
-    /// The stable text of the state.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            RolloutNodeState::Pending => "pending",
-            RolloutNodeState::Staged => "staged",
-            RolloutNodeState::StageFailed => "stage_failed",
-            RolloutNodeState::Deferred => "deferred",
-            RolloutNodeState::Granted => "granted",
-            RolloutNodeState::Accepted => "accepted",
-            RolloutNodeState::Committed => "committed",
-            RolloutNodeState::RolledBack => "rolled_back",
-            RolloutNodeState::RollbackFailed => "rollback_failed",
-            RolloutNodeState::Quarantined => "quarantined",
-            RolloutNodeState::Lost => "lost",
-            RolloutNodeState::Excluded => "excluded",
-        }
-    }
-}
-
-impl std::fmt::Display for RolloutNodeState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+use osmoda_types::{
+    ErrorCode, ManifestHash, NodeId, NodeState, PublicKey, RolloutId, RolloutState, Signature, StorePath,
+};
 
 /// Why something is as it is.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
@@ -203,7 +49,8 @@ pub struct RolloutSummary {
     /// The manifest.
     #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
     pub manifest: ManifestHash,
-    /// What it is doing.
+    /// What it is doing (`rollout.md` 5.2).
+    #[schema(value_type = String, example = "wave")]
     pub state: RolloutState,
     /// Why, where there is a why.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -261,7 +108,8 @@ pub struct RolloutNode {
     #[schema(value_type = String)]
     pub baseline: StorePath,
     /// Where it stands.
-    pub state: RolloutNodeState,
+    #[schema(value_type = String, example = "granted")]
+    pub state: NodeState,
     /// The wave it belongs to, once one took it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wave: Option<u32>,
@@ -308,23 +156,78 @@ pub struct StartRollout {
     /// The fleet epoch the operator saw.
     pub parent_epoch: u64,
     /// The operator's Ed25519 public key, 64 hex digits.
-    #[schema(pattern = "^[0-9a-f]{64}$")]
-    pub operator_key: String,
+    #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
+    pub operator_key: PublicKey,
     /// The signature over the start statement, 128 hex digits.
-    #[schema(pattern = "^[0-9a-f]{128}$")]
-    pub signature: String,
+    #[schema(value_type = String, pattern = "^[0-9a-f]{128}$")]
+    pub signature: Signature,
 }
 
 /// A signed order to a running rollout: pause, resume or abort, as the path says.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ControlOrder {
+    /// Larger than that of every earlier order of this key; the clock in
+    /// milliseconds does.
+    pub serial: u64,
     /// The operator's Ed25519 public key, 64 hex digits.
-    #[schema(pattern = "^[0-9a-f]{64}$")]
-    pub operator_key: String,
+    #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
+    pub operator_key: PublicKey,
     /// The signature over the control statement, 128 hex digits.
-    #[schema(pattern = "^[0-9a-f]{128}$")]
-    pub signature: String,
+    #[schema(value_type = String, pattern = "^[0-9a-f]{128}$")]
+    pub signature: Signature,
+}
+
+/// A signed order to take a node out of a rollout.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ExcludeOrder {
+    /// The node.
+    #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
+    pub node: NodeId,
+    /// Larger than that of every earlier order of this key; the clock in
+    /// milliseconds does.
+    pub serial: u64,
+    /// The operator's Ed25519 public key, 64 hex digits.
+    #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
+    pub operator_key: PublicKey,
+    /// The signature over the control statement, 128 hex digits.
+    #[schema(value_type = String, pattern = "^[0-9a-f]{128}$")]
+    pub signature: Signature,
+}
+
+/// A target that may not be proposed again.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct DeniedTarget {
+    /// The target.
+    #[schema(value_type = String)]
+    pub target: StorePath,
+    /// The rollout that failed with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub rollout: Option<RolloutId>,
+    /// Why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub code: Option<ErrorCode>,
+}
+
+/// A signed order to take a target off the deny-list.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct AllowOrder {
+    /// The target.
+    #[schema(value_type = String)]
+    pub target: StorePath,
+    /// Larger than that of every earlier order of this key; the clock in
+    /// milliseconds does.
+    pub serial: u64,
+    /// The operator's Ed25519 public key, 64 hex digits.
+    #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
+    pub operator_key: PublicKey,
+    /// The signature over the control statement, 128 hex digits.
+    #[schema(value_type = String, pattern = "^[0-9a-f]{128}$")]
+    pub signature: Signature,
 }
 
 /// A manifest the controller keeps.

@@ -1,1 +1,5 @@
 //! Fleet membership, ballots, rollout driver and participant.
+
+pub mod beginning;
+pub mod manifests;
+mod timers;

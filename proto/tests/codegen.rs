@@ -8,7 +8,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Every file of the interface, relative to the crate.
-const PROTOS: [&str; 2] = ["osmoda/log/v1/log.proto", "osmoda/raft/v1/raft.proto"];
+const PROTOS: [&str; 6] = [
+    "osmoda/log/v1/log.proto",
+    "osmoda/raft/v1/raft.proto",
+    "osmoda/fleet/v1/command.proto",
+    "osmoda/fleet/v1/fleet.proto",
+    "osmoda/fleet/v1/state.proto",
+    "osmoda/link/v1/link.proto",
+];
 
 fn crate_dir() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))

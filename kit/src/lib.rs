@@ -6,15 +6,24 @@
 //! daemons. This crate knows no daemon by name: the registry and the callers
 //! table are data handed in by `node-agent/api`.
 
+pub mod audit;
+pub mod boot;
 pub mod clock;
+pub mod config;
 pub mod error;
 pub mod fsio;
+pub mod http;
 pub mod keys;
 pub mod lock;
+pub mod metrics;
 pub mod paths;
 pub mod process;
 pub mod secret;
 pub mod shutdown;
+#[cfg(feature = "sqlite")]
+pub mod sqlite;
 pub mod tasks;
+pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+pub mod version;

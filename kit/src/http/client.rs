@@ -9,7 +9,6 @@ use std::future::poll_fn;
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::task::Poll;
 use std::time::Duration;
 
 use axum::body::Bytes;
@@ -228,7 +227,7 @@ impl UnixClient {
         let stream = UnixStream::connect(&*self.socket).await.map_err(|error| self.unavailable(error.into()))?;
         let (sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unavailable(error.into()))?;
-        Ok(Link { sender, connection: Box::pin(connection), closed: false })
+        Ok(Link { sender, connection: Some(Box::pin(connection)) })
     }
 
     fn take_idle(&self) -> Option<Link> {
@@ -237,7 +236,7 @@ impl UnixClient {
 
     fn keep<T>(&self, link: Link, answer: T) -> T {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
-        if !link.closed && idle.len() < IDLE_MAX {
+        if link.connection.is_some() && idle.len() < IDLE_MAX {
             idle.push(link);
         }
         answer
@@ -260,17 +259,20 @@ impl UnixClient {
     }
 }
 
+/// What moves the bytes of a connection, when polled.
+type Driver = Pin<Box<Connection<TokioIo<UnixStream>, Full<Bytes>>>>;
+
 /// One connection. It makes progress only inside [`Link::exchange`], so no task
 /// is needed to drive it.
 struct Link {
     sender: SendRequest<Full<Bytes>>,
-    connection: Pin<Box<Connection<TokioIo<UnixStream>, Full<Bytes>>>>,
-    closed: bool,
+    /// `None` once it has ended: dropping it is what tells the sender.
+    connection: Option<Driver>,
 }
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Link").field("closed", &self.closed).finish_non_exhaustive()
+        f.debug_struct("Link").field("open", &self.connection.is_some()).finish_non_exhaustive()
     }
 }
 
@@ -309,14 +311,12 @@ impl Link {
         // Work and connection are polled side by side, connection first: that is
         // where a close by the other side is noticed, before anything is sent.
         poll_fn(|context| {
-            if !self.closed && self.connection.as_mut().poll(context).is_ready() {
-                self.closed = true;
+            let ended = self.connection.as_mut().is_some_and(|connection| connection.as_mut().poll(context).is_ready());
+            if ended {
+                self.connection = None;
             }
-            match work.as_mut().poll(context) {
-                Poll::Ready(done) => Poll::Ready(done),
-                Poll::Pending if self.closed => work.as_mut().poll(context),
-                Poll::Pending => Poll::Pending,
-            }
+            // A request handed over by the work wakes the connection, so both go on.
+            work.as_mut().poll(context)
         })
         .await
     }

@@ -60,6 +60,7 @@ impl Host {
             },
             contacts_required: 2,
             checks: Vec::new(),
+            undo: None,
         }))
     }
 
@@ -99,7 +100,7 @@ impl Host {
     fn start_armed(&mut self) -> Child {
         let guard = self.start();
         self.wait_for_ack(&guard);
-        self.write(Entry::Armed { guard_pid: guard.id(), failing_before: Vec::new() });
+        self.write(Entry::Armed { guard_pid: guard.id(), failing_before: Vec::new(), failed_units: Vec::new() });
         guard
     }
 

@@ -29,8 +29,9 @@ fn plan(dead_man_ms: Option<u64>) -> Entry {
             activation_ms: 10_000,
             accept_ms: dead_man_ms.is_none().then_some(60_000),
         },
-        contacts_required: 2,
+        contacts_required: 0,
         checks: Vec::new(),
+        undo: None,
     }))
 }
 
@@ -39,7 +40,7 @@ fn entry(kind: Kind) -> Entry {
     match kind {
         Kind::Granted => plan(Some(15_000)),
         Kind::Deferred => Entry::Deferred(cause),
-        Kind::Armed => Entry::Armed { guard_pid: 1, failing_before: Vec::new() },
+        Kind::Armed => Entry::Armed { guard_pid: 1, failing_before: Vec::new(), failed_units: Vec::new() },
         Kind::Activating => Entry::Activating,
         Kind::Probation => Entry::Probation { exit: None },
         Kind::Contact => Entry::Contact { index: 1, leader: String::new() },

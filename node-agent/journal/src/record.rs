@@ -78,6 +78,10 @@ pub struct Plan {
     /// The health checks, as the watch daemon understands them.
     #[serde(default)]
     pub checks: Vec<Value>,
+    /// The change has been made by somebody else already, and shall only be
+    /// undone, for this reason.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub undo: Option<Cause>,
 }
 
 /// Why an attempt did not go on.
@@ -142,7 +146,8 @@ kinds! {
     Probation = "probation";
     /// A round trip to the quorum succeeded.
     Contact = "contact";
-    /// Everything required has been seen; acceptance may come.
+    /// The checks have passed for long enough; acceptance may come once the
+    /// quorum has been heard.
     Ready = "ready";
     /// The attempt was accepted; the guard stands down.
     Accepted = "accepted";
@@ -190,6 +195,8 @@ pub enum Entry {
         guard_pid: u32,
         /// Positions in [`Plan::checks`] of checks that failed before the change.
         failing_before: Vec<u32>,
+        /// Units that were failed before the change.
+        failed_units: Vec<String>,
     },
     /// See [`Kind::Activating`].
     Activating,
@@ -271,9 +278,11 @@ impl Entry {
             | Entry::RollingBack(cause)
             | Entry::Reverting(cause)
             | Entry::RollbackFailed(cause) => serde_json::to_value(cause)?,
-            Entry::Armed { guard_pid, failing_before } => {
-                serde_json::json!({ "guard_pid": guard_pid, "failing_before": failing_before })
-            }
+            Entry::Armed { guard_pid, failing_before, failed_units } => serde_json::json!({
+                "guard_pid": guard_pid,
+                "failing_before": failing_before,
+                "failed_units": failed_units,
+            }),
             Entry::Probation { exit } => serde_json::json!({ "exit": exit }),
             Entry::Contact { index, leader } => serde_json::json!({ "index": index, "leader": leader }),
             Entry::RolledBack(detail) | Entry::Quarantined(detail) => serde_json::json!({ "detail": detail }),
@@ -309,7 +318,8 @@ impl Entry {
             Kind::Armed => {
                 let guard_pid = u32::try_from(data.get("guard_pid")?.as_u64()?).ok()?;
                 let failing_before = data.get("failing_before").cloned().and_then(parse).unwrap_or_default();
-                Entry::Armed { guard_pid, failing_before }
+                let failed_units = data.get("failed_units").cloned().and_then(parse).unwrap_or_default();
+                Entry::Armed { guard_pid, failing_before, failed_units }
             }
             Kind::Activating => Entry::Activating,
             Kind::Probation => {

@@ -159,6 +159,8 @@ pub struct Attempt {
     pub plan: Plan,
     /// Checks that failed before anything was changed.
     pub failing_before: Vec<u32>,
+    /// Units that were failed before anything was changed.
+    pub failed_units: Vec<String>,
     /// When the guard was armed.
     pub armed_at: Option<Moment>,
     /// When the activation began.
@@ -187,6 +189,7 @@ impl Attempt {
             id,
             plan,
             failing_before: Vec::new(),
+            failed_units: Vec::new(),
             armed_at: None,
             activating_at: None,
             probation_at: None,
@@ -231,6 +234,14 @@ pub enum Illegal {
         highest: AttemptId,
         /// Its epoch.
         highest_epoch: FleetEpoch,
+    },
+    /// The quorum has not been heard often enough since the activation (I7).
+    #[error("{had} of {required} round trips to the quorum since the activation")]
+    Contacts {
+        /// Round trips so far.
+        had: u32,
+        /// Round trips that are needed.
+        required: u32,
     },
     /// The guard may write rollback records only.
     #[error("the guard may not write {0}")]
@@ -353,8 +364,9 @@ impl State {
         let Some(attempt) = self.attempt.as_mut() else { return Ok(()) };
         let at = Some(record.at.clone());
         match &record.entry {
-            Entry::Armed { failing_before, .. } => {
+            Entry::Armed { failing_before, failed_units, .. } => {
                 attempt.failing_before.clone_from(failing_before);
+                attempt.failed_units.clone_from(failed_units);
                 attempt.armed_at = at;
             }
             Entry::Activating => attempt.activating_at = at,
@@ -367,6 +379,10 @@ impl State {
                 attempt.contacts_after += u32::from(attempt.probation_at.is_some());
             }
             Entry::Ready => attempt.ready_at = at,
+            Entry::Accepted if attempt.contacts_after < attempt.plan.contacts_required => {
+                let (had, required) = (attempt.contacts_after, attempt.plan.contacts_required);
+                return Err(Illegal::Contacts { had, required });
+            }
             Entry::Committing => attempt.boot_moved = true,
             Entry::Deferred(cause) | Entry::RollingBack(cause) | Entry::Reverting(cause) => {
                 attempt.cause = Some(cause.clone());

@@ -88,11 +88,12 @@ fn plan(baseline: &StorePath, target: &StorePath) -> Entry {
         },
         contacts_required: 0,
         checks: Vec::new(),
+        undo: None,
     }))
 }
 
 fn armed() -> Entry {
-    Entry::Armed { guard_pid: 1, failing_before: Vec::new() }
+    Entry::Armed { guard_pid: 1, failing_before: Vec::new(), failed_units: Vec::new() }
 }
 
 fn cause() -> Cause {

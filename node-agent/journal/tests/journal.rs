@@ -33,6 +33,7 @@ fn plan(epoch: u64) -> Plan {
         },
         contacts_required: 2,
         checks: vec![serde_json::json!({"type": "tcp_port", "host": "::1", "port": 1})],
+        undo: None,
     }
 }
 
@@ -41,7 +42,9 @@ fn entry(kind: Kind) -> Entry {
     match kind {
         Kind::Granted => Entry::Granted(Box::new(plan(1))),
         Kind::Deferred => Entry::Deferred(cause()),
-        Kind::Armed => Entry::Armed { guard_pid: 7, failing_before: vec![0] },
+        Kind::Armed => {
+            Entry::Armed { guard_pid: 7, failing_before: vec![0], failed_units: vec!["a.service".to_owned()] }
+        }
         Kind::Activating => Entry::Activating,
         Kind::Probation => Entry::Probation { exit: Some(4) },
         Kind::Contact => Entry::Contact { index: 9, leader: "ab".to_owned() },
@@ -60,7 +63,7 @@ fn entry(kind: Kind) -> Entry {
 /// Records that lead from nothing to `phase`.
 fn way_to(phase: Phase) -> Vec<Kind> {
     use Kind as K;
-    let ready = [K::Granted, K::Armed, K::Activating, K::Probation, K::Ready];
+    let ready = [K::Granted, K::Armed, K::Activating, K::Probation, K::Contact, K::Contact, K::Ready];
     let way = |kinds: &[Kind]| kinds.to_vec();
     match phase {
         Phase::Idle => way(&[]),
@@ -128,6 +131,18 @@ fn the_guard_writes_rollback_records_only() {
         let written = journal.append(Writer::Guard, attempt, at(50), entry(arrow.kind)).is_ok();
         assert_eq!(written, Kind::GUARD_MAY_WRITE.contains(&arrow.kind), "{arrow}");
     }
+}
+
+#[test]
+fn acceptance_needs_the_quorum_to_be_heard_after_the_activation() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = Journal::new(folder.path().join("journal"));
+    use Kind as K;
+    write(&mut journal, 1, &[K::Granted, K::Armed, K::Contact, K::Contact, K::Activating, K::Probation, K::Contact]);
+    write(&mut journal, 1, &[K::Ready]);
+    let early = journal.append(Writer::Watch, AttemptId(1), at(9), Entry::Accepted);
+    assert!(matches!(early, Err(JournalError::Illegal(Illegal::Contacts { had: 1, required: 2 }))));
+    write(&mut journal, 1, &[K::Contact, K::Accepted]);
 }
 
 #[test]

@@ -106,11 +106,12 @@ fn once(attempt: &Attempt, store: &dyn GenerationStore, activation: &Activation)
     if attempt.activating_at.is_none() && !attempt.boot_moved && is_restored(baseline, store, activation).is_ok() {
         return Ok("nothing had been activated".to_owned());
     }
-    if store.current().map_err(chain)?.as_ref() != Some(baseline) {
+    let profile_moved = store.current().map_err(chain)?.as_ref() != Some(baseline);
+    if profile_moved {
         store.set(baseline).map_err(chain)?;
     }
     // The boot default first: whatever happens then, a restart helps.
-    let boot = if attempt.boot_moved { run(activation, baseline, Action::Boot, limit) } else { Ok(0) };
+    let boot = if attempt.boot_moved || profile_moved { run(activation, baseline, Action::Boot, limit) } else { Ok(0) };
     let code = run(activation, baseline, Action::Test, limit)?;
     is_restored(baseline, store, activation)?;
     if !matches!(code, 0 | EXIT_UNITS_FAILED) {

@@ -1,3 +1,5 @@
 //! Types, callers table and one typed client per node daemon.
 
 pub mod agentd;
+pub mod callers;
+pub mod registry;

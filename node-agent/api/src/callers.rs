@@ -1,0 +1,219 @@
+//! Who may call what on a node: one table per daemon (`architecture.md` 2.1).
+//!
+//! Default deny: a call that no row allows is refused by `kit` before it reaches
+//! the daemon. Three groups of rows, and each new endpoint joins one of them:
+//! status (every daemon and the administrator), reference (the administrator,
+//! so that clients of the earlier product work), internal (named daemons only,
+//! never the administrator: a vote, a grant or a spent invite is not his to make).
+//! A model session is refused everywhere, by its uid, before any row is read.
+
+use osmoda_kit::http::Allowed::{Admin, AnyDaemon, Daemon};
+use osmoda_kit::http::{Allowed, CallerTable, DaemonUser, Row, STREAM};
+
+use crate::registry::DAEMONS;
+
+/// Every daemon and its user.
+pub const USERS: &[DaemonUser] = &users();
+
+/// For what only tells how things are.
+const STATUS: &[Allowed] = &[Admin, AnyDaemon];
+
+/// For the endpoints of the earlier product.
+const REFERENCE: &[Allowed] = &[Admin];
+
+/// The ledger.
+pub const AGENTD: CallerTable = CallerTable {
+    daemons: USERS,
+    rows: &[
+        Row { method: "GET", path: "/health", allowed: STATUS },
+        Row { method: "GET", path: "/metrics", allowed: STATUS },
+        Row { method: "GET", path: "/events/log", allowed: STATUS },
+        Row { method: "GET", path: "/ledger/head", allowed: STATUS },
+        Row { method: "POST", path: "/ledger/append", allowed: &[AnyDaemon] },
+    ],
+};
+
+/// SafeSwitch. Grants and trust come through fleetd from the committed log; the
+/// operator's signature in them is checked all the same.
+pub const WATCH: CallerTable = CallerTable {
+    daemons: USERS,
+    rows: &[
+        Row { method: "GET", path: "/health", allowed: STATUS },
+        Row { method: "GET", path: "/metrics", allowed: STATUS },
+        Row { method: "GET", path: "/attempt", allowed: STATUS },
+        Row { method: "GET", path: "/attempt/history", allowed: STATUS },
+        Row { method: "POST", path: "/attempt/*", allowed: &[Daemon("fleetd")] },
+        Row { method: "POST", path: "/trust/add", allowed: &[Daemon("fleetd")] },
+        Row { method: "*", path: "/switch/*", allowed: REFERENCE },
+        Row { method: "*", path: "/watcher/*", allowed: REFERENCE },
+        Row { method: "*", path: "/fleet/*", allowed: REFERENCE },
+    ],
+};
+
+/// The mesh. Only fleetd, which follows the log, changes who is a member; the
+/// two daemons with subkeys have them endorsed.
+pub const MESH: CallerTable = CallerTable {
+    daemons: USERS,
+    rows: &[
+        Row { method: "GET", path: "/health", allowed: STATUS },
+        Row { method: "GET", path: "/metrics", allowed: STATUS },
+        Row { method: "GET", path: "/peers", allowed: STATUS },
+        Row { method: "GET", path: "/identity", allowed: STATUS },
+        Row { method: "POST", path: "/members", allowed: &[Daemon("fleetd")] },
+        Row { method: "POST", path: "/invite/open", allowed: &[Daemon("fleetd")] },
+        Row { method: "POST", path: "/identity/endorse", allowed: &[Daemon("fleetd"), Daemon("agentd")] },
+        Row { method: STREAM, path: "/mesh-stream", allowed: &[Daemon("fleetd")] },
+    ],
+};
+
+/// The fleet. The reference paths arrive through watch, or from the local
+/// administrator's command line; inbound pipes and spent invites from the mesh.
+pub const FLEETD: CallerTable = CallerTable {
+    daemons: USERS,
+    rows: &[
+        Row { method: "GET", path: "/health", allowed: STATUS },
+        Row { method: "GET", path: "/metrics", allowed: STATUS },
+        Row { method: "GET", path: "/status", allowed: STATUS },
+        Row { method: "*", path: "/fleet/*", allowed: &[Admin, Daemon("watch")] },
+        Row { method: "POST", path: "/mesh/spend", allowed: &[Daemon("mesh")] },
+        Row { method: STREAM, path: "/fleetd-mesh", allowed: &[Daemon("mesh")] },
+    ],
+};
+
+/// The table of a daemon, by its name.
+#[must_use]
+pub fn table(daemon: &str) -> Option<CallerTable> {
+    match daemon {
+        "agentd" => Some(AGENTD),
+        "watch" => Some(WATCH),
+        "mesh" => Some(MESH),
+        "fleetd" => Some(FLEETD),
+        _ => None,
+    }
+}
+
+const fn users() -> [DaemonUser; DAEMONS.len()] {
+    let mut users = [DaemonUser { name: "", user: "" }; DAEMONS.len()];
+    let mut place = 0;
+    while place < DAEMONS.len() {
+        users[place] = DaemonUser { name: DAEMONS[place].name, user: DAEMONS[place].user };
+        place += 1;
+    }
+    users
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use osmoda_kit::http::{Callers, MODEL_UID_FIRST, MODEL_UID_LAST, Who};
+    use std::collections::BTreeSet;
+
+    /// The specification, written a second time: daemon, call, and exactly who
+    /// may make it (`a` agentd, `w` watch, `m` mesh, `f` fleetd, `A` administrator).
+    const SPECIFIED: &[(&str, &str, &str, &str)] = &[
+        ("agentd", "GET", "/health", "Aawmf"),
+        ("agentd", "GET", "/metrics", "Aawmf"),
+        ("agentd", "GET", "/events/log", "Aawmf"),
+        ("agentd", "GET", "/ledger/head", "Aawmf"),
+        ("agentd", "POST", "/ledger/append", "awmf"),
+        ("watch", "GET", "/health", "Aawmf"),
+        ("watch", "GET", "/metrics", "Aawmf"),
+        ("watch", "GET", "/attempt", "Aawmf"),
+        ("watch", "GET", "/attempt/history", "Aawmf"),
+        ("watch", "POST", "/attempt/stage", "f"),
+        ("watch", "POST", "/attempt/grant", "f"),
+        ("watch", "POST", "/attempt/contact", "f"),
+        ("watch", "POST", "/attempt/accept", "f"),
+        ("watch", "POST", "/attempt/revert", "f"),
+        ("watch", "POST", "/trust/add", "f"),
+        ("watch", "POST", "/switch/begin", "A"),
+        ("watch", "GET", "/switch/status/7", "A"),
+        ("watch", "DELETE", "/watcher/remove/7", "A"),
+        ("watch", "POST", "/fleet/propose", "A"),
+        ("mesh", "GET", "/health", "Aawmf"),
+        ("mesh", "GET", "/metrics", "Aawmf"),
+        ("mesh", "GET", "/peers", "Aawmf"),
+        ("mesh", "GET", "/identity", "Aawmf"),
+        ("mesh", "POST", "/members", "f"),
+        ("mesh", "POST", "/invite/open", "f"),
+        ("mesh", "POST", "/identity/endorse", "af"),
+        ("mesh", STREAM, "/mesh-stream", "f"),
+        ("fleetd", "GET", "/health", "Aawmf"),
+        ("fleetd", "GET", "/metrics", "Aawmf"),
+        ("fleetd", "GET", "/status", "Aawmf"),
+        ("fleetd", "POST", "/fleet/vote/7", "Aw"),
+        ("fleetd", "POST", "/mesh/spend", "m"),
+        ("fleetd", STREAM, "/fleetd-mesh", "m"),
+    ];
+
+    const EVERYBODY: [(char, Who); 5] = [
+        ('A', Who::Admin),
+        ('a', Who::Daemon("agentd")),
+        ('w', Who::Daemon("watch")),
+        ('m', Who::Daemon("mesh")),
+        ('f', Who::Daemon("fleetd")),
+    ];
+
+    fn passwd() -> String {
+        let own = USERS.iter().filter(|user| user.user != "root").enumerate();
+        own.map(|(place, user)| format!("{}:x:{}:900::/:/x\n", user.user, 900 + place)).collect::<String>()
+            + "root:x:0:0::/root:/bin/sh\n"
+    }
+
+    fn callers(daemon: &str) -> Callers {
+        Callers::by_users(table(daemon).unwrap(), &passwd())
+    }
+
+    #[test]
+    fn every_call_is_open_to_exactly_the_specified_callers() {
+        for (daemon, method, path, specified) in SPECIFIED {
+            let callers = callers(daemon);
+            for (letter, who) in EVERYBODY {
+                let allowed = callers.allow(who, method, path).is_ok();
+                assert_eq!(allowed, specified.contains(letter), "{daemon}: {who} {method} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn every_row_is_specified_and_every_socket_of_streams_has_a_row() {
+        for daemon in DAEMONS {
+            let rows = table(daemon.name).expect("every daemon of the registry has a table").rows;
+            for row in rows {
+                let specified =
+                    SPECIFIED.iter().any(|(name, method, path, _)| *name == daemon.name && row.matches(method, path));
+                assert!(specified, "{}: {} {} is not in the test's table", daemon.name, row.method, row.path);
+            }
+            let streams: BTreeSet<_> =
+                rows.iter().filter(|row| row.method == STREAM).map(|row| &row.path[1..]).collect();
+            let sockets: BTreeSet<_> = daemon.sockets[1..].iter().copied().collect();
+            assert_eq!(streams, sockets, "{}", daemon.name);
+        }
+    }
+
+    #[test]
+    fn other_methods_other_paths_and_other_users_are_refused() {
+        for (daemon, method, path, _) in SPECIFIED {
+            let callers = callers(daemon);
+            for (_, who) in EVERYBODY {
+                assert!(callers.allow(who, method, &format!("/nowhere{path}")).is_err());
+                assert!(callers.allow(who, method, &format!("/{path}")).is_err());
+                assert!(callers.allow(who, method, "/").is_err());
+            }
+            for uid in [MODEL_UID_FIRST, MODEL_UID_LAST, 1000, 65_534] {
+                assert!(callers.identify(uid, None, None, Some("watch")).is_err(), "{daemon}: uid {uid}");
+            }
+        }
+        assert!(table("mcp").is_none());
+    }
+
+    #[test]
+    fn watch_is_told_from_the_administrator_by_its_claim() {
+        let callers = callers("fleetd");
+        assert_eq!(callers.identify(0, None, None, Some("watch")).unwrap().who, Who::Daemon("watch"));
+        assert_eq!(callers.identify(0, None, None, None).unwrap().who, Who::Admin);
+        assert_eq!(callers.identify(0, None, None, Some("mesh")).unwrap().who, Who::Admin);
+        let mesh = passwd().lines().find(|line| line.contains("mesh")).unwrap().split(':').nth(2).unwrap().to_owned();
+        assert_eq!(callers.identify(mesh.parse().unwrap(), None, None, None).unwrap().who, Who::Daemon("mesh"));
+    }
+}

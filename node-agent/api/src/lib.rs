@@ -3,3 +3,4 @@
 pub mod agentd;
 pub mod callers;
 pub mod registry;
+pub mod watch;

@@ -1529,6 +1529,9 @@ pub struct StateRow {
     /// Empty, or the last error code.
     #[prost(string, tag = "9")]
     pub code: ::prost::alloc::string::String,
+    /// In flight when the quorum was lost.
+    #[prost(bool, tag = "10")]
+    pub excused: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StateElector {

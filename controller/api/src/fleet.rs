@@ -75,7 +75,7 @@ pub struct MintInvite {
     /// What the joiner becomes.
     #[schema(value_type = String, example = "node")]
     pub role: Role,
-    /// How long it can be spent, in seconds; 1 minute to 7 days, 1 hour when absent.
+    /// How long it can be spent, in seconds; 1 minute to 24 hours, 1 hour when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ttl_seconds: Option<u64>,
 }

@@ -1,1 +1,41 @@
-//! The mesh endpoint: authenticated QUIC links and streams between nodes.
+//! The mesh endpoint: one UDP port, one authenticated QUIC link per peer, and
+//! streams by service name inside it.
+//!
+//! Invariant: no stream is served to a peer that is not in the newest
+//! membership snapshot this node was given, nor one whose role the service
+//! table does not allow (`tests/one.rs`). Invariant: an address that has not
+//! proven a secret of the network or of an open invite gets no byte back.
+//!
+//! Two tasks own all state: the listener (new connections) and the hub (links
+//! and diallers); everybody else reads snapshots they publish. What members and
+//! secrets are is decided elsewhere and handed in.
+//!
+//! Not here: rooms, blobs, revocation of epochs, rate limits per source prefix;
+//! they are added beside the listener and the hub.
+
+mod adapters;
+mod config;
+mod dial;
+mod door;
+mod error;
+mod handle;
+mod hub;
+mod identity;
+mod link;
+mod listen;
+mod pair;
+mod socket;
+pub mod state;
+mod stream;
+mod tie;
+mod tuning;
+
+pub use adapters::{PeerIo, incoming_stream, tonic_channel};
+pub use config::{EpochSecret, MeshConfig};
+pub use door::InviteSecret;
+pub use error::MeshError;
+pub use handle::{Linked, Mesh, MeshHandle, PeerInfo};
+pub use identity::{Identity, verify_signature};
+pub use pair::{Enroller, Joiner, PairError, PairRequest, Spend, pair};
+pub use stream::{IncomingStream, MeshStream, StreamPeer};
+pub use tuning::Tuning;

@@ -1,0 +1,288 @@
+//! Starting a mesh, and the handle through which it is used.
+
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use osmoda_kit::{
+    clock::SharedClock,
+    shutdown::Stage,
+    tasks::{TaskKind, Tasks},
+};
+use osmoda_mesh_protocol::{Members, Service};
+use osmoda_types::{MeshEpoch, NodeId, Role};
+use quinn::{Connection, Endpoint, TokioRuntime};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+
+use crate::{
+    config::MeshConfig,
+    dial::random,
+    door::{Doors, InviteSecret},
+    error::MeshError,
+    hub::{self, Hub, HubSender, Link, Shared},
+    link::{self, OpenFault},
+    listen, socket,
+    stream::{IncomingStream, MeshStream},
+    tuning::endpoint_config,
+};
+
+/// Streams a service may leave unaccepted. HTTP/2 multiplexes, so a peer needs
+/// one or two; a full queue answers `busy`.
+const ACCEPT_QUEUE: usize = 64;
+
+/// The mesh; only a place for its beginning.
+pub struct Mesh;
+
+impl Mesh {
+    /// Binds the socket and starts the listener and the hub.
+    ///
+    /// # Errors
+    /// [`MeshError::Socket`], [`MeshError::NoSecret`], [`MeshError::Members`].
+    pub fn start(config: MeshConfig, tasks: &Tasks, clock: SharedClock) -> Result<MeshHandle, MeshError> {
+        let MeshConfig { identity, network, listen, mut secrets, members, enroller, tuning } = config;
+        members.check()?;
+        secrets.sort_by_key(|secret| secret.epoch);
+        let members = Arc::new(ArcSwap::from_pointee(members));
+        let doors = Doors::new(network, identity.clone(), tuning.clone(), members.clone(), &secrets);
+        let server = doors.default_config()?;
+        let failed = |source| MeshError::Socket { address: listen, source };
+        let socket = socket::open(listen).map_err(failed)?;
+        let endpoint =
+            Endpoint::new_with_abstract_socket(endpoint_config(), Some(server), socket, Arc::new(TokioRuntime))
+                .map_err(failed)?;
+        let address = endpoint.local_addr().map_err(failed)?;
+        let shared = Arc::new(Shared {
+            identity,
+            network,
+            clock,
+            tasks: tasks.clone(),
+            tuning,
+            endpoint,
+            incarnation: random(),
+            members,
+            secrets,
+            doors,
+            services: ArcSwap::default(),
+            links: watch::channel(Linked::default()).0,
+            kicks: ArcSwap::default(),
+            enroller,
+        });
+        let (sender, commands) = hub::channel();
+        tasks.spawn(TaskKind::STORE, "mesh hub", Hub::new(shared.clone(), sender.clone()).run(commands));
+        tasks.spawn(TaskKind::INTAKE, "mesh listener", listen::accept(shared.clone(), sender.clone()));
+        tracing::info!(%address, node = %shared.identity.node(), "mesh listens");
+        Ok(MeshHandle { shared, hub: sender, address })
+    }
+}
+
+/// What the rest of a program does with its mesh. Cheap to clone.
+#[derive(Clone)]
+pub struct MeshHandle {
+    shared: Arc<Shared>,
+    hub: HubSender,
+    address: SocketAddr,
+}
+
+impl std::fmt::Debug for MeshHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "MeshHandle({:?} on {})", self.local_id(), self.address)
+    }
+}
+
+impl MeshHandle {
+    /// This node.
+    #[must_use]
+    pub fn local_id(&self) -> NodeId {
+        self.shared.identity.node()
+    }
+
+    /// This node's role in the newest snapshot.
+    #[must_use]
+    pub fn local_role(&self) -> Option<Role> {
+        self.shared.own_role()
+    }
+
+    /// The address the socket is bound to.
+    #[must_use]
+    pub fn local_address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// The newest membership snapshot.
+    #[must_use]
+    pub fn members(&self) -> Arc<Members> {
+        self.shared.members.load_full()
+    }
+
+    /// The epoch whose secret is used for dialling.
+    #[must_use]
+    pub fn epoch(&self) -> Option<MeshEpoch> {
+        self.shared.secrets.last().map(|secret| secret.epoch)
+    }
+
+    /// Opens a stream to a service of a peer, waiting a while for a link.
+    ///
+    /// # Errors
+    /// [`MeshError::UnknownPeer`], [`MeshError::Denied`] by our own table,
+    /// [`MeshError::Offline`], [`MeshError::Refused`] by the peer,
+    /// [`MeshError::Timeout`], [`MeshError::Stopping`].
+    ///
+    /// # Cancel safety
+    /// Dropping it gives up the stream; the peer may see it open and end.
+    pub async fn connect_stream(&self, peer: NodeId, service: Service) -> Result<MeshStream, MeshError> {
+        let limit = self.shared.tuning.open;
+        let connection = tokio::time::timeout(limit, self.connection(peer, service))
+            .await
+            .map_err(|_| MeshError::Offline(peer))??;
+        match tokio::time::timeout(limit, link::open_stream(&connection, service)).await {
+            Ok(Ok(stream)) => Ok(stream),
+            Ok(Err(OpenFault::Lost)) => Err(MeshError::Offline(peer)),
+            Ok(Err(OpenFault::Refused(code))) => Err(MeshError::Refused { peer, service, code }),
+            Err(_) => Err(MeshError::Timeout(peer)),
+        }
+    }
+
+    async fn connection(&self, peer: NodeId, service: Service) -> Result<Connection, MeshError> {
+        if self.shared.tasks.shutdown().reached(Stage::RefuseNew) {
+            return Err(MeshError::Stopping);
+        }
+        let allowed = {
+            let members = self.shared.members.load();
+            let owner = members.by_node(&peer).ok_or(MeshError::UnknownPeer(peer))?.role;
+            self.local_role().is_some_and(|own| service.allows(own, owner))
+        };
+        if !allowed {
+            return Err(MeshError::Denied { peer, service });
+        }
+        let mut links = self.shared.links.subscribe();
+        if !links.borrow().is_up(&peer)
+            && let Some(kick) = self.shared.kicks.load().get(&peer)
+        {
+            kick.notify_one();
+        }
+        let up = links.wait_for(|links| links.is_up(&peer)).await.map_err(|_| MeshError::Stopping)?;
+        up.0.get(&peer).map(|link| link.connection.clone()).ok_or(MeshError::Offline(peer))
+    }
+
+    /// Registers the acceptor of a service; peers are refused until then, and
+    /// again when the receiver is dropped.
+    ///
+    /// # Errors
+    /// [`MeshError::Registered`] while another acceptor lives.
+    pub fn accept(&self, service: Service) -> Result<mpsc::Receiver<IncomingStream>, MeshError> {
+        let (sender, receiver) = mpsc::channel(ACCEPT_QUEUE);
+        let mut taken = false;
+        self.shared.services.rcu(|services| {
+            let mut next = BTreeMap::clone(services);
+            taken = next.get(&service).is_some_and(|queue| !queue.is_closed());
+            if !taken {
+                next.insert(service, sender.clone());
+            }
+            next
+        });
+        if taken { Err(MeshError::Registered(service)) } else { Ok(receiver) }
+    }
+
+    /// All other members and the state of the links to them.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerInfo> {
+        let (members, links) = (self.members(), self.shared.links.borrow().clone());
+        let others = members.members.iter().filter(|member| member.node != self.local_id());
+        others
+            .map(|member| {
+                let link = links.0.get(&member.node);
+                PeerInfo {
+                    id: member.node,
+                    name: member.name.clone(),
+                    role: member.role,
+                    connected: link.is_some(),
+                    rtt_us: link.map(|link| micros(link.connection.rtt())),
+                    address: link.map(|link| link.connection.remote_address()).or(member.addresses.first().copied()),
+                    since_ms: link.map(|link| link.since.as_millis()),
+                    epoch: link.map(|link| link.epoch),
+                }
+            })
+            .collect()
+    }
+
+    /// Which links are up, and each change of it.
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<Linked> {
+        self.shared.links.subscribe()
+    }
+
+    /// Puts a newer snapshot in force: when this returns, links of removed
+    /// members are closed and no new one can come up. An older one is ignored.
+    /// Storing it durably comes before, and is the caller's
+    /// (`state::store_members`).
+    ///
+    /// # Errors
+    /// [`MeshError::Members`], [`MeshError::Stopping`].
+    pub async fn update_members(&self, members: Members) -> Result<(), MeshError> {
+        members.check()?;
+        if self.hub.members(members).await { Ok(()) } else { Err(MeshError::Stopping) }
+    }
+
+    /// Lets the holder of this invite reach the enroller.
+    ///
+    /// # Errors
+    /// [`MeshError::InvitesFull`].
+    pub fn open_invite(&self, invite: &InviteSecret) -> Result<(), MeshError> {
+        self.shared.doors.open_invite(invite, self.shared.clock.now_wall().as_millis())
+    }
+
+    /// Closes every link and the socket now. A stop of the program does the
+    /// same in its last stage, after accepted work has finished.
+    ///
+    /// # Errors
+    /// [`MeshError::Stopping`] when it has happened already.
+    pub async fn close(&self) -> Result<(), MeshError> {
+        if self.hub.close().await { Ok(()) } else { Err(MeshError::Stopping) }
+    }
+
+    pub(crate) fn open_limit(&self) -> Duration {
+        self.shared.tuning.open
+    }
+}
+
+fn micros(span: Duration) -> u64 {
+    u64::try_from(span.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// The links that are up.
+#[derive(Debug, Clone, Default)]
+pub struct Linked(pub(crate) Arc<BTreeMap<NodeId, Link>>);
+
+impl Linked {
+    /// Whether a link to this peer is up.
+    #[must_use]
+    pub fn is_up(&self, peer: &NodeId) -> bool {
+        self.0.contains_key(peer)
+    }
+
+    /// The linked peers, in order.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.0.keys().copied()
+    }
+}
+
+/// One other member, for people and probes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PeerInfo {
+    /// Its id.
+    pub id: NodeId,
+    /// Its name.
+    pub name: String,
+    /// Its role.
+    pub role: Role,
+    /// Whether a link is up.
+    pub connected: bool,
+    /// Smoothed round trip of the link.
+    pub rtt_us: Option<u64>,
+    /// Where the link goes, else the first known address.
+    pub address: Option<SocketAddr>,
+    /// Wall time in ms when the link came up.
+    pub since_ms: Option<i64>,
+    /// The epoch of the link.
+    pub epoch: Option<MeshEpoch>,
+}

@@ -1,0 +1,309 @@
+//! The one owner of links and diallers.
+//!
+//! Invariant: at most one link per peer is published, and only to a peer of the
+//! newest snapshot; when a snapshot drops a member, its link is closed before
+//! `update_members` returns (`tests/one.rs`).
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use arc_swap::ArcSwap;
+use osmoda_kit::{
+    clock::{SharedClock, Timestamp},
+    shutdown::Stage,
+    tasks::{TaskHandle, TaskKind, Tasks},
+};
+use osmoda_mesh_protocol::{CLOSE_DUPLICATE, CLOSE_GOING, CLOSE_NORMAL, CLOSE_REFUSED, Member, Members, Service};
+use osmoda_types::{MeshEpoch, NetworkId, NodeId, Role};
+use quinn::{Connection, Endpoint, VarInt};
+use tokio::sync::{Notify, mpsc, oneshot, watch};
+
+use crate::{
+    config::EpochSecret,
+    dial,
+    door::Doors,
+    handle::Linked,
+    identity::Identity,
+    link,
+    pair::Enroller,
+    stream::IncomingStream,
+    tie::{self, Origin},
+    tuning::Tuning,
+};
+
+/// Commands waiting for the hub: a restart of a 32-node fleet brings two per
+/// peer at once. Senders wait; none of them holds anything the hub needs.
+const COMMANDS_MAX: usize = 64;
+
+/// How long closing waits for the peers to hear of it.
+const CLOSE_TIME: Duration = Duration::from_millis(500);
+
+/// What every part of an endpoint shares. All of it is immutable or a snapshot.
+pub(crate) struct Shared {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) network: NetworkId,
+    pub(crate) clock: SharedClock,
+    pub(crate) tasks: Tasks,
+    pub(crate) tuning: Tuning,
+    pub(crate) endpoint: Endpoint,
+    /// Random per start: see `tie`.
+    pub(crate) incarnation: u64,
+    pub(crate) members: Arc<ArcSwap<Members>>,
+    /// Newest last; not empty.
+    pub(crate) secrets: Vec<EpochSecret>,
+    pub(crate) doors: Doors,
+    pub(crate) services: ArcSwap<BTreeMap<Service, mpsc::Sender<IncomingStream>>>,
+    pub(crate) links: watch::Sender<Linked>,
+    pub(crate) kicks: ArcSwap<BTreeMap<NodeId, Arc<Notify>>>,
+    pub(crate) enroller: Option<Arc<dyn Enroller>>,
+}
+
+impl Shared {
+    /// This node's role in the newest snapshot.
+    pub(crate) fn own_role(&self) -> Option<Role> {
+        self.members.load().by_node(&self.identity.node()).map(|member| member.role)
+    }
+}
+
+/// One published link.
+#[derive(Debug, Clone)]
+pub(crate) struct Link {
+    pub(crate) connection: Connection,
+    pub(crate) origin: Origin,
+    pub(crate) epoch: MeshEpoch,
+    pub(crate) since: Timestamp,
+}
+
+/// A connection whose peer has passed the handshake.
+pub(crate) struct Established {
+    pub(crate) peer: NodeId,
+    pub(crate) connection: Connection,
+    pub(crate) origin: Origin,
+    pub(crate) epoch: MeshEpoch,
+    /// Told whether the link was kept; a link that was not is closed already.
+    pub(crate) kept: oneshot::Sender<bool>,
+}
+
+pub(crate) enum Command {
+    Established(Established),
+    Ended { peer: NodeId, connection: usize },
+    Members { members: Members, done: oneshot::Sender<()> },
+    Close { done: oneshot::Sender<()> },
+}
+
+/// The way to the hub.
+#[derive(Clone)]
+pub(crate) struct HubSender(mpsc::Sender<Command>);
+
+impl HubSender {
+    /// Whether the link was kept. `false` also when the hub is gone.
+    pub(crate) async fn established(
+        &self,
+        peer: NodeId,
+        connection: Connection,
+        origin: Origin,
+        epoch: MeshEpoch,
+    ) -> bool {
+        let (kept, answer) = oneshot::channel();
+        let established = Established { peer, connection, origin, epoch, kept };
+        self.0.send(Command::Established(established)).await.is_ok() && answer.await.unwrap_or(false)
+    }
+
+    pub(crate) async fn ended(&self, peer: NodeId, connection: usize) {
+        if self.0.send(Command::Ended { peer, connection }).await.is_err() {
+            tracing::trace!("hub is gone");
+        }
+    }
+
+    /// Returns when the snapshot is in force; `false` when the hub is gone.
+    pub(crate) async fn members(&self, members: Members) -> bool {
+        let (done, answer) = oneshot::channel();
+        self.0.send(Command::Members { members, done }).await.is_ok() && answer.await.is_ok()
+    }
+
+    pub(crate) async fn close(&self) -> bool {
+        let (done, answer) = oneshot::channel();
+        self.0.send(Command::Close { done }).await.is_ok() && answer.await.is_ok()
+    }
+}
+
+pub(crate) fn channel() -> (HubSender, mpsc::Receiver<Command>) {
+    let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
+    (HubSender(sender), receiver)
+}
+
+struct Dialler {
+    task: TaskHandle,
+    member: Member,
+}
+
+/// The hub's state.
+pub(crate) struct Hub {
+    shared: Arc<Shared>,
+    sender: HubSender,
+    links: BTreeMap<NodeId, Link>,
+    diallers: BTreeMap<NodeId, Dialler>,
+}
+
+impl Hub {
+    pub(crate) fn new(shared: Arc<Shared>, sender: HubSender) -> Self {
+        Self { shared, sender, links: BTreeMap::new(), diallers: BTreeMap::new() }
+    }
+
+    /// Runs until the stores close.
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let stop = self.shared.tasks.shutdown().token(Stage::CloseStores);
+        self.renew_diallers();
+        loop {
+            tokio::select! {
+                biased;
+                // Safe to drop: a token stays cancelled.
+                () = stop.cancelled() => break,
+                // Safe to drop: a receive that was not ready took nothing.
+                command = commands.recv() => match command {
+                    Some(command) => self.obey(command).await,
+                    None => break,
+                },
+            }
+        }
+        self.close_all().await;
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Established(established) => self.establish(established),
+            Command::Ended { peer, connection } => self.end(peer, connection),
+            Command::Members { members, done } => {
+                self.replace_members(members);
+                answer(done, ());
+            }
+            Command::Close { done } => {
+                self.close_all().await;
+                answer(done, ());
+            }
+        }
+    }
+
+    fn establish(&mut self, new: Established) {
+        let Established { peer, connection, origin, epoch, kept } = new;
+        // The snapshot may have changed since the handshake.
+        if self.shared.members.load().by_node(&peer).is_none() {
+            close(&connection, CLOSE_REFUSED);
+            return answer(kept, false);
+        }
+        if let Some(old) = self.links.get(&peer) {
+            let lost = old.connection.close_reason().is_some();
+            if !lost && !tie::replaces(old.origin, origin) {
+                close(&connection, CLOSE_DUPLICATE);
+                return answer(kept, false);
+            }
+            close(&old.connection, CLOSE_DUPLICATE);
+        }
+        let link = Link { connection, origin, epoch, since: self.shared.clock.now_wall() };
+        tracing::info!(peer = %peer, address = %link.connection.remote_address(), "link up");
+        self.shared.tasks.spawn(
+            TaskKind::BACKGROUND,
+            format!("mesh link {}", peer.short()),
+            link::serve(self.shared.clone(), self.sender.clone(), peer, link.clone()),
+        );
+        self.links.insert(peer, link);
+        self.publish();
+        answer(kept, true);
+    }
+
+    fn end(&mut self, peer: NodeId, connection: usize) {
+        // A link that was replaced ends too, and must not take the new one along.
+        if self.links.get(&peer).is_some_and(|link| link.connection.stable_id() == connection) {
+            self.links.remove(&peer);
+            tracing::info!(peer = %peer, "link down");
+            self.publish();
+        }
+    }
+
+    fn replace_members(&mut self, members: Members) {
+        if members.index < self.shared.members.load().index {
+            tracing::debug!(index = members.index, "older membership snapshot ignored");
+            return;
+        }
+        self.shared.members.store(Arc::new(members));
+        let members = self.shared.members.load_full();
+        let removed: Vec<_> = self.links.keys().filter(|peer| members.by_node(peer).is_none()).copied().collect();
+        for peer in removed {
+            if let Some(link) = self.links.remove(&peer) {
+                tracing::info!(peer = %peer, "link closed, no member any more");
+                close(&link.connection, CLOSE_REFUSED);
+            }
+        }
+        self.publish();
+        self.renew_diallers();
+    }
+
+    /// One dialler per member that this node may call and that has an address.
+    fn renew_diallers(&mut self) {
+        let members = self.shared.members.load_full();
+        let own = self.shared.identity.node();
+        let own_role = self.shared.own_role();
+        let wanted: BTreeMap<_, _> = members
+            .members
+            .iter()
+            .filter(|member| member.node != own && !member.addresses.is_empty())
+            .filter(|member| own_role.is_some_and(|role| may_call(role, member.role)))
+            .map(|member| (member.node, member))
+            .collect();
+        self.diallers.retain(|node, dialler| {
+            let keep = wanted.get(node).is_some_and(|member| **member == dialler.member);
+            if !keep {
+                dialler.task.abort();
+            }
+            keep
+        });
+        let mut kicks = BTreeMap::clone(&self.shared.kicks.load());
+        kicks.retain(|node, _| wanted.contains_key(node));
+        for (node, member) in wanted {
+            if self.diallers.contains_key(&node) {
+                continue;
+            }
+            let kick = Arc::clone(kicks.entry(node).or_default());
+            let task = self.shared.tasks.spawn(
+                TaskKind::BACKGROUND,
+                format!("mesh dial {}", node.short()),
+                dial::keep_linked(self.shared.clone(), self.sender.clone(), member.clone(), kick),
+            );
+            self.diallers.insert(node, Dialler { task, member: member.clone() });
+        }
+        self.shared.kicks.store(Arc::new(kicks));
+    }
+
+    fn publish(&self) {
+        self.shared.links.send_replace(Linked(Arc::new(self.links.clone())));
+    }
+
+    async fn close_all(&mut self) {
+        for dialler in std::mem::take(&mut self.diallers).into_values() {
+            dialler.task.abort();
+        }
+        for link in std::mem::take(&mut self.links).into_values() {
+            close(&link.connection, CLOSE_GOING);
+        }
+        self.publish();
+        self.shared.endpoint.close(VarInt::from_u32(CLOSE_NORMAL), b"");
+        if tokio::time::timeout(CLOSE_TIME, self.shared.endpoint.wait_idle()).await.is_err() {
+            tracing::debug!("some peers did not hear of the close");
+        }
+    }
+}
+
+/// Whether any service of a peer with that role is open to us.
+pub(crate) fn may_call(own: Role, peer: Role) -> bool {
+    Service::ALL.iter().any(|service| service.allows(own, peer))
+}
+
+/// Closes with a code and never a text.
+pub(crate) fn close(connection: &Connection, code: u32) {
+    connection.close(VarInt::from_u32(code), b"");
+}
+
+fn answer<T>(sender: oneshot::Sender<T>, value: T) {
+    if sender.send(value).is_err() {
+        tracing::trace!("nobody waits for the answer");
+    }
+}

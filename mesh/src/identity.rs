@@ -1,0 +1,82 @@
+//! A node's two keys: X25519 to talk, Ed25519 to sign. Never converted into
+//! each other, never the same bytes.
+
+use std::sync::Arc;
+
+use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
+use osmoda_mesh_crypto::StaticKey;
+use osmoda_mesh_protocol::{JoinRequest, node_id};
+use osmoda_types::{InviteId, MeshKey, NetworkId, NodeId, PublicKey, Signature};
+
+/// The keys and the id that follows from them.
+pub struct Identity {
+    transport: Arc<StaticKey>,
+    signing: SigningKey,
+    node: NodeId,
+}
+
+impl Identity {
+    /// The identity with these keys.
+    #[must_use]
+    pub fn new(transport: StaticKey, signing: SigningKey) -> Self {
+        let identity_key = PublicKey::from_bytes(signing.verifying_key().to_bytes());
+        let node = node_id(&transport.public(), &identity_key);
+        Self { transport: Arc::new(transport), signing, node }
+    }
+
+    /// The node id.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// The public transport key.
+    #[must_use]
+    pub fn mesh_key(&self) -> MeshKey {
+        self.transport.public()
+    }
+
+    /// The public identity key.
+    #[must_use]
+    pub fn identity_key(&self) -> PublicKey {
+        PublicKey::from_bytes(self.signing.verifying_key().to_bytes())
+    }
+
+    /// Signs with the identity key. The caller says what the bytes mean by a
+    /// prefix that no other statement shares.
+    #[must_use]
+    pub fn sign(&self, statement: &[u8]) -> Signature {
+        Signature::from_bytes(self.signing.sign(statement).to_bytes())
+    }
+
+    /// What this node says to join a network.
+    #[must_use]
+    pub fn join_request(
+        &self,
+        network: &NetworkId,
+        invite: &InviteId,
+        name: String,
+        addresses: Vec<std::net::SocketAddr>,
+    ) -> JoinRequest {
+        let statement = JoinRequest::statement(network, invite, &self.mesh_key(), &self.identity_key());
+        JoinRequest { identity_key: self.identity_key(), name, addresses, signature: self.sign(&statement) }
+    }
+
+    pub(crate) fn transport(&self) -> Arc<StaticKey> {
+        self.transport.clone()
+    }
+}
+
+impl std::fmt::Debug for Identity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Identity({:?})", self.node)
+    }
+}
+
+/// Whether the signature is by this Ed25519 key, strictly (RFC 8032 without the
+/// encodings that verify for more than one statement).
+#[must_use]
+pub fn verify_signature(key: &PublicKey, statement: &[u8], signature: &Signature) -> bool {
+    let signature = ed25519_dalek::Signature::from_bytes(signature.as_bytes());
+    VerifyingKey::from_bytes(key.as_bytes()).is_ok_and(|key| key.verify_strict(statement, &signature).is_ok())
+}

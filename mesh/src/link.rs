@@ -1,0 +1,163 @@
+//! One link at work: admits the peer, answers its streams, notices the end.
+
+use std::sync::Arc;
+
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use osmoda_mesh_protocol::{Admitted, Answer, FRAME_VERSION, Limits, Preamble, Service, encode_frame};
+use osmoda_types::{ErrorCode, NodeId};
+use quinn::{Connection, RecvStream, SendStream, VarInt};
+use tokio::{io::AsyncWriteExt, sync::mpsc::error::TrySendError};
+
+use crate::{
+    hub::{HubSender, Link, Shared},
+    stream::{IncomingStream, MeshStream, StreamPeer},
+    tuning::{PEER_STREAMS_MAX, raise_limits},
+};
+
+/// Bound on an [`Admitted`] frame: a few numbers, with room for later fields.
+pub(crate) const ADMITTED_BYTES_MAX: usize = 1024;
+
+/// The code of a stream that is given up without an answer.
+const STREAM_REFUSED: u32 = 1;
+
+/// Serves a link until it ends, then tells the hub.
+pub(crate) async fn serve(shared: Arc<Shared>, hub: HubSender, peer: NodeId, link: Link) {
+    if link.origin.initiator == peer
+        && let Err(error) = admit(&shared, &link).await
+    {
+        tracing::debug!(peer = %peer, %error, "link ended before admission");
+    }
+    raise_limits(&link.connection);
+    take_streams(&shared, peer, &link).await;
+    hub.ended(peer, link.connection.stable_id()).await;
+}
+
+/// Tells the dialler that it is in.
+async fn admit(shared: &Shared, link: &Link) -> std::io::Result<()> {
+    let admitted = Admitted {
+        version: FRAME_VERSION,
+        epoch: link.epoch,
+        incarnation: shared.incarnation,
+        limits: Limits { streams: PEER_STREAMS_MAX },
+    };
+    let frame = encode_frame(&admitted, ADMITTED_BYTES_MAX).map_err(std::io::Error::other)?;
+    let mut stream = link.connection.open_uni().await?;
+    stream.write_all(&frame).await?;
+    stream.finish().map_err(std::io::Error::other)
+}
+
+async fn take_streams(shared: &Arc<Shared>, peer: NodeId, link: &Link) {
+    // Bounded by PEER_STREAMS_MAX: quinn lets the peer open no more.
+    let mut openings = FuturesUnordered::new();
+    loop {
+        tokio::select! {
+            biased;
+            // Safe to drop: what was not ready keeps its place in the set.
+            Some(()) = openings.next(), if !openings.is_empty() => {}
+            // Safe to drop: accepting takes the stream only when it is ready.
+            stream = link.connection.accept_bi() => match stream {
+                Ok((send, recv)) => openings.push(open(shared, peer, link, send, recv)),
+                Err(reason) => {
+                    tracing::debug!(peer = %peer, %reason, "link ended");
+                    return;
+                }
+            },
+        }
+    }
+}
+
+/// Reads a stream's preamble and hands the stream to its service, or refuses.
+async fn open(shared: &Arc<Shared>, peer: NodeId, link: &Link, mut send: SendStream, mut recv: RecvStream) {
+    let preamble = tokio::time::timeout(shared.tuning.handshake, read_preamble(&mut recv)).await;
+    let Ok(Some(Preamble { service })) = preamble else {
+        return refuse(send, ErrorCode::ServiceDenied).await;
+    };
+    let who = match judge(shared, peer, link, service) {
+        Ok(who) => who,
+        Err(code) => {
+            tracing::warn!(peer = %peer, %service, %code, "stream refused");
+            return refuse(send, code).await;
+        }
+    };
+    let services = shared.services.load_full();
+    let Some(queue) = services.get(&service) else {
+        return refuse(send, ErrorCode::ServiceDenied).await;
+    };
+    // The place is taken before the peer hears yes.
+    let place = match queue.try_reserve() {
+        Ok(place) => place,
+        Err(TrySendError::Full(())) => return refuse(send, ErrorCode::Busy).await,
+        Err(TrySendError::Closed(())) => return refuse(send, ErrorCode::ShuttingDown).await,
+    };
+    let prioritised = send.set_priority(service.priority());
+    if prioritised.is_err() || send.write_all(&Answer::Accepted.encode()).await.is_err() {
+        return;
+    }
+    place.send(IncomingStream { peer: who, stream: MeshStream::new(send, recv) });
+}
+
+/// Who the peer is now, if it may call this service here.
+fn judge(shared: &Shared, peer: NodeId, link: &Link, service: Service) -> Result<StreamPeer, ErrorCode> {
+    let members = shared.members.load();
+    let caller = members.by_node(&peer).ok_or(ErrorCode::NotAdmitted)?.role;
+    let owner = members.by_node(&shared.identity.node()).ok_or(ErrorCode::NotAdmitted)?.role;
+    if service.allows(caller, owner) {
+        Ok(StreamPeer { node: peer, role: caller, epoch: link.epoch, service })
+    } else {
+        Err(ErrorCode::ServiceDenied)
+    }
+}
+
+async fn read_preamble(recv: &mut RecvStream) -> Option<Preamble> {
+    let mut head = [0; 2];
+    recv.read_exact(&mut head).await.ok()?;
+    // Refuses a length over its bound before anything is allocated.
+    if let Some((preamble, _)) = Preamble::decode(&head).ok()? {
+        return Some(preamble);
+    }
+    let mut bytes = head.to_vec();
+    bytes.resize(2 + usize::from(head[1]), 0);
+    recv.read_exact(&mut bytes[2..]).await.ok()?;
+    Preamble::decode(&bytes).ok()?.map(|(preamble, _)| preamble)
+}
+
+async fn refuse(mut send: SendStream, code: ErrorCode) {
+    let written = send.write_all(&Answer::Refused(code).encode()).await;
+    if (written.is_err() || send.finish().is_err()) && send.reset(VarInt::from_u32(STREAM_REFUSED)).is_err() {
+        tracing::trace!("stream was gone already");
+    }
+}
+
+/// Opens a stream to a service of the peer: the dialling half of [`open`].
+pub(crate) async fn open_stream(connection: &Connection, service: Service) -> Result<MeshStream, OpenFault> {
+    let (mut send, mut recv) = connection.open_bi().await.map_err(|_| OpenFault::Lost)?;
+    send.set_priority(service.priority()).map_err(|_| OpenFault::Lost)?;
+    send.write_all(&Preamble { service }.encode()).await.map_err(|_| OpenFault::Lost)?;
+    send.flush().await.map_err(|_| OpenFault::Lost)?;
+    match read_answer(&mut recv).await {
+        Some(Answer::Accepted) => Ok(MeshStream::new(send, recv)),
+        Some(Answer::Refused(code)) => Err(OpenFault::Refused(code)),
+        None => Err(OpenFault::Lost),
+    }
+}
+
+/// Why a stream could not be opened.
+pub(crate) enum OpenFault {
+    /// The link went away.
+    Lost,
+    /// The peer said no.
+    Refused(ErrorCode),
+}
+
+async fn read_answer(recv: &mut RecvStream) -> Option<Answer> {
+    let mut bytes = vec![0; 1];
+    recv.read_exact(&mut bytes).await.ok()?;
+    while Answer::decode(&bytes).ok()?.is_none() {
+        // First the length, then as many bytes as it says.
+        let more = if bytes.len() == 1 { 1 } else { 2 + usize::from(bytes[1]) - bytes.len() };
+        let from = bytes.len();
+        bytes.resize(from + more, 0);
+        recv.read_exact(&mut bytes[from..]).await.ok()?;
+    }
+    Answer::decode(&bytes).ok()?.map(|(answer, _)| answer)
+}

@@ -1,0 +1,267 @@
+//! The mesh's files, under `<state>/mesh`, all 0600.
+//!
+//! ```text
+//! mesh.key  identity.key     32 bytes each
+//! epochs/<number>.key        32 bytes: the secret of an epoch
+//! rejoin.key                 32 bytes
+//! members.json               the allow-list: {index, epoch, members}
+//! network.json               {version, network}; written last, so it says that
+//!                            the rest is complete
+//! ```
+//!
+//! Invariant: a missing or partial key file is an error; nothing here makes a
+//! key again (`tests::a_missing_or_partial_key_is_an_error_and_stays_so`).
+//! Invariant: the allow-list on disk is never older than one that
+//! [`store_members`] reported as stored.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use osmoda_kit::{
+    fsio::{self, FsError},
+    keys::{self, KeyError},
+};
+use osmoda_mesh_crypto::StaticKey;
+use osmoda_mesh_protocol::{Members, MembersError, SecretBytes};
+use osmoda_types::{ErrorCode, MeshEpoch, NetworkId};
+use serde::{Deserialize, Serialize};
+
+use crate::{config::EpochSecret, identity::Identity};
+
+const MESH_KEY: &str = "mesh.key";
+const IDENTITY_KEY: &str = "identity.key";
+const REJOIN_KEY: &str = "rejoin.key";
+const EPOCHS: &str = "epochs";
+const MEMBERS: &str = "members.json";
+const NETWORK: &str = "network.json";
+const VERSION: u32 = 1;
+const MODE: u32 = 0o600;
+/// Bound on a stored allow-list: 1,024 members of about 700 bytes.
+const MEMBERS_BYTES_MAX: u64 = 1024 * 1024;
+/// Bound on `network.json`: two fields.
+const NETWORK_BYTES_MAX: u64 = 4096;
+
+/// What a node begins with, after `init` or `join`.
+#[derive(Debug, Clone)]
+pub struct Initial {
+    /// The fleet.
+    pub network: NetworkId,
+    /// The epoch in force and its secret.
+    pub secret: EpochSecret,
+    /// For coming back after a long absence.
+    pub rejoin_secret: SecretBytes,
+    /// The allow-list.
+    pub members: Members,
+}
+
+/// Everything the mesh daemon starts from.
+#[derive(Debug)]
+pub struct MeshState {
+    /// The keys.
+    pub identity: Arc<Identity>,
+    /// The fleet.
+    pub network: NetworkId,
+    /// Oldest first.
+    pub secrets: Vec<EpochSecret>,
+    /// The cached allow-list; empty when there is no cache, and then only
+    /// pairing works.
+    pub members: Members,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NetworkFile {
+    version: u32,
+    network: NetworkId,
+}
+
+/// Makes the two keys, or returns the ones that are there: a join that was
+/// interrupted goes on with the keys it began with.
+///
+/// # Errors
+/// [`StateError::Key`] when one of the two is missing or damaged.
+pub fn create_identity(dir: &Path) -> Result<Arc<Identity>, StateError> {
+    fsio::create_private_dir(dir)?;
+    let (mesh, identity) = (dir.join(MESH_KEY), dir.join(IDENTITY_KEY));
+    if !mesh.exists() && !identity.exists() {
+        keys::generate(&mesh)?;
+        keys::generate(&identity)?;
+    }
+    load_identity(dir)
+}
+
+/// Reads the two keys.
+///
+/// # Errors
+/// [`StateError::Key`] when one is missing, damaged or open to others.
+pub fn load_identity(dir: &Path) -> Result<Arc<Identity>, StateError> {
+    let transport = keys::load(&dir.join(MESH_KEY))?;
+    let signing = keys::load_signing(&dir.join(IDENTITY_KEY))?;
+    Ok(Arc::new(Identity::new(StaticKey::from_bytes(transport.expose()), signing)))
+}
+
+/// Writes what `init` or `join` obtained. Repeating it with the same network
+/// replaces the allow-list; another network is refused.
+///
+/// # Errors
+/// [`StateError::OtherNetwork`], [`StateError::File`], [`StateError::Key`].
+pub fn write_initial(dir: &Path, initial: &Initial) -> Result<(), StateError> {
+    initial.members.check()?;
+    if let Some(present) = load_network(dir)?
+        && present != initial.network
+    {
+        return Err(StateError::OtherNetwork(present));
+    }
+    fsio::create_private_dir(dir)?;
+    store_epoch(dir, &initial.secret)?;
+    fsio::write_atomic(&dir.join(REJOIN_KEY), initial.rejoin_secret.bytes(), MODE)?;
+    store_members(dir, &initial.members)?;
+    let network = NetworkFile { version: VERSION, network: initial.network };
+    write_json(&dir.join(NETWORK), &network)
+}
+
+/// Reads everything.
+///
+/// # Errors
+/// [`StateError::NotEnrolled`] on a host that belongs to no fleet yet, and
+/// whatever is wrong with a file.
+pub fn load(dir: &Path) -> Result<MeshState, StateError> {
+    let identity = load_identity(dir)?;
+    let network = load_network(dir)?.ok_or_else(|| StateError::NotEnrolled(dir.to_owned()))?;
+    let secrets = load_epochs(&dir.join(EPOCHS))?;
+    if secrets.is_empty() {
+        return Err(StateError::Key(KeyError::Missing { path: dir.join(EPOCHS) }));
+    }
+    let members = load_members(dir)?.unwrap_or_default();
+    Ok(MeshState { identity, network, secrets, members })
+}
+
+/// Replaces the allow-list, durably, unless the stored one is newer. Returns
+/// whether it was replaced.
+///
+/// # Errors
+/// [`StateError::File`], [`StateError::Members`].
+pub fn store_members(dir: &Path, members: &Members) -> Result<bool, StateError> {
+    members.check()?;
+    if load_members(dir)?.is_some_and(|stored| stored.index > members.index) {
+        return Ok(false);
+    }
+    write_json(&dir.join(MEMBERS), members)?;
+    Ok(true)
+}
+
+/// Stores the secret of an epoch.
+///
+/// # Errors
+/// [`StateError::File`].
+pub fn store_epoch(dir: &Path, secret: &EpochSecret) -> Result<(), StateError> {
+    let folder = dir.join(EPOCHS);
+    fsio::create_private_dir(&folder)?;
+    fsio::write_atomic(&folder.join(format!("{}.key", secret.epoch)), secret.secret.bytes(), MODE)?;
+    Ok(())
+}
+
+fn load_epochs(folder: &Path) -> Result<Vec<EpochSecret>, StateError> {
+    let failed = |source| FsError::new("read", folder, source);
+    let mut secrets = Vec::new();
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(secrets),
+        Err(error) => return Err(failed(error).into()),
+    };
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        // Other names are temporary files of an interrupted write.
+        let epoch = path.file_name().and_then(|name| name.to_str()).and_then(|name| name.strip_suffix(".key"));
+        let Some(epoch) = epoch.and_then(|epoch| epoch.parse().ok()) else { continue };
+        let secret = keys::load(&path)?;
+        secrets.push(EpochSecret { epoch: MeshEpoch(epoch), secret: SecretBytes::new(*secret.expose()) });
+    }
+    secrets.sort_by_key(|secret| secret.epoch);
+    Ok(secrets)
+}
+
+fn load_network(dir: &Path) -> Result<Option<NetworkId>, StateError> {
+    let path = dir.join(NETWORK);
+    let Some(file) = read_json::<NetworkFile>(&path, NETWORK_BYTES_MAX)? else { return Ok(None) };
+    if file.version == VERSION { Ok(Some(file.network)) } else { Err(StateError::Version { path, got: file.version }) }
+}
+
+fn load_members(dir: &Path) -> Result<Option<Members>, StateError> {
+    let members: Option<Members> = read_json(&dir.join(MEMBERS), MEMBERS_BYTES_MAX)?;
+    if let Some(members) = &members {
+        members.check()?;
+    }
+    Ok(members)
+}
+
+fn read_json<T: serde::de::DeserializeOwned>(path: &Path, bytes_max: u64) -> Result<Option<T>, StateError> {
+    let Some(content) = fsio::read_limited(path, bytes_max)? else { return Ok(None) };
+    let damaged = |source| StateError::Damaged { path: path.to_owned(), source };
+    serde_json::from_slice(&content).map(Some).map_err(damaged)
+}
+
+fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), StateError> {
+    let damaged = |source| StateError::Damaged { path: path.to_owned(), source };
+    let content = serde_json::to_vec_pretty(value).map_err(damaged)?;
+    fsio::write_atomic(path, &content, MODE)?;
+    Ok(())
+}
+
+/// Why the state cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// A key file is missing or damaged.
+    #[error("a key of the mesh is not usable")]
+    Key(#[from] KeyError),
+    /// A file cannot be read or written.
+    #[error("the mesh state is not usable")]
+    File(#[from] FsError),
+    /// A file is not what was written.
+    #[error("{} is damaged", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// A file of a newer program.
+    #[error("{} has version {got}, this program knows {VERSION}", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// Its version.
+        got: u32,
+    },
+    /// The allow-list breaks its rules.
+    #[error("the membership snapshot is not usable")]
+    Members(#[from] MembersError),
+    /// The host belongs to no fleet.
+    #[error("this host belongs to no fleet yet ({}); run osmoda-node init or join", .0.display())]
+    NotEnrolled(PathBuf),
+    /// The host belongs to another fleet.
+    #[error("this host belongs to network {0} already")]
+    OtherNetwork(NetworkId),
+}
+
+impl StateError {
+    /// The code for the caller.
+    #[must_use]
+    pub fn code(&self) -> ErrorCode {
+        match self {
+            StateError::Key(error) => error.code(),
+            StateError::File(error) => error.code(),
+            StateError::NotEnrolled(_) => ErrorCode::IdentityMissing,
+            StateError::OtherNetwork(_) => ErrorCode::InviteWrongNetwork,
+            StateError::Members(_) => ErrorCode::BadRequest,
+            StateError::Damaged { .. } | StateError::Version { .. } => ErrorCode::StateDirUnusable,
+        }
+    }
+}
+
+impl From<StateError> for osmoda_kit::error::ApiError {
+    fn from(error: StateError) -> Self {
+        Self::new(error.code(), error.to_string()).with_source(error)
+    }
+}

@@ -1,0 +1,68 @@
+//! One stream inside a link: bytes both ways, and who is at the other end.
+
+use std::{
+    io,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use osmoda_mesh_protocol::Service;
+use osmoda_types::{MeshEpoch, NodeId, Role};
+use quinn::{RecvStream, SendStream};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+
+/// A byte pipe to a service of a peer. Shutting down the write half ends the
+/// peer's reading; dropping the stream ends both.
+#[derive(Debug)]
+pub struct MeshStream {
+    send: SendStream,
+    recv: RecvStream,
+}
+
+impl MeshStream {
+    pub(crate) fn new(send: SendStream, recv: RecvStream) -> Self {
+        Self { send, recv }
+    }
+}
+
+impl AsyncRead for MeshStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        AsyncRead::poll_read(Pin::new(&mut self.recv), cx, buf)
+    }
+}
+
+impl AsyncWrite for MeshStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        AsyncWrite::poll_write(Pin::new(&mut self.send), cx, buf)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_flush(Pin::new(&mut self.send), cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        AsyncWrite::poll_shutdown(Pin::new(&mut self.send), cx)
+    }
+}
+
+/// Who opened a stream, as the handshake and the newest snapshot say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamPeer {
+    /// The proven node.
+    pub node: NodeId,
+    /// Its role when the stream was opened.
+    pub role: Role,
+    /// The epoch of the link.
+    pub epoch: MeshEpoch,
+    /// What the stream is for.
+    pub service: Service,
+}
+
+/// A stream that a peer opened to a service of this node.
+#[derive(Debug)]
+pub struct IncomingStream {
+    /// Who.
+    pub peer: StreamPeer,
+    /// The pipe.
+    pub stream: MeshStream,
+}

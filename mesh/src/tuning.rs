@@ -1,0 +1,104 @@
+//! Times and sizes of links. One set for all members: each side's idle time
+//! counts, the smaller wins.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use osmoda_mesh_crypto::QUIC_VERSION;
+use quinn::{EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+
+/// Streams of one peer that may be open at once after admission: three
+/// services, each a handful of HTTP/2 connections, with room for bulk later.
+/// Too small blocks openers, too large lets a peer hold that many tasks.
+pub(crate) const PEER_STREAMS_MAX: u32 = 256;
+
+/// Received but unread bytes per connection before admission: a hello's answer
+/// fits, a stranger can pin no more than this.
+const WINDOW_BEFORE_BYTES: u32 = 64 * 1024;
+
+/// The same after admission; 8 MiB fills 1 Gbit/s at 60 ms round trip.
+const WINDOW_AFTER_BYTES: u32 = 8 * 1024 * 1024;
+
+/// Unread bytes per stream: below the connection's, so that one slow reader
+/// (a bulk transfer) does not stop Raft on the same link.
+const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
+
+/// Handshake bytes quinn reassembles per connection; our largest message is
+/// 2 KiB and only one is in flight.
+const CRYPTO_BUFFER_BYTES: usize = 4096;
+
+/// Times and sizes.
+#[derive(Debug, Clone)]
+pub struct Tuning {
+    /// A link without any packet for this long is dead. Five seconds: a Raft
+    /// election takes about two, and a peer that is gone must not hold streams
+    /// much longer; shorter kills links of hosts that stall on disk.
+    pub idle: Duration,
+    /// How often an idle link is probed; several probes fit into `idle`, so a
+    /// few lost ones do not end it.
+    pub keep_alive: Duration,
+    /// From the first packet to the end of the handshake, and again to
+    /// `Admitted` (`mesh.md` section 7, item 5).
+    pub handshake: Duration,
+    /// How long opening a stream waits for a link, and then for the answer.
+    pub open: Duration,
+    /// The first wait after a failed dial; doubles up to `redial_max`.
+    pub redial_first: Duration,
+    /// The longest wait between dials: bounds how long a peer that came back
+    /// without dialling us stays unlinked.
+    pub redial_max: Duration,
+    /// How long the node with the larger id lets the other one dial first where
+    /// both may. Crossed links are resolved anyway; this makes them rare.
+    pub yield_first: Duration,
+    /// Time for an invite to be spent, a commit of the log included.
+    pub spend: Duration,
+}
+
+impl Default for Tuning {
+    fn default() -> Self {
+        Self {
+            idle: Duration::from_secs(5),
+            keep_alive: Duration::from_secs(1),
+            handshake: Duration::from_secs(3),
+            open: Duration::from_secs(5),
+            redial_first: Duration::from_millis(100),
+            redial_max: Duration::from_secs(2),
+            yield_first: Duration::from_millis(150),
+            spend: Duration::from_secs(15),
+        }
+    }
+}
+
+impl Tuning {
+    /// The transport of a connection before admission: no stream of the peer,
+    /// except the `answers` that a dialler must let its listener open.
+    pub(crate) fn transport(&self, answers: u32) -> Arc<TransportConfig> {
+        let mut transport = TransportConfig::default();
+        // An idle time beyond what QUIC can say means none at all.
+        transport.max_idle_timeout(IdleTimeout::try_from(self.idle).ok());
+        transport.keep_alive_interval(Some(self.keep_alive));
+        transport.max_concurrent_bidi_streams(VarInt::from_u32(0));
+        transport.max_concurrent_uni_streams(VarInt::from_u32(answers));
+        transport.receive_window(VarInt::from_u32(WINDOW_BEFORE_BYTES));
+        transport.stream_receive_window(VarInt::from_u32(STREAM_WINDOW_BYTES));
+        transport.crypto_buffer_size(CRYPTO_BUFFER_BYTES);
+        // Before the first sample; the default of 333 ms makes one lost
+        // handshake packet cost a second.
+        transport.initial_rtt(Duration::from_millis(100));
+        transport.datagram_receive_buffer_size(None);
+        Arc::new(transport)
+    }
+}
+
+/// Lets an admitted peer open streams.
+pub(crate) fn raise_limits(connection: &quinn::Connection) {
+    connection.set_max_concurrent_bi_streams(VarInt::from_u32(PEER_STREAMS_MAX));
+    connection.set_receive_window(VarInt::from_u32(WINDOW_AFTER_BYTES));
+}
+
+/// Our one version, and no answer to others.
+pub(crate) fn endpoint_config() -> EndpointConfig {
+    let mut config = EndpointConfig::default();
+    config.supported_versions(vec![QUIC_VERSION]);
+    config
+}

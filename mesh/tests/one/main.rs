@@ -1,0 +1,14 @@
+//! Whole endpoints on the loopback interface, port 0.
+
+#[cfg(test)]
+mod links;
+#[cfg(test)]
+mod node;
+#[cfg(test)]
+mod pairing;
+#[cfg(test)]
+mod rpc;
+#[cfg(test)]
+mod silence;
+#[cfg(test)]
+mod stored;

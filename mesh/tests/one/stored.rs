@@ -1,0 +1,95 @@
+//! The files of the mesh: made once, refused when damaged, never older.
+
+use std::os::unix::fs::PermissionsExt;
+
+use osmoda_mesh::{EpochSecret, state};
+use osmoda_mesh_protocol::SecretBytes;
+use osmoda_types::{ErrorCode, MeshEpoch, NetworkId, Role};
+
+use crate::node::{NETWORK, member, members};
+
+fn initial(dir: &std::path::Path) -> state::Initial {
+    let identity = state::create_identity(dir).unwrap();
+    state::Initial {
+        network: NETWORK,
+        secret: EpochSecret { epoch: MeshEpoch(1), secret: SecretBytes::new([3; 32]) },
+        rejoin_secret: SecretBytes::new([4; 32]),
+        members: members(5, vec![member(&identity, Role::Voter, vec![])]),
+    }
+}
+
+#[test]
+fn what_init_writes_is_what_the_daemon_loads() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path().join("mesh");
+    let identity = state::create_identity(&dir).unwrap();
+    assert_eq!(state::create_identity(&dir).unwrap().node(), identity.node());
+    assert_eq!(state::load(&dir).unwrap_err().code(), ErrorCode::IdentityMissing);
+
+    let initial = initial(&dir);
+    state::write_initial(&dir, &initial).unwrap();
+    let loaded = state::load(&dir).unwrap();
+    assert_eq!(loaded.identity.node(), identity.node());
+    assert_eq!((loaded.network, &loaded.members), (NETWORK, &initial.members));
+    assert_eq!(loaded.secrets, std::slice::from_ref(&initial.secret));
+    for file in ["mesh.key", "identity.key", "rejoin.key", "members.json", "network.json", "epochs/1.key"] {
+        let mode = std::fs::metadata(dir.join(file)).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode, 0o600, "{file}");
+    }
+
+    let other = state::Initial { network: NetworkId::from_bytes([9; 32]), ..initial };
+    assert_eq!(state::write_initial(&dir, &other).unwrap_err().code(), ErrorCode::InviteWrongNetwork);
+}
+
+#[test]
+fn a_newer_epoch_is_loaded_last_and_an_older_list_is_not_stored() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path();
+    let initial = initial(dir);
+    state::write_initial(dir, &initial).unwrap();
+    for epoch in [10, 2] {
+        let secret = EpochSecret { epoch: MeshEpoch(epoch), secret: SecretBytes::new([9; 32]) };
+        state::store_epoch(dir, &secret).unwrap();
+    }
+    let epochs: Vec<_> = state::load(dir).unwrap().secrets.iter().map(|secret| secret.epoch.0).collect();
+    assert_eq!(epochs, [1, 2, 10]);
+
+    let list = |index| members(index, initial.members.members.clone());
+    assert!(!state::store_members(dir, &list(4)).unwrap());
+    assert!(state::store_members(dir, &list(6)).unwrap());
+    assert_eq!(state::load(dir).unwrap().members.index, 6);
+}
+
+#[test]
+fn a_missing_or_partial_key_is_an_error_and_stays_so() {
+    for (file, keep, code) in [
+        ("mesh.key", None, ErrorCode::IdentityMissing),
+        ("identity.key", None, ErrorCode::IdentityMissing),
+        ("mesh.key", Some(31), ErrorCode::IdentityPartial),
+        ("identity.key", Some(0), ErrorCode::IdentityPartial),
+        ("epochs/1.key", Some(16), ErrorCode::IdentityPartial),
+        ("epochs/1.key", None, ErrorCode::IdentityMissing),
+    ] {
+        let root = tempfile::tempdir().unwrap();
+        state::write_initial(root.path(), &initial(root.path())).unwrap();
+        let path = root.path().join(file);
+        match keep {
+            Some(bytes) => std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(bytes).unwrap(),
+            None => std::fs::remove_file(&path).unwrap(),
+        }
+        for _ in 0..2 {
+            assert_eq!(state::load(root.path()).unwrap_err().code(), code, "{file} {keep:?}");
+        }
+        if !file.starts_with("epochs") {
+            assert_eq!(state::create_identity(root.path()).unwrap_err().code(), code, "{file} {keep:?}");
+        }
+    }
+}
+
+#[test]
+fn a_damaged_list_is_an_error() {
+    let root = tempfile::tempdir().unwrap();
+    state::write_initial(root.path(), &initial(root.path())).unwrap();
+    std::fs::write(root.path().join("members.json"), b"{").unwrap();
+    assert_eq!(state::load(root.path()).unwrap_err().code(), ErrorCode::StateDirUnusable);
+}

@@ -86,20 +86,25 @@ pub fn parse<C: DeserializeOwned + Validate>(text: &str) -> Result<C, Vec<String
     let mut faults = Vec::new();
     loop {
         match C::deserialize(toml::de::Deserializer::from(table.clone())) {
-            Ok(config) => {
-                faults.extend(config.faults());
-                return if faults.is_empty() { Ok(config) } else { Err(faults) };
-            }
+            Ok(config) if faults.is_empty() => return check(config),
+            Ok(config) => return Err(in_order(faults).chain(config.faults()).collect()),
             Err(error) => {
-                faults.push(located(text, &error));
+                let span = error.span();
+                faults.push((span.as_ref().map_or(0, |span| span.start), located(text, &error)));
                 // Without the entry at fault, the next fault comes to light.
-                let removed = error.span().is_some_and(|span| remove_at(table.get_mut(), &span));
+                let removed = span.is_some_and(|span| remove_at(table.get_mut(), &span));
                 if !removed || faults.len() >= FAULTS_MAX {
-                    return Err(faults);
+                    return Err(in_order(faults).collect());
                 }
             }
         }
     }
+}
+
+/// Faults in the order of the file, whatever order they were found in.
+fn in_order(mut faults: Vec<(usize, String)>) -> impl Iterator<Item = String> {
+    faults.sort();
+    faults.into_iter().map(|(_, fault)| fault)
 }
 
 /// Checks the sense of a configuration that has its form.

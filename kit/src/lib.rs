@@ -22,6 +22,7 @@ pub mod secret;
 pub mod shutdown;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+pub mod stream;
 pub mod tasks;
 pub mod telemetry;
 #[cfg(any(test, feature = "testing"))]

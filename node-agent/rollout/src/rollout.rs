@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use osmoda_types::{
     AttemptId, ErrorCode, FleetEpoch, ManifestHash, NodeId, NodeState, Policy, PublicKey, RolloutId, RolloutState,
-    StorePath, Vote,
+    Signature, StorePath, Vote,
 };
 
 /// A rollout.
@@ -27,6 +27,8 @@ pub struct Rollout {
     pub policy: Policy,
     /// Who proposed it.
     pub proposer: PublicKey,
+    /// Its signature over the proposal, which every host checks again.
+    pub signature: Signature,
     /// Who may vote: the voters at the time of the proposal.
     pub electorate: BTreeMap<NodeId, Elector>,
     /// Yes-votes needed.

@@ -1587,6 +1587,9 @@ pub struct StateRollout {
     pub proposed_index: u64,
     #[prost(uint64, tag = "15")]
     pub decided_index: u64,
+    /// Of proposer_key, over the proposal; root watch on each node checks it.
+    #[prost(bytes = "vec", tag = "16")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StateMember {

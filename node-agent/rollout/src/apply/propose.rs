@@ -49,6 +49,7 @@ impl FleetState {
             scope: proposal.scope.clone(),
             policy: proposal.policy.clone(),
             proposer: proposal.key,
+            signature: proposal.signature,
             electorate,
             threshold,
             rows: rows(proposal),

@@ -7,7 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use osmoda_types::ErrorCode;
@@ -64,6 +64,28 @@ pub fn create_private_dir(path: &Path) -> Result<(), FsError> {
         .mode(0o700)
         .create(path)
         .map_err(|error| FsError::new("create folder", path, error))
+}
+
+/// Makes a folder with mode 0755 whatever the umask, its parents likewise; an
+/// existing one is left as it is. For folders that other users walk through to
+/// reach their own.
+///
+/// # Errors
+/// [`FsError`] when it cannot be made, or something else has the name.
+pub fn create_shared_dir(path: &Path) -> Result<(), FsError> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    if let Some(parent) = path.parent() {
+        create_shared_dir(parent)?;
+    }
+    match fs::create_dir(path) {
+        Ok(()) => fs::set_permissions(path, fs::Permissions::from_mode(0o755)),
+        // Another daemon, starting at the same time, was first.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+        Err(error) => Err(error),
+    }
+    .map_err(|error| FsError::new("create folder", path, error))
 }
 
 /// Syncs a folder, so that names made or removed in it survive.
@@ -231,7 +253,6 @@ fn folder_of(path: &Path) -> &Path {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::os::unix::fs::PermissionsExt;
 
     fn names(dir: &Path) -> Vec<String> {
         fs::read_dir(dir).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
@@ -246,6 +267,20 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"two");
         assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         assert_eq!(names(dir.path()), ["state.json"]);
+    }
+
+    #[test]
+    fn folders_are_made_private_or_shared_as_asked() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let (shared, private) = (dir.path().join("a/b"), dir.path().join("a/b/c"));
+        create_shared_dir(&shared).unwrap();
+        create_private_dir(&private).unwrap();
+        assert_eq!((mode(&dir.path().join("a")), mode(&shared), mode(&private)), (0o755, 0o755, 0o700));
+        create_shared_dir(&private).unwrap();
+        assert_eq!(mode(&private), 0o700, "an existing folder keeps its mode");
+        fs::write(dir.path().join("f"), b"").unwrap();
+        assert!(create_shared_dir(&dir.path().join("f/x")).is_err());
     }
 
     #[test]

@@ -4,14 +4,14 @@
 //! never leaves a stale one. The file itself is never removed: removing a
 //! locked file would let a second holder lock a new file of the same name.
 
-use std::fs::{File, OpenOptions, TryLockError};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fs::{File, OpenOptions, Permissions, TryLockError};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use osmoda_types::ErrorCode;
 
 use crate::error::ApiError;
-use crate::fsio::FsError;
+use crate::fsio::{self, FsError};
 
 /// A held lock; dropping it releases it.
 #[derive(Debug)]
@@ -100,16 +100,21 @@ impl RootLock {
 fn open(path: &Path) -> Result<File, FsError> {
     match File::open(path) {
         Ok(file) => Ok(file),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o644)
-            .open(path)
-            .map_err(|error| FsError::new("create", path, error)),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            // `init` takes the root's lock before anything else exists there.
+            fsio::create_shared_dir(path.parent().unwrap_or(path))?;
+            make(path).map_err(|error| FsError::new("create", path, error))
+        }
         Err(error) => Err(FsError::new("open", path, error)),
     }
+}
+
+/// Makes the file readable for all whatever the umask. Made by two at once, it
+/// is one file all the same.
+fn make(path: &Path) -> std::io::Result<File> {
+    let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o644).open(path)?;
+    file.set_permissions(Permissions::from_mode(0o644))?;
+    Ok(file)
 }
 
 #[cfg(test)]
@@ -140,9 +145,11 @@ mod tests {
     }
 
     #[test]
-    fn a_missing_folder_is_a_state_fault_not_a_lock() {
+    fn a_missing_folder_is_made_and_one_that_cannot_be_is_a_state_fault() {
         let dir = tempfile::tempdir().unwrap();
-        let error = RootLock::exclusive(&dir.path().join("none/lock")).unwrap_err();
+        drop(RootLock::exclusive(&dir.path().join("var/lib/lock")).unwrap());
+        std::fs::write(dir.path().join("file"), b"").unwrap();
+        let error = RootLock::exclusive(&dir.path().join("file/lock")).unwrap_err();
         assert_eq!(error.code(), ErrorCode::StateDirUnusable);
     }
 }

@@ -170,8 +170,10 @@ fn identities(args: &BootArgs, name: &'static str, table: CallerTable) -> Result
     Ok((Callers::by_users(table, &passwd), credentials))
 }
 
-/// Makes the folders this daemon needs, where they do not exist.
+/// Makes the folders this daemon needs, where they do not exist. Under systemd
+/// they do; the folder above the state folders is walked through by all users.
 pub(super) fn make_folders(paths: &Paths, name: &str) -> Result<(), FsError> {
+    fsio::create_shared_dir(&paths.state_root())?;
     fsio::create_private_dir(&paths.state(name))?;
     fsio::create_private_dir(&paths.run_dir())
 }

@@ -1,5 +1,14 @@
-//! The ledger daemon: what was done on this host, in order, unforgeably linked.
+//! The ledger daemon: what was done on this host, in order, linked by hashes.
 //!
 //! `ledger` is the library: pure core, storage, one writer with group commit.
+//! `service` is the daemon around it, `api` its endpoints, `host` the health of
+//! the machine.
+//! Invariant: an append is acknowledged only when it is durable; when the ledger
+//! cannot be written, callers are told so and must not act.
 
+pub mod api;
+pub mod host;
 pub mod ledger;
+mod service;
+
+pub use service::Agentd;

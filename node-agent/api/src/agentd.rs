@@ -3,10 +3,67 @@
 //! Shapes of `/health` and `/events/log` are the earlier product's, with fields
 //! added and none changed, so that its clients work.
 
+use osmoda_kit::error::ApiError;
+use osmoda_kit::http::UnixClient;
 use serde::{Deserialize, Serialize};
 
 /// How many events `/events/log` returns when nothing else is asked.
 pub const EVENTS_LIMIT_DEFAULT: i64 = 50;
+
+/// Largest answer read, in bytes: the 8 MiB of columns that `/events/log` gives
+/// at most, each quote escaped, plus 250 bytes of names and hashes for each of
+/// its 10,000 rows, rounded up.
+const ANSWER_BYTES_MAX: usize = 24 << 20;
+
+/// Set to `true` on an answer of `/events/log` that a cap cut short.
+pub const TRUNCATED_HEADER: &str = "x-osmoda-truncated";
+
+/// A typed client of `agentd.sock`; cheap to clone. Appends go through
+/// `osmoda_kit::audit::Audit`, which pairs intents with outcomes.
+#[derive(Debug, Clone)]
+pub struct AgentdClient {
+    http: UnixClient,
+}
+
+impl AgentdClient {
+    /// Uses a client of the socket.
+    #[must_use]
+    pub fn new(http: UnixClient) -> Self {
+        Self { http: http.with_answer_limit(ANSWER_BYTES_MAX) }
+    }
+
+    /// How the daemon and the host are.
+    ///
+    /// # Errors
+    /// As [`UnixClient::get`].
+    pub async fn health(&self) -> Result<HostHealth, ApiError> {
+        self.http.get("/health").await
+    }
+
+    /// Where the ledger ends.
+    ///
+    /// # Errors
+    /// As [`UnixClient::get`].
+    pub async fn head(&self) -> Result<LedgerHead, ApiError> {
+        self.http.get("/ledger/head").await
+    }
+
+    /// Ledger rows, newest first.
+    ///
+    /// # Errors
+    /// As [`UnixClient::get`].
+    pub async fn events(&self, query: &EventQuery) -> Result<Vec<Event>, ApiError> {
+        self.http.get(&query.to_path()).await
+    }
+
+    /// Records one event that has no effect of its own.
+    ///
+    /// # Errors
+    /// As [`UnixClient::post`].
+    pub async fn append(&self, request: &AppendRequest) -> Result<Appended, ApiError> {
+        self.http.post("/ledger/append", request).await
+    }
+}
 
 /// One ledger row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -50,6 +107,28 @@ pub struct EventQuery {
 impl Default for EventQuery {
     fn default() -> Self {
         Self { kind: None, actor: None, limit: EVENTS_LIMIT_DEFAULT, before: None }
+    }
+}
+
+impl EventQuery {
+    /// The query as a path. Whatever is not a letter or digit is percent-encoded.
+    fn to_path(&self) -> String {
+        let mut path = format!("/events/log?limit={}", self.limit);
+        let texts = [("type", &self.kind), ("actor", &self.actor)];
+        for (name, text) in texts.iter().filter_map(|(name, text)| Some((name, text.as_ref()?))) {
+            path.push_str(&format!("&{name}="));
+            for byte in text.bytes() {
+                if byte.is_ascii_alphanumeric() {
+                    path.push(char::from(byte));
+                } else {
+                    path.push_str(&format!("%{byte:02X}"));
+                }
+            }
+        }
+        if let Some(before) = self.before {
+            path.push_str(&format!("&before={before}"));
+        }
+        path
     }
 }
 
@@ -139,4 +218,16 @@ pub struct Disk {
     pub used: u64,
     /// Bytes that an ordinary user could still write.
     pub available: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_query_is_encoded_so_that_no_text_can_add_to_it() {
+        let query =
+            EventQuery { kind: Some("a.b&limit=9".into()), actor: Some("é".into()), limit: -1, before: Some(7) };
+        assert_eq!(query.to_path(), "/events/log?limit=-1&type=a%2Eb%26limit%3D9&actor=%C3%A9&before=7");
+    }
 }

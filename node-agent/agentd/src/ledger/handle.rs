@@ -1,7 +1,7 @@
 //! The ledger as the rest of the daemon uses it: a handle that is cheap to
 //! clone, in front of one writer thread and one reader thread.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 use super::file::{FileError, LedgerFile};
 use super::queue::{PushError, Queue};
 use super::record::Head;
-use super::store::{NewRow, Store, StoreError, Synchronous};
+use super::store::{CannotOpen, NewRow, Store, StoreError, Synchronous};
 use super::verify::Report;
 use super::writer::{Job, NotWritten, Writer};
 
@@ -58,14 +58,8 @@ impl WriterOptions {
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     /// The file cannot be created, opened or migrated.
-    #[error("cannot open the ledger {}", path.display())]
-    Open {
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        #[source]
-        source: rusqlite::Error,
-    },
+    #[error(transparent)]
+    Open(#[from] CannotOpen),
     /// The file cannot be walked to its end.
     #[error("cannot read the ledger")]
     Unreadable(#[source] rusqlite::Error),
@@ -163,8 +157,7 @@ impl Ledger {
         options: WriterOptions,
         clock: SharedClock,
     ) -> Result<(Self, LedgerThreads, Report), OpenError> {
-        let open_error = |source| OpenError::Open { path: path.to_owned(), source };
-        let mut store = Store::open(path, options.synchronous).map_err(open_error)?;
+        let mut store = Store::open(path, options.synchronous)?;
         let mut first = None;
         let report = store
             .verify(|fault| {
@@ -298,15 +291,13 @@ impl LedgerThreads {
     /// acknowledged is durable all the same.
     pub fn close(self) -> Result<(), StoreError> {
         self.reads.close();
-        self.appends.close();
-        // A panic was already reported by its hook; the queue it left refuses.
+        // The reader first: the last connection to close removes the log, and a
+        // read-only one may not. A panic was already reported by its hook.
         if self.reader.join().is_err() {
             tracing::error!("ledger reader panicked");
         }
-        self.writer.join().unwrap_or_else(|_| {
-            tracing::error!("ledger writer panicked");
-            Ok(())
-        })
+        self.appends.close();
+        self.writer.join().unwrap_or(Err(StoreError::Panicked))
     }
 }
 

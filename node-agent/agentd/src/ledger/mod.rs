@@ -22,7 +22,7 @@ pub mod verify;
 mod writer;
 
 pub use handle::{Ledger, LedgerCounts, LedgerError, LedgerThreads, OpenError, State, WriterOptions};
-pub use store::{NewRow, StoreError, Synchronous};
+pub use store::{CannotOpen, NewRow, StoreError, Synchronous};
 
 #[cfg(test)]
 mod chain_tests;

@@ -88,6 +88,9 @@ pub enum StoreError {
     /// The file holds another head than the one that was committed last.
     #[error("the ledger was changed by somebody else")]
     Foreign,
+    /// The writer's thread panicked; its hook has said where.
+    #[error("the ledger writer panicked")]
+    Panicked,
 }
 
 impl StoreError {
@@ -107,6 +110,40 @@ impl StoreError {
     }
 }
 
+/// The file could not be opened for writing.
+#[derive(Debug, thiserror::Error)]
+pub enum CannotOpen {
+    /// SQLite, or a migration, refused it.
+    #[error("cannot open the ledger for writing")]
+    Database(#[source] osmoda_kit::sqlite::OpenError),
+    /// It opened, but a setting was refused.
+    #[error("cannot set up the ledger for writing")]
+    Tune(#[source] rusqlite::Error),
+}
+
+impl CannotOpen {
+    /// The code callers see.
+    #[must_use]
+    pub fn code(&self) -> osmoda_types::ErrorCode {
+        match self {
+            CannotOpen::Database(error) => error.code(),
+            CannotOpen::Tune(_) => osmoda_types::ErrorCode::StateDirUnusable,
+        }
+    }
+
+    /// Whether the file is there but is no database any more.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        use osmoda_kit::sqlite::OpenError;
+        let (CannotOpen::Database(OpenError::Open { source, .. } | OpenError::Migrate { source, .. })
+        | CannotOpen::Tune(source)) = self
+        else {
+            return false;
+        };
+        matches!(source.sqlite_error_code(), Some(SqliteCode::DatabaseCorrupt | SqliteCode::NotADatabase))
+    }
+}
+
 /// The one open writer.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -118,19 +155,18 @@ pub(crate) struct Store {
 
 impl Store {
     /// Opens or creates the file. The head is not known until [`Store::verify`].
-    pub(crate) fn open(path: &Path, synchronous: Synchronous) -> rusqlite::Result<Self> {
-        let mut conn = Connection::open(path)?;
-        conn.busy_timeout(LOCK_WAIT)?;
-        conn.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()))?;
-        let level = match synchronous {
-            Synchronous::Full => "FULL",
-            Synchronous::Off => "OFF",
+    pub(crate) fn open(path: &Path, synchronous: Synchronous) -> Result<Self, CannotOpen> {
+        let conn = osmoda_kit::sqlite::open(path, file::MIGRATIONS).map_err(CannotOpen::Database)?;
+        let tune = || {
+            conn.busy_timeout(LOCK_WAIT)?;
+            if synchronous == Synchronous::Off {
+                conn.pragma_update(None, "synchronous", "OFF")?;
+            }
+            // The writer makes its own checkpoints, after it has answered; SQLite's
+            // would run inside the commit. Eight times ours is the safety net.
+            conn.pragma_update(None, "wal_autocheckpoint", 8 * CHECKPOINT_PAGES)
         };
-        conn.pragma_update(None, "synchronous", level)?;
-        // The writer makes its own checkpoints, after it has answered; SQLite's
-        // would run inside the commit. Eight times ours is the safety net.
-        conn.pragma_update(None, "wal_autocheckpoint", 8 * CHECKPOINT_PAGES)?;
-        migrate(&mut conn)?;
+        tune().map_err(CannotOpen::Tune)?;
         Ok(Self { conn, head: Head::EMPTY, last_ts: String::new(), pages_in_log: 0 })
     }
 
@@ -237,14 +273,4 @@ impl Store {
     fn checkpoint(&self, mode: &str) -> Result<(), StoreError> {
         self.conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).map_err(StoreError::from_write)
     }
-}
-
-fn migrate(conn: &mut Connection) -> rusqlite::Result<()> {
-    let transaction = conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-    let done: u32 = transaction.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    for (number, sql) in file::MIGRATIONS.iter().filter(|(number, _)| *number > done) {
-        transaction.execute_batch(sql)?;
-        transaction.pragma_update(None, "user_version", number)?;
-    }
-    transaction.commit()
 }

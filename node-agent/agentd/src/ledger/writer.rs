@@ -4,8 +4,7 @@
 //! a fast disk a commit is over before many clients could ask again, so the
 //! writer also waits, for as many appends as came last time and never longer
 //! than the window: a lone client is never made to wait (last time was one),
-//! 256 clients share a commit. Measured 2026-11-22, two cores, ext4: without
-//! the window 256 clients made 9 appends per sync, with it over 60.
+//! 256 clients share a commit.
 //!
 //! Invariant: an append is answered with success only after its commit
 //! returned; after an error nobody in the batch is.
@@ -94,12 +93,16 @@ impl Writer {
                 counters.appends.fetch_add(rows as u64, Relaxed);
                 counters.commits.fetch_add(1, Relaxed);
                 counters.syncs.fetch_add(1, Relaxed);
+                metrics::counter!("osmoda_ledger_appends_total").increment(rows as u64);
+                metrics::counter!("osmoda_ledger_commits_total").increment(1);
             }
             Err(_) => {
                 counters.refused.fetch_add(rows as u64, Relaxed);
+                metrics::counter!("osmoda_ledger_refused_total").increment(rows as u64);
             }
         }
         let head = self.store.head();
+        metrics::gauge!("osmoda_ledger_rows").set(head.size as f64);
         self.state.send_modify(|state| {
             state.head = head;
             state.is_writable = written.is_ok();

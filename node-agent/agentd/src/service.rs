@@ -1,0 +1,94 @@
+//! Agentd as a daemon: opens the ledger, says that it started, serves, closes.
+//!
+//! Invariant: nothing is served before the whole chain was verified and the
+//! `daemon.start` row is durable; a broken chain or an unwritable ledger ends
+//! the start.
+
+use osmoda_kit::boot::{Boot, BootError, Daemon, Service};
+use osmoda_kit::config::NoConfig;
+use osmoda_kit::error::ApiError;
+use osmoda_kit::http::CallerTable;
+use osmoda_kit::shutdown::Stage;
+use osmoda_kit::tasks::{BlockingFailed, TaskKind, Tasks};
+use osmoda_kit::version::VERSION;
+use osmoda_types::ErrorCode;
+use serde_json::{Map, json};
+
+use crate::api::{self, Api};
+use crate::ledger::file::FILE_NAME;
+use crate::ledger::verify::Report;
+use crate::ledger::{Ledger, LedgerThreads, OpenError, StoreError, WriterOptions};
+
+/// The daemon.
+#[derive(Debug)]
+pub struct Agentd;
+
+/// Why the ledger did not close in order.
+#[derive(Debug, thiserror::Error)]
+enum CloseError {
+    #[error("the ledger failed")]
+    Store(#[from] StoreError),
+    #[error("the ledger was not closed")]
+    Blocking(#[from] BlockingFailed),
+}
+
+impl Daemon for Agentd {
+    const NAME: &'static str = "agentd";
+    type Config = NoConfig;
+
+    fn callers() -> CallerTable {
+        osmoda_node_api::callers::AGENTD
+    }
+
+    async fn build(cx: Boot, _: NoConfig) -> Result<Service, BootError> {
+        let path = cx.state_dir().join(FILE_NAME);
+        let clock = cx.clock();
+        let open = move || Ledger::open(&path, WriterOptions::default(), clock);
+        let opened = cx.tasks().blocking("open ledger", open).await.map_err(ApiError::internal)?;
+        let (ledger, threads, report) = opened.map_err(open_error)?;
+        cx.tasks().spawn(TaskKind::STORE, "ledger", keep(ledger.clone(), threads, cx.tasks().clone()));
+        tracing::info!(rows = report.total, "ledger verified");
+        if report.intent_faults > 0 {
+            tracing::warn!(acts = report.intent_faults, "ledger holds acts without intent");
+        }
+        record_start(&ledger, &cx, &report).await?;
+        let api = Api::new(ledger, cx.tasks().clone()).map_err(ApiError::internal)?;
+        Ok(Service::new(api.router()))
+    }
+}
+
+/// Holds the ledger open until the stop reaches its stores, or until it fails.
+async fn keep(ledger: Ledger, threads: LedgerThreads, tasks: Tasks) -> Result<(), CloseError> {
+    let close = tasks.shutdown().token(Stage::CloseStores);
+    tokio::select! {
+        biased;
+        // Cancel-safe: a token's state is not consumed.
+        () = close.cancelled() => {}
+        // Cancel-safe: it only watches.
+        () = ledger.failed() => {}
+    }
+    Ok(tasks.blocking("close ledger", move || threads.close()).await??)
+}
+
+async fn record_start(ledger: &Ledger, cx: &Boot, report: &Report) -> Result<(), ApiError> {
+    let payload = Map::from_iter([
+        ("version".to_owned(), json!(VERSION.version)),
+        ("commit".to_owned(), json!(VERSION.commit)),
+        ("dirty".to_owned(), json!(VERSION.dirty)),
+        ("verified".to_owned(), json!(report.verified)),
+    ]);
+    let row = api::new_row("daemon.start".to_owned(), payload, cx.name(), cx.isolation())?;
+    ledger.append(row).await.map_err(api::ledger_error)?;
+    Ok(())
+}
+
+fn open_error(error: OpenError) -> ApiError {
+    let code = match &error {
+        OpenError::Broken { .. } | OpenError::Unreadable(_) => ErrorCode::LedgerBroken,
+        OpenError::Open(source) if source.is_damage() => ErrorCode::LedgerBroken,
+        OpenError::Open(source) => source.code(),
+        OpenError::Reader(_) => ErrorCode::StateDirUnusable,
+        OpenError::Thread(_) => ErrorCode::Internal,
+    };
+    ApiError::new(code, error.to_string()).with_source(error)
+}

@@ -1,7 +1,8 @@
 //! Stamps the build with its commit.
 //!
-//! A release build asks git and is stamped again when the checked-out commit or
-//! the index changes. A debug build is not stamped: it would rebuild the whole
+//! A release build asks git and is stamped again when the checked-out commit
+//! changes; an edit made after that shows in the next stamp, so what is given
+//! away is built from a fresh checkout. A debug build is not stamped: it would rebuild the whole
 //! workspace after every commit, and a stamp that is not renewed would lie.
 //! `OSMODA_COMMIT` (for packagers: a commit, `-dirty` appended where it is so)
 //! goes before both. An export without git says `unknown`.
@@ -38,9 +39,9 @@ fn from_git() -> Option<(String, bool)> {
     // commit: this folder's manifest has to be a tracked file.
     git(&["ls-files", "--error-unmatch", "Cargo.toml"])?;
     let commit = git(&["rev-parse", "HEAD"])?;
-    let dirty = !git(&["status", "--porcelain", "--untracked-files=no"])?.is_empty();
+    let dirty = !git(&["--no-optional-locks", "status", "--porcelain", "--untracked-files=no"])?.is_empty();
     let branch = git(&["symbolic-ref", "--quiet", "HEAD"]);
-    for name in ["HEAD", "index", "packed-refs"].into_iter().chain(branch.as_deref()) {
+    for name in ["HEAD", "packed-refs"].into_iter().chain(branch.as_deref()) {
         let path = git(&["rev-parse", "--git-path", name])?;
         if std::path::Path::new(&path).exists() {
             println!("cargo::rerun-if-changed={path}");

@@ -1,0 +1,96 @@
+//! The command line, with the earlier product's names and defaults.
+
+use std::path::PathBuf;
+
+use clap::{Parser, Subcommand};
+use osmoda_agentd::ledger::file::FILE_NAME;
+use osmoda_kit::paths::Paths;
+
+/// The name of the daemon whose ledger and socket these are.
+const DAEMON: &str = "agentd";
+
+/// Node-local tools of osModa.
+#[derive(Debug, Parser)]
+#[command(name = "agentctl", version = osmoda_kit::version::VERSION.text)]
+pub(crate) struct Args {
+    /// Root directory of the node.
+    #[arg(long, global = true, default_value = "/")]
+    root: PathBuf,
+
+    /// Folder that holds ledger.db, or its parent [default: ROOT/var/lib/osmoda/agentd].
+    #[arg(long, global = true)]
+    state_dir: Option<PathBuf>,
+
+    /// Socket of agentd [default: ROOT/run/osmoda/agentd.sock].
+    #[arg(long, global = true)]
+    socket: Option<PathBuf>,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Walk the whole chain and print every break.
+    VerifyLedger(VerifyOptions),
+    /// Print the newest events, oldest first.
+    Events(EventOptions),
+    /// Print all rows as JSON lines, oldest first, for `verify-ledger --export`.
+    Export,
+    /// Print totals of the ledger.
+    Stats {
+        /// As one JSON line.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Ask agentd how it and the host are.
+    Health,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct VerifyOptions {
+    /// Verify an export instead of the file: JSON lines, oldest first; `-` is standard input.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) export: Option<PathBuf>,
+
+    /// As one JSON line.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct EventOptions {
+    /// How many rows.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) last: u32,
+
+    /// Only rows of exactly this type.
+    #[arg(long = "type")]
+    pub(crate) kind: Option<String>,
+
+    /// Only rows of exactly this actor.
+    #[arg(long)]
+    pub(crate) actor: Option<String>,
+
+    /// As JSON lines.
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+impl Args {
+    /// The ledger's file. `--state-dir` may name agentd's own folder or, as in
+    /// the earlier product, the folder above it.
+    pub(crate) fn ledger(&self) -> PathBuf {
+        let Some(dir) = &self.state_dir else {
+            return Paths::new(&self.root).state(DAEMON).join(FILE_NAME);
+        };
+        let inside = dir.join(FILE_NAME);
+        let below = dir.join(DAEMON).join(FILE_NAME);
+        if !inside.exists() && below.exists() { below } else { inside }
+    }
+
+    /// agentd's socket.
+    pub(crate) fn socket(&self) -> PathBuf {
+        self.socket.clone().unwrap_or_else(|| Paths::new(&self.root).socket(DAEMON))
+    }
+}

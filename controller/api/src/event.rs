@@ -1,8 +1,6 @@
 //! One thing that happened in the fleet, as the event stream tells it.
 
-use osmoda_types::{ErrorCode, NodeId, NodeState, RolloutId, RolloutState};
-
-use crate::Reason;
+use osmoda_types::{NodeId, NodeState, RolloutId, RolloutState};
 
 /// An event of the fleet log, in the controller's order.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
@@ -18,6 +16,11 @@ pub struct Event {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub rollout: Option<RolloutId>,
+    /// Whose word it rests on: `principal NAME`, `node NAME` or `leader NAME`.
+    pub by: String,
+    /// Why, as a fixed word: a code of the closed list, or a reason of the
+    /// rollout rules such as `quorum` or `failure_budget`.
+    pub reason: String,
     /// What happened.
     #[serde(flatten)]
     pub body: EventBody,
@@ -36,11 +39,9 @@ pub enum EventBody {
         /// The state it is in.
         #[schema(value_type = String)]
         to: RolloutState,
-        /// The wave it is in, counted from 0.
-        wave: u32,
-        /// Why, where there is a why.
+        /// The wave it is about, counted from 0.
         #[serde(default, skip_serializing_if = "Option::is_none")]
-        reason: Option<Reason>,
+        wave: Option<u32>,
     },
     /// A node changed its place in the rollout.
     NodeState {
@@ -58,10 +59,6 @@ pub enum EventBody {
         /// The attempt, once one was granted.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         attempt: Option<String>,
-        /// Why, for failures.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schema(value_type = Option<String>)]
-        code: Option<ErrorCode>,
     },
     /// An elector voted.
     Ballot {
@@ -72,10 +69,6 @@ pub enum EventBody {
         name: String,
         /// Whether it said yes.
         yes: bool,
-        /// Why it said no.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        #[schema(value_type = Option<String>)]
-        code: Option<ErrorCode>,
     },
     /// A member joined or changed its role.
     Member {
@@ -86,6 +79,14 @@ pub enum EventBody {
         name: String,
         /// Its role.
         role: String,
+    },
+    /// Something else of the fleet changed: an invite, a principal, a key, the
+    /// deny-list.
+    Fleet {
+        /// What, as a fixed word.
+        what: String,
+        /// About whom or which.
+        subject: String,
     },
     /// A scope was frozen or thawed.
     Freeze {

@@ -173,6 +173,10 @@ pub struct AddPrincipal {
 pub struct Freeze {
     /// The scope; `*` is every scope.
     pub scope: String,
+    /// The principal who ordered it, by name.
+    pub by: String,
+    /// The log index of the order.
+    pub index: u64,
 }
 
 /// A signed order to freeze or thaw a scope, as the path says.

@@ -26,7 +26,7 @@ pub use fleet::{
 pub use node::{Generation, Node, NodeAttempt, Presence};
 pub use page::{LIMIT_DEFAULT, LIMIT_MAX, Page, PageQuery};
 pub use rollout::{
-    AllowOrder, ControlOrder, DeniedTarget, ExcludeOrder, NodeCounts, Reason, Rollout, RolloutNode, RolloutSummary,
+    AllowOrder, ControlOrder, DeniedTarget, ExcludeOrder, NodeCounts, Rollout, RolloutNode, RolloutSummary,
     StartRollout, StoredManifest, Vote,
 };
 

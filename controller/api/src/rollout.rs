@@ -5,16 +5,6 @@ use osmoda_types::{
     ErrorCode, ManifestHash, NodeId, NodeState, PublicKey, RolloutId, RolloutState, Signature, StorePath,
 };
 
-/// Why something is as it is.
-#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
-pub struct Reason {
-    /// The code of the closed list.
-    #[schema(value_type = String)]
-    pub code: ErrorCode,
-    /// The same in words.
-    pub message: String,
-}
-
 /// How many nodes of a rollout are where.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct NodeCounts {
@@ -52,11 +42,13 @@ pub struct RolloutSummary {
     /// What it is doing (`rollout.md` 5.2).
     #[schema(value_type = String, example = "wave")]
     pub state: RolloutState,
-    /// Why, where there is a why.
+    /// Why it is paused or undone, as a fixed word: `operator`,
+    /// `failure_budget`, `quorum_lost`, ….
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<Reason>,
-    /// The wave it is in, counted from 0.
-    pub wave: u32,
+    pub reason: Option<String>,
+    /// The wave it is about, counted from 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wave: Option<u32>,
     /// How many waves its policy has.
     pub waves: u32,
     /// Where its nodes are.
@@ -133,13 +125,6 @@ pub struct Vote {
     /// Its answer; absent while it has not voted.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub yes: Option<bool>,
-    /// Why it said no.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub code: Option<ErrorCode>,
-    /// The log index of its ballot.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub index: Option<u64>,
 }
 
 /// The order to start a rollout, signed off the controller.
@@ -206,10 +191,9 @@ pub struct DeniedTarget {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>)]
     pub rollout: Option<RolloutId>,
-    /// Why.
+    /// The log index of the verdict.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>)]
-    pub code: Option<ErrorCode>,
+    pub index: Option<u64>,
 }
 
 /// A signed order to take a target off the deny-list.

@@ -56,8 +56,6 @@ pub(crate) enum Source {
     Env,
     /// The file of contexts.
     File,
-    /// Nothing said otherwise.
-    Default,
 }
 
 /// What flags and environment say. clap fills both into one value, so the
@@ -210,7 +208,7 @@ fn unknown_context(name: &str, source: Source, file: &ContextFile) -> CliError {
     let source = match source {
         Source::Flag => "--context",
         Source::Env => "OSMODA_CONTEXT",
-        Source::File | Source::Default => "the file of contexts",
+        Source::File => "the file of contexts",
     };
     CliError::new(Exit::NotFound, format!("no context {name:?}"), format!("{source} names it; {known}"))
         .next("osmoda context ls")

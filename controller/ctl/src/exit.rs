@@ -31,7 +31,8 @@ pub(crate) enum Exit {
 }
 
 impl Exit {
-    /// Every code, for help and tests.
+    /// Every code; the help is compared with them.
+    #[cfg(test)]
     pub(crate) const ALL: [Exit; 10] = [
         Exit::Ok,
         Exit::Failed,
@@ -50,7 +51,8 @@ impl Exit {
         self as u8
     }
 
-    /// What it means, for `osmoda help`.
+    /// What it means; the help is compared with it.
+    #[cfg(test)]
     pub(crate) const fn about(self) -> &'static str {
         match self {
             Exit::Ok => "ok",

@@ -53,11 +53,6 @@ impl Output {
         self.format
     }
 
-    /// Whether a person watches.
-    pub(crate) fn is_terminal(&self) -> bool {
-        self.terminal
-    }
-
     /// Prints a list as the API gave it: an object with `items`.
     pub(crate) fn list<T: Rows>(&mut self, page: &Value) -> Result<(), CliError> {
         let items = page.get("items").and_then(Value::as_array).cloned().unwrap_or_default();

@@ -31,7 +31,8 @@ impl Progress {
     pub(crate) fn event(&self, event: &Event) {
         let Some(bar) = &self.bar else { return };
         match &event.body {
-            EventBody::RolloutState { to, wave, .. } => bar.set_message(format!("{to}, wave {wave}")),
+            EventBody::RolloutState { to, wave: Some(wave), .. } => bar.set_message(format!("{to}, wave {}", wave + 1)),
+            EventBody::RolloutState { to, .. } => bar.set_message(to.to_string()),
             EventBody::NodeState { from, to, name, .. } => {
                 let was = is_moved(*from);
                 match (was, is_moved(*to)) {

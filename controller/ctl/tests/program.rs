@@ -39,7 +39,7 @@ fn status() -> Value {
 
 fn event(id: u64, kind: &str, body: Value) -> String {
     let mut event = json!({"id": id.to_string(), "index": id, "at": "2026-01-01T00:00:00.000Z", "rollout": ID,
-                           "kind": kind});
+                           "kind": kind, "by": "leader web-1", "reason": "quorum"});
     event.as_object_mut().unwrap().extend(body.as_object().unwrap().clone());
     format!("id: {id}\nevent: event\ndata: {event}\n\n")
 }

@@ -6,7 +6,7 @@ use tokio::time::Instant;
 
 use crate::client::Flow;
 use crate::error::CliError;
-use crate::output::{Format, Output, or_dash, printable};
+use crate::output::{Format, Output, printable};
 use crate::progress::Progress;
 use crate::session::Session;
 
@@ -56,27 +56,20 @@ fn print(out: &mut Output, value: &serde_json::Value, event: &Event) -> Result<(
 /// One event as one line.
 pub(crate) fn text(event: &Event) -> String {
     let what = match &event.body {
-        EventBody::RolloutState { to, wave, reason, .. } => {
-            let wave = if matches!(to, RolloutState::Wave | RolloutState::Soak) {
-                format!(" {}", wave + 1)
-            } else {
-                String::new()
-            };
-            let reason = reason.as_ref().map(|why| format!(": {} ({})", printable(&why.message), why.code));
-            format!("rollout   {to}{wave}{}", reason.unwrap_or_default())
+        EventBody::RolloutState { to, wave, .. } => {
+            let wave = wave.map(|wave| format!(" {}", wave + 1)).unwrap_or_default();
+            format!("rollout  {to}{wave}")
         }
-        EventBody::NodeState { name, from, to, code, .. } => {
-            let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
-            format!("node      {} {from} -> {to}{code}", printable(name))
+        EventBody::NodeState { name, from, to, .. } => format!("node     {} {from} -> {to}", printable(name)),
+        EventBody::Ballot { name, yes, .. } => {
+            format!("vote     {} {}", printable(name), if *yes { "yes" } else { "no" })
         }
-        EventBody::Ballot { name, yes, code, .. } => {
-            let code = code.map(|code| format!(" ({code})")).unwrap_or_default();
-            format!("vote      {} {}{code}", printable(name), if *yes { "yes" } else { "no" })
-        }
-        EventBody::Member { name, role, .. } => format!("member    {} is {}", printable(name), printable(role)),
+        EventBody::Member { name, role, .. } => format!("member   {} is {}", printable(name), printable(role)),
         EventBody::Freeze { scope, frozen } => {
-            format!("freeze    {} {}", printable(scope), if *frozen { "frozen" } else { "thawed" })
+            format!("freeze   {} {}", printable(scope), if *frozen { "frozen" } else { "thawed" })
         }
+        EventBody::Fleet { what, subject } => format!("fleet    {} {}", printable(what), printable(subject)),
     };
-    format!("{} {:>6} {what}", or_dash(Some(printable(&event.at))), event.index)
+    let why = format!("({}, {})", printable(&event.reason), printable(&event.by));
+    format!("{} {:>6} {what} {why}", printable(&event.at), event.index)
 }

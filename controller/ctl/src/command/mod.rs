@@ -63,7 +63,10 @@ pub(crate) async fn list<T: Rows>(
 ) -> Result<Exit, CliError> {
     let mut shown = session.client.list(what, path).await?;
     session.out.list::<T>(&shown)?;
-    while watch {
+    if !watch {
+        return Ok(Exit::Ok);
+    }
+    loop {
         session.out.flush()?;
         tokio::time::sleep(WATCH_INTERVAL).await;
         let now = session.client.list(what, path).await?;
@@ -73,5 +76,4 @@ pub(crate) async fn list<T: Rows>(
             shown = now;
         }
     }
-    Ok(Exit::Ok)
 }

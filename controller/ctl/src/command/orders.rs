@@ -60,10 +60,10 @@ pub(crate) async fn target(session: &mut Session, command: TargetCommand) -> Res
 }
 
 impl Rows for Freeze {
-    const HEADS: &'static [&'static str] = &["scope"];
+    const HEADS: &'static [&'static str] = &["scope", "by", "index"];
 
     fn cells(&self) -> Vec<String> {
-        vec![self.scope.clone()]
+        vec![self.scope.clone(), self.by.clone(), self.index.to_string()]
     }
 
     fn name(&self) -> String {
@@ -72,10 +72,10 @@ impl Rows for Freeze {
 }
 
 impl Rows for DeniedTarget {
-    const HEADS: &'static [&'static str] = &["target", "rollout", "why"];
+    const HEADS: &'static [&'static str] = &["target", "rollout", "index"];
 
     fn cells(&self) -> Vec<String> {
-        vec![self.target.to_string(), or_dash(self.rollout), or_dash(self.code)]
+        vec![self.target.to_string(), or_dash(self.rollout), or_dash(self.index)]
     }
 
     fn name(&self) -> String {

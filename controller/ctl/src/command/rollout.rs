@@ -229,10 +229,10 @@ impl Rows for RolloutSummary {
             self.name.clone(),
             self.scope.clone(),
             self.state.to_string(),
-            format!("{}/{}", self.wave + 1, self.waves),
+            wave_of(self),
             format!("{}/{}", self.counts.moved, self.counts.total),
             self.created_at.clone(),
-            or_dash(self.reason.as_ref().map(|reason| reason.code)),
+            or_dash(self.reason.as_deref()),
         ]
     }
 
@@ -242,7 +242,7 @@ impl Rows for RolloutSummary {
 }
 
 impl Rows for Vote {
-    const HEADS: &'static [&'static str] = &["voter", "id", "vote", "why", "index"];
+    const HEADS: &'static [&'static str] = &["voter", "id", "vote"];
 
     fn cells(&self) -> Vec<String> {
         let vote = match self.yes {
@@ -250,7 +250,7 @@ impl Rows for Vote {
             Some(false) => "no",
             None => "-",
         };
-        vec![self.name.clone(), self.voter.short(), vote.to_owned(), or_dash(self.code), or_dash(self.index)]
+        vec![self.name.clone(), self.voter.short(), vote.to_owned()]
     }
 
     fn name(&self) -> String {
@@ -258,20 +258,23 @@ impl Rows for Vote {
     }
 }
 
+/// `2/3`: the second of three waves.
+fn wave_of(summary: &RolloutSummary) -> String {
+    summary.wave.map_or_else(|| "-".to_owned(), |wave| format!("{}/{}", wave + 1, summary.waves))
+}
+
 fn text(rollout: &Rollout) -> String {
     let summary = &rollout.summary;
     let yes = rollout.votes.iter().filter(|vote| vote.yes == Some(true)).count();
-    let reason = summary.reason.as_ref().map(|reason| format!("{} ({})", printable(&reason.message), reason.code));
     let mut text = format!(
-        "rollout   {}\nname      {}\nscope     {}\nstate     {}\nwhy       {}\nwave      {}/{}\nvotes     {yes} yes \
+        "rollout   {}\nname      {}\nscope     {}\nstate     {}\nwhy       {}\nwave      {}\nvotes     {yes} yes \
          of {}, {} needed\nat risk   {} of at most {}\noperator  {}\nmanifest  {}\n\n",
         summary.id,
         printable(&summary.name),
         printable(&summary.scope),
         summary.state,
-        or_dash(reason),
-        summary.wave + 1,
-        summary.waves,
+        or_dash(summary.reason.as_deref().map(printable)),
+        wave_of(summary),
         rollout.votes.len(),
         rollout.threshold,
         summary.counts.in_flight,

@@ -8,7 +8,7 @@ use std::{
 };
 
 use hyper_util::rt::TokioIo;
-use osmoda_mesh_protocol::Service;
+use osmoda_mesh_protocol::{Service, StreamPeer};
 use osmoda_types::NodeId;
 use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
@@ -19,7 +19,7 @@ use tonic::transport::{Channel, Endpoint, server::Connected};
 
 use crate::{
     handle::MeshHandle,
-    stream::{IncomingStream, MeshStream, StreamPeer},
+    stream::{IncomingStream, MeshStream},
 };
 
 /// HTTP/2 windows: QUIC below does the real flow control, so these only must

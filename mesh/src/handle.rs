@@ -8,10 +8,9 @@ use osmoda_kit::{
     shutdown::Stage,
     tasks::{TaskKind, Tasks},
 };
-use osmoda_mesh_protocol::{Members, Service};
+use osmoda_mesh_protocol::{Members, PeerInfo, Service};
 use osmoda_types::{MeshEpoch, NodeId, Role};
 use quinn::{Connection, Endpoint, TokioRuntime};
-use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
 
 use crate::{
@@ -264,25 +263,4 @@ impl Linked {
     pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
         self.0.keys().copied()
     }
-}
-
-/// One other member, for people and probes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct PeerInfo {
-    /// Its id.
-    pub id: NodeId,
-    /// Its name.
-    pub name: String,
-    /// Its role.
-    pub role: Role,
-    /// Whether a link is up.
-    pub connected: bool,
-    /// Smoothed round trip of the link.
-    pub rtt_us: Option<u64>,
-    /// Where the link goes, else the first known address.
-    pub address: Option<SocketAddr>,
-    /// Wall time in ms when the link came up.
-    pub since_ms: Option<i64>,
-    /// The epoch of the link.
-    pub epoch: Option<MeshEpoch>,
 }

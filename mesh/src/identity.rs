@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use ed25519_dalek::{Signer, SigningKey, VerifyingKey};
+use ed25519_dalek::{Signer, SigningKey};
 use osmoda_mesh_crypto::StaticKey;
 use osmoda_mesh_protocol::{JoinRequest, node_id};
 use osmoda_types::{InviteId, MeshKey, NetworkId, NodeId, PublicKey, Signature};
@@ -71,12 +71,4 @@ impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Identity({:?})", self.node)
     }
-}
-
-/// Whether the signature is by this Ed25519 key, strictly (RFC 8032 without the
-/// encodings that verify for more than one statement).
-#[must_use]
-pub fn verify_signature(key: &PublicKey, statement: &[u8], signature: &Signature) -> bool {
-    let signature = ed25519_dalek::Signature::from_bytes(signature.as_bytes());
-    VerifyingKey::from_bytes(key.as_bytes()).is_ok_and(|key| key.verify_strict(statement, &signature).is_ok())
 }

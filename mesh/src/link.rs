@@ -3,14 +3,14 @@
 use std::sync::Arc;
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use osmoda_mesh_protocol::{Admitted, Answer, FRAME_VERSION, Limits, Preamble, Service, encode_frame};
+use osmoda_mesh_protocol::{Admitted, Answer, FRAME_VERSION, Limits, Preamble, Service, StreamPeer, encode_frame};
 use osmoda_types::{ErrorCode, NodeId};
 use quinn::{Connection, RecvStream, SendStream, VarInt};
 use tokio::{io::AsyncWriteExt, sync::mpsc::error::TrySendError};
 
 use crate::{
     hub::{HubSender, Link, Shared},
-    stream::{IncomingStream, MeshStream, StreamPeer},
+    stream::{IncomingStream, MeshStream},
     tuning::{PEER_STREAMS_MAX, raise_limits},
 };
 

@@ -12,13 +12,13 @@ use osmoda_mesh_protocol::{
     Backoff, CLOSE_NORMAL, Enrolment, Invite, InviteError, JoinError, JoinRequest, PairAnswer, WELCOME_BYTES_MAX,
     Welcome, decode_json, encode_frame,
 };
-use osmoda_types::{ErrorCode, InviteId, MeshKey, NodeId};
+use osmoda_types::{ErrorCode, InviteId, MeshKey, NodeId, statement};
 use quinn::{Connection, Endpoint, TokioRuntime};
 
 use crate::{
     dial::{connect, random, read_frame},
     hub::{Shared, close},
-    identity::{Identity, verify_signature},
+    identity::Identity,
     socket,
     tuning::{Tuning, endpoint_config},
 };
@@ -118,8 +118,8 @@ async fn enrol(
 fn checked(shared: &Shared, identity: &PeerIdentity, invite: InviteId, source: SocketAddr) -> Result<Joiner, Refusal> {
     let request: JoinRequest = decode_json(&identity.hello)
         .map_err(|_| (ErrorCode::BadRequest, "the join request cannot be read".to_owned()))?;
-    let statement = JoinRequest::statement(&shared.network, &invite, &identity.key, &request.identity_key);
-    let signed = verify_signature(&request.identity_key, &statement, &request.signature);
+    let said = JoinRequest::statement(&shared.network, &invite, &identity.key, &request.identity_key);
+    let signed = statement::verify(&request.identity_key, &said, &request.signature).is_ok();
     request
         .check()
         .and(if signed { Ok(()) } else { Err(JoinError::Signature) })

@@ -6,8 +6,7 @@ use std::{
     task::{Context, Poll},
 };
 
-use osmoda_mesh_protocol::Service;
-use osmoda_types::{MeshEpoch, NodeId, Role};
+use osmoda_mesh_protocol::StreamPeer;
 use quinn::{RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
@@ -43,19 +42,6 @@ impl AsyncWrite for MeshStream {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         AsyncWrite::poll_shutdown(Pin::new(&mut self.send), cx)
     }
-}
-
-/// Who opened a stream, as the handshake and the newest snapshot say.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct StreamPeer {
-    /// The proven node.
-    pub node: NodeId,
-    /// Its role when the stream was opened.
-    pub role: Role,
-    /// The epoch of the link.
-    pub epoch: MeshEpoch,
-    /// What the stream is for.
-    pub service: Service,
 }
 
 /// A stream that a peer opened to a service of this node.

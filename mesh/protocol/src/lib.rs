@@ -10,18 +10,17 @@
 //! (`osmoda-mesh`).
 
 mod backoff;
-mod endorse;
 mod frame;
 mod invite;
 mod join;
 mod knock;
 mod members;
+mod peer;
 mod preamble;
 mod secret;
 mod service;
 
 pub use backoff::Backoff;
-pub use endorse::{ENDORSE_PURPOSE_BYTES_MAX, EndorseError, Endorsement};
 pub use frame::{
     Admitted, CLOSE_DUPLICATE, CLOSE_GOING, CLOSE_NORMAL, CLOSE_REFUSED, FRAME_VERSION, FrameError, Hello, Limits,
     PairAnswer, decode_json, encode_frame, frame_length,
@@ -30,6 +29,7 @@ pub use invite::{INVITE_ADDRESSES_MAX, INVITE_LIFE_MS_MAX, INVITE_TEXT_BYTES_MAX
 pub use join::{Enrolment, JOIN_REQUEST_BYTES_MAX, JoinError, JoinRequest, Operator, WELCOME_BYTES_MAX, Welcome};
 pub use knock::{KNOCK_BYTES, KNOCK_NONCE_BYTES, KNOCK_SLOT_MS, knock, knock_is_valid};
 pub use members::{ADDRESSES_MAX, MEMBERS_MAX, Member, Members, MembersError, NAME_BYTES_MAX, name_is_valid, node_id};
+pub use peer::{PeerInfo, StreamPeer};
 pub use preamble::{ANSWER_BYTES_MAX, Answer, PREAMBLE_BYTES_MAX, Preamble, PreambleError};
 pub use secret::SecretBytes;
 pub use service::{Service, UnknownService};

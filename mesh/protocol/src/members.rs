@@ -37,6 +37,35 @@ pub struct Member {
     pub addresses: Vec<SocketAddr>,
 }
 
+impl From<&osmoda_types::Member> for Member {
+    /// The member as the log has it. The log allows host names; the mesh
+    /// resolves none, so only addresses with an IP are taken over.
+    fn from(member: &osmoda_types::Member) -> Self {
+        let addresses = member.addresses.iter().filter_map(|address| address.parse().ok());
+        Self {
+            node: member.node,
+            mesh_key: member.mesh_key,
+            identity_key: member.identity_key,
+            role: member.role,
+            name: member.name.clone(),
+            addresses: addresses.take(ADDRESSES_MAX).collect(),
+        }
+    }
+}
+
+impl From<&Member> for osmoda_types::Member {
+    fn from(member: &Member) -> Self {
+        Self {
+            node: member.node,
+            mesh_key: member.mesh_key,
+            identity_key: member.identity_key,
+            role: member.role,
+            name: member.name.clone(),
+            addresses: member.addresses.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
 /// All members at one index of the log.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Members {
@@ -180,6 +209,14 @@ mod tests {
         let mut named = one;
         named.name = "../etc".into();
         assert!(matches!(members(vec![named]).check(), Err(MembersError::Name(_))));
+    }
+
+    #[test]
+    fn a_member_of_the_log_keeps_its_ip_addresses() {
+        let mut logged = osmoda_types::Member::from(&member(1));
+        assert_eq!(Member::from(&logged), member(1));
+        logged.addresses.insert(0, "host.example:18800".to_owned());
+        assert_eq!(Member::from(&logged), member(1));
     }
 
     #[test]

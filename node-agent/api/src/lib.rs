@@ -2,5 +2,6 @@
 
 pub mod agentd;
 pub mod callers;
+pub mod mesh;
 pub mod registry;
 pub mod watch;

@@ -1,1 +1,22 @@
-//! The mesh daemon: streams for the other daemons of a node.
+//! The mesh daemon: the mesh endpoint of a node, for its other daemons.
+//!
+//! It alone holds the node's transport and identity keys and the secrets of the
+//! network. Invariant: it starts only with whole key files, and only from its
+//! own durable allow-list; it never asks another daemon whom to trust
+//! (`tests::a_node_without_its_keys_does_not_start`). Invariant: a snapshot is
+//! durable before it is in force (`api::members`).
+//!
+//! Not here: who becomes a member (fleetd, in the log) and what runs inside the
+//! pipes (gRPC of fleetd).
+
+mod api;
+mod config;
+mod enrol;
+mod pipes;
+mod service;
+
+pub use config::Config;
+pub use service::Meshd;
+
+#[cfg(test)]
+mod tests;

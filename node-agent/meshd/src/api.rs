@@ -1,0 +1,166 @@
+//! The endpoints of `mesh.sock`.
+//!
+//! Who may call which is in `node-agent/api`; what a daemon may have endorsed
+//! is judged here, because it depends on the body.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::routing::{get, post};
+use axum::{Extension, Router};
+use osmoda_kit::audit::Audit;
+use osmoda_kit::error::ApiError;
+use osmoda_kit::http::{Caller, Json, Who};
+use osmoda_kit::tasks::Tasks;
+use osmoda_kit::version::{VERSION, Version};
+use osmoda_mesh::{Identity as Keys, InviteSecret, MeshHandle, state};
+use osmoda_node_api::mesh::{
+    EndorseRequest, Endorsed, Identity, Invite, InviteOpened, Members, MembersInForce, OpenInvite, Peers,
+};
+use osmoda_types::{ErrorCode, MeshEpoch, NetworkId, NodeId, Purpose, statement};
+use serde::Serialize;
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+/// What the endpoints share.
+pub(crate) struct Api {
+    handle: MeshHandle,
+    keys: Arc<Keys>,
+    network: NetworkId,
+    dir: PathBuf,
+    audit: Audit,
+    tasks: Tasks,
+    /// One snapshot at a time: the file and the mesh must change in one order.
+    one_writer: Semaphore,
+}
+
+impl Api {
+    pub(crate) fn new(
+        handle: MeshHandle,
+        keys: Arc<Keys>,
+        network: NetworkId,
+        dir: PathBuf,
+        audit: Audit,
+        tasks: Tasks,
+    ) -> Self {
+        Self { handle, keys, network, dir, audit, tasks, one_writer: Semaphore::new(1) }
+    }
+
+    fn epoch(&self) -> Result<MeshEpoch, ApiError> {
+        self.handle.epoch().ok_or_else(|| ApiError::new(ErrorCode::IdentityMissing, "no epoch secret is known"))
+    }
+}
+
+pub(crate) fn router(api: Arc<Api>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/peers", get(peers))
+        .route("/identity", get(identity))
+        .route("/members", post(members))
+        .route("/invite/open", post(open_invite))
+        .route("/identity/endorse", post(endorse))
+        .with_state(api)
+}
+
+#[derive(Serialize)]
+struct Health {
+    /// `ok`; `alone` when there are other members and no link to any of them.
+    status: &'static str,
+    node: NodeId,
+    members: usize,
+    links: usize,
+    #[serde(flatten)]
+    version: Version,
+}
+
+async fn health(State(api): State<Arc<Api>>) -> Json<Health> {
+    let peers = api.handle.peers();
+    let links = peers.iter().filter(|peer| peer.connected).count();
+    let status = if links == 0 && !peers.is_empty() { "alone" } else { "ok" };
+    let members = api.handle.members().members.len();
+    Json(Health { status, node: api.handle.local_id(), members, links, version: VERSION })
+}
+
+async fn peers(State(api): State<Arc<Api>>) -> Json<Peers> {
+    Json(Peers { peers: api.handle.peers() })
+}
+
+async fn identity(State(api): State<Arc<Api>>) -> Result<Json<Identity>, ApiError> {
+    Ok(Json(Identity {
+        node: api.handle.local_id(),
+        mesh_key: api.keys.mesh_key(),
+        identity_key: api.keys.identity_key(),
+        network: api.network,
+        epoch: api.epoch()?,
+        role: api.handle.local_role(),
+        listen: api.handle.local_address(),
+        members_index: api.handle.members().index,
+    }))
+}
+
+/// Durable first, then in force. The log that ordered it is its record, so the
+/// ledger is not asked: a revocation must not wait for a disk that is full.
+async fn members(State(api): State<Arc<Api>>, Json(members): Json<Members>) -> Result<Json<MembersInForce>, ApiError> {
+    let _turn = api.one_writer.acquire().await.map_err(ApiError::internal)?;
+    let (dir, snapshot) = (api.dir.clone(), members.clone());
+    let stored = api.tasks.blocking("store members", move || state::store_members(&dir, &snapshot)).await;
+    if stored.map_err(ApiError::internal)?? {
+        api.handle.update_members(members).await?;
+    }
+    Ok(Json(MembersInForce { index: api.handle.members().index }))
+}
+
+async fn open_invite(
+    State(api): State<Arc<Api>>,
+    Json(open): Json<OpenInvite>,
+) -> Result<Json<InviteOpened>, ApiError> {
+    let intent = api.audit.intent("mesh.invite.open", json!({ "invite": open.id })).await?;
+    let opened =
+        api.handle.open_invite(&InviteSecret { id: open.id, secret: open.secret.clone(), expires_ms: open.expires_ms });
+    intent.outcome(json!({ "invite": open.id, "opened": opened.is_ok() })).await?;
+    opened?;
+    let invite = Invite {
+        network: api.network,
+        id: open.id,
+        secret: open.secret,
+        issuer: api.keys.mesh_key(),
+        expires_ms: open.expires_ms,
+        addresses: own_addresses(&api.handle),
+    };
+    Ok(Json(InviteOpened { invite: invite.encode() }))
+}
+
+/// Where the log says this node listens; before the log says so, the socket.
+fn own_addresses(handle: &MeshHandle) -> Vec<std::net::SocketAddr> {
+    let members = handle.members();
+    match members.by_node(&handle.local_id()) {
+        Some(own) if !own.addresses.is_empty() => own.addresses.clone(),
+        _ => vec![handle.local_address()],
+    }
+}
+
+async fn endorse(
+    State(api): State<Arc<Api>>,
+    Extension(caller): Extension<Caller>,
+    Json(EndorseRequest { purpose, key }): Json<EndorseRequest>,
+) -> Result<Json<Endorsed>, ApiError> {
+    if caller.who != Who::Daemon(owner(purpose)) {
+        let text = format!("{} may not have a key for {} endorsed", caller.who, purpose.as_str());
+        return Err(ApiError::new(ErrorCode::CallerDenied, text));
+    }
+    let (node, epoch) = (api.handle.local_id(), api.epoch()?);
+    let what = json!({ "purpose": purpose.as_str(), "key": key, "epoch": epoch });
+    let intent = api.audit.intent("mesh.identity.endorse", what.clone()).await?;
+    let signature = api.keys.sign(&statement::subkey(purpose, &key, &node, epoch, &api.network));
+    intent.outcome(what).await?;
+    Ok(Json(Endorsed { node, network: api.network, epoch, identity_key: api.keys.identity_key(), signature }))
+}
+
+/// Each purpose belongs to one daemon.
+const fn owner(purpose: Purpose) -> &'static str {
+    match purpose {
+        Purpose::Ledger => "agentd",
+        Purpose::Ballot => "fleetd",
+    }
+}

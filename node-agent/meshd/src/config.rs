@@ -1,0 +1,73 @@
+//! Settings: `<etc>/mesh.toml`.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::Duration;
+
+use osmoda_kit::config::Validate;
+use osmoda_mesh::Tuning;
+use serde::Deserialize;
+
+/// The mesh's UDP port (`architecture.md` 7).
+const PORT: u16 = 18_800;
+
+/// The shortest idle time: below it a host that stalls on its disk for a moment
+/// loses its links.
+const IDLE_MS_MIN: u64 = 1_000;
+
+/// The longest idle time: a dead peer is noticed within a minute.
+const IDLE_MS_MAX: u64 = 60_000;
+
+/// The settings, each with its default.
+#[derive(Debug, Clone, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where to listen on UDP.
+    pub listen: SocketAddr,
+    /// A link that is silent for this long is dead, in milliseconds.
+    pub idle_ms: u64,
+    /// How often a silent link is probed, in milliseconds; at most half of `idle_ms`.
+    pub keep_alive_ms: u64,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        let Tuning { idle, keep_alive, .. } = Tuning::default();
+        let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
+        Self { listen: (Ipv4Addr::UNSPECIFIED, PORT).into(), idle_ms: millis(idle), keep_alive_ms: millis(keep_alive) }
+    }
+}
+
+impl Validate for Config {
+    fn faults(&self) -> Vec<String> {
+        let mut faults = Vec::new();
+        if !(IDLE_MS_MIN..=IDLE_MS_MAX).contains(&self.idle_ms) {
+            faults.push(format!("idle_ms: {} is not between {IDLE_MS_MIN} and {IDLE_MS_MAX}", self.idle_ms));
+        }
+        if self.keep_alive_ms == 0 || self.keep_alive_ms > self.idle_ms / 2 {
+            faults.push(format!("keep_alive_ms: {} is not between 1 and half of idle_ms", self.keep_alive_ms));
+        }
+        faults
+    }
+}
+
+impl Config {
+    pub(crate) fn tuning(&self) -> Tuning {
+        Tuning {
+            idle: Duration::from_millis(self.idle_ms),
+            keep_alive: Duration::from_millis(self.keep_alive_ms),
+            ..Tuning::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid_and_faults_are_found_together() {
+        assert!(Config::default().faults().is_empty());
+        let wrong = Config { idle_ms: 10, keep_alive_ms: 10, ..Config::default() };
+        assert_eq!(wrong.faults().len(), 2);
+    }
+}

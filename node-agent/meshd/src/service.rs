@@ -1,0 +1,55 @@
+//! Starting the daemon: state, mesh, pipes, endpoints.
+
+use std::sync::Arc;
+
+use osmoda_kit::boot::{Boot, BootError, Daemon, Service};
+use osmoda_kit::error::ApiError;
+use osmoda_kit::http::CallerTable;
+use osmoda_mesh::{Mesh, MeshConfig, state};
+use osmoda_node_api::callers;
+
+use crate::api::{self, Api};
+use crate::config::Config;
+use crate::enrol::FleetdEnroller;
+use crate::pipes;
+
+/// The daemon `mesh`.
+pub struct Meshd;
+
+impl Daemon for Meshd {
+    const NAME: &'static str = "mesh";
+    type Config = Config;
+
+    fn callers() -> CallerTable {
+        callers::MESH
+    }
+
+    async fn build(cx: Boot, config: Config) -> Result<Service, BootError> {
+        let dir = cx.state_dir();
+        let loaded = cx.tasks().blocking("load mesh state", move || state::load(&dir)).await;
+        let state = loaded.map_err(ApiError::internal)?.map_err(ApiError::from)?;
+        if state.members.members.is_empty() {
+            tracing::warn!("no allow-list is cached, so only pairing works");
+        }
+        let network = state.network;
+        let identity = state.identity.clone();
+        let handle = Mesh::start(
+            MeshConfig {
+                identity: state.identity,
+                network,
+                listen: config.listen,
+                secrets: state.secrets,
+                members: state.members,
+                enroller: Some(Arc::new(FleetdEnroller::new(cx.client("fleetd")))),
+                tuning: config.tuning(),
+            },
+            cx.tasks(),
+            cx.clock(),
+        )
+        .map_err(ApiError::from)?;
+        pipes::serve_outbound(&cx, cx.listen("mesh-stream")?, &handle);
+        pipes::deliver_inbound(&cx, &handle)?;
+        let api = Api::new(handle, identity, network, cx.state_dir(), cx.audit(), cx.tasks().clone());
+        Ok(Service::new(api::router(Arc::new(api))))
+    }
+}

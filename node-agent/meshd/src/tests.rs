@@ -1,0 +1,274 @@
+//! The daemon on root directories of its own, between small stand-ins for
+//! agentd and fleetd.
+
+use std::io::Write;
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::routing::post;
+use osmoda_kit::boot::{self, BootArgs, BootError, Ended};
+use osmoda_kit::clock::SystemClock;
+use osmoda_kit::error::ApiError;
+use osmoda_kit::http::{CallerTable, Callers, Credentials, Json, TokenFile, UnixClient, serve_unix};
+use osmoda_kit::secret::Secret;
+use osmoda_kit::shutdown::{Shutdown, StopReason};
+use osmoda_kit::stream::{Opening, serve_streams};
+use osmoda_kit::tasks::{TaskKind, Tasks};
+use osmoda_kit::testing::{TempRoot, wait_for};
+use osmoda_mesh::{EpochSecret, Identity as Keys, PairRequest, pair, state};
+use osmoda_node_api::callers;
+use osmoda_node_api::mesh::{
+    EndorseRequest, Enrolment, Invite, Member, Members, MeshClient, MeshPipes, OpenInvite, SecretBytes, Service,
+    SpendRequest, StreamPeer,
+};
+use osmoda_types::{ErrorCode, InviteId, MeshEpoch, NetworkId, NodeId, PublicKey, Purpose, Role, statement};
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::UnixListener;
+use tokio::sync::oneshot;
+
+use crate::Meshd;
+
+const LIMIT: Duration = Duration::from_secs(20);
+const NETWORK: NetworkId = NetworkId::from_bytes([7; 32]);
+const SECRET: [u8; 32] = [8; 32];
+
+/// A node: its root, its stand-ins and, while it runs, its mesh daemon.
+struct Host {
+    root: TempRoot,
+    tasks: Tasks,
+    keys: Arc<Keys>,
+    tokens: Vec<(&'static str, TokenFile)>,
+    running: Option<(Shutdown, oneshot::Receiver<Result<Ended, BootError>>)>,
+}
+
+impl Host {
+    /// An enrolled voter with stand-ins for agentd and fleetd.
+    fn new() -> Self {
+        let root = TempRoot::new();
+        let keys = state::create_identity(&root.paths().state("mesh")).unwrap();
+        let tokens = TokenFile::mint(callers::USERS);
+        let host = Self { root, tasks: Tasks::new(Shutdown::new()), keys, tokens, running: None };
+        let members = Members { index: 1, epoch: MeshEpoch(1), members: vec![host.member(vec![])] };
+        let initial = state::Initial {
+            network: NETWORK,
+            secret: EpochSecret { epoch: MeshEpoch(1), secret: SecretBytes::new(SECRET) },
+            rejoin_secret: SecretBytes::new([9; 32]),
+            members,
+        };
+        state::write_initial(&host.root.paths().state("mesh"), &initial).unwrap();
+        std::fs::write(host.root.paths().config("mesh"), "listen = \"127.0.0.1:0\"\n").unwrap();
+        host.stand_ins();
+        host
+    }
+
+    fn member(&self, addresses: Vec<std::net::SocketAddr>) -> Member {
+        Member {
+            node: self.keys.node(),
+            mesh_key: self.keys.mesh_key(),
+            identity_key: self.keys.identity_key(),
+            role: Role::Voter,
+            name: format!("n-{}", self.keys.node().short()),
+            addresses,
+        }
+    }
+
+    fn token(&self, daemon: &str) -> &TokenFile {
+        &self.tokens.iter().find(|(name, _)| *name == daemon).unwrap().1
+    }
+
+    fn credentials(&self, daemon: &str) -> Credentials {
+        Credentials::token(Secret::new(self.token(daemon).own.clone()))
+    }
+
+    fn callers(&self, table: CallerTable) -> Arc<Callers> {
+        let peers = self.token("mesh").peers(table.daemons).unwrap();
+        Arc::new(Callers::by_tokens(table, rustix::process::geteuid().as_raw(), peers))
+    }
+
+    fn listener(&self, socket: &str) -> UnixListener {
+        UnixListener::bind(self.root.paths().socket(socket)).unwrap()
+    }
+
+    fn stand_ins(&self) {
+        let append = async || axum::Json(json!({ "id": 1, "hash": "00" }));
+        let agentd = Router::new().route("/ledger/append", post(append));
+        serve_unix(&self.tasks, "agentd", self.listener("agentd"), agentd, self.callers(callers::AGENTD));
+        let issuer = self.member(vec![]);
+        let spend = async move |Json(request): Json<SpendRequest>| axum::Json(enrolment(issuer, request));
+        let fleetd = Router::new().route("/mesh/spend", post(spend));
+        serve_unix(&self.tasks, "fleetd", self.listener("fleetd"), fleetd, self.callers(callers::FLEETD));
+        let echo = async |opening: Opening<StreamPeer>| {
+            let (peer, mut pipe) = opening.accept().await.unwrap();
+            pipe.write_all(format!("{} {}:", peer.role, peer.node).as_bytes()).await.unwrap();
+            let (mut read, mut write) = pipe.split();
+            tokio::io::copy(&mut read, &mut write).await.unwrap();
+        };
+        let pipes = self.listener("fleetd-mesh");
+        serve_streams(&self.tasks, "fleetd-mesh", pipes, self.callers(callers::FLEETD), echo);
+    }
+
+    async fn start(&mut self) {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(&serde_json::to_vec(self.token("mesh")).unwrap()).unwrap();
+        let args = BootArgs { token_fd: Some(file.as_raw_fd().unsigned_abs()), ..BootArgs::at(self.root.path()) };
+        let (shutdown, (sender, receiver)) = (Shutdown::new(), oneshot::channel());
+        let signal = shutdown.clone();
+        self.tasks.spawn(TaskKind::BACKGROUND, "mesh daemon", async move {
+            let ended = boot::serve::<Meshd>(&args, signal).await;
+            drop(file);
+            assert!(sender.send(ended).is_ok());
+        });
+        self.running = Some((shutdown, receiver));
+        let mesh = self.mesh("fleetd");
+        wait_for("the daemon", LIMIT, async || mesh.identity().await.ok()).await;
+    }
+
+    async fn stop(&mut self) {
+        let (shutdown, ended) = self.running.take().unwrap();
+        shutdown.request(StopReason::Asked("test".to_owned()));
+        let ended = ended.await.unwrap().unwrap();
+        assert!(ended.is_graceful(), "{ended:?}");
+    }
+
+    fn mesh(&self, daemon: &str) -> MeshClient {
+        MeshClient::new(UnixClient::new(self.root.paths().socket("mesh"), self.credentials(daemon)))
+    }
+
+    async fn talk(&self, peer: NodeId, service: Service) -> Result<String, ApiError> {
+        let mut pipe = MeshPipes::new(&self.root.paths(), self.credentials("fleetd")).open(peer, service).await?;
+        pipe.write_all(b"through two daemons").await.unwrap();
+        pipe.shutdown().await.unwrap();
+        let mut answer = String::new();
+        pipe.read_to_string(&mut answer).await.unwrap();
+        Ok(answer)
+    }
+}
+
+fn enrolment(issuer: Member, request: SpendRequest) -> Enrolment {
+    let joiner = Member {
+        node: request.node,
+        mesh_key: request.mesh_key,
+        identity_key: request.request.identity_key,
+        role: Role::Node,
+        name: request.request.name,
+        addresses: request.request.addresses,
+    };
+    let members = Members { index: 2, epoch: MeshEpoch(1), members: vec![issuer, joiner] };
+    Enrolment { role: Role::Node, members, operators: vec![], rejoin_secret: SecretBytes::new([6; 32]) }
+}
+
+/// Tells both daemons about both nodes, as their fleetd would.
+async fn introduce(hosts: [&Host; 2], index: u64) -> Members {
+    let mut members = Vec::new();
+    for host in hosts {
+        members.push(host.member(vec![host.mesh("fleetd").identity().await.unwrap().listen]));
+    }
+    let members = Members { index, epoch: MeshEpoch(1), members };
+    for host in hosts {
+        assert_eq!(host.mesh("fleetd").set_members(&members).await.unwrap().index, index);
+    }
+    members
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pipe_goes_through_two_daemons_and_the_list_survives_a_restart() {
+    let (mut a, mut b) = (Host::new(), Host::new());
+    a.start().await;
+    b.start().await;
+    let members = introduce([&a, &b], 2).await;
+    let expected = format!("voter {}:through two daemons", a.keys.node());
+    assert_eq!(a.talk(b.keys.node(), Service::Raft).await.unwrap(), expected);
+    let peers = a.mesh("watch").peers().await.unwrap();
+    assert!(peers.len() == 1 && peers[0].connected && peers[0].id == b.keys.node());
+
+    // An older list changes nothing; the newer one is there after a restart.
+    let old = Members { index: 1, ..members };
+    assert_eq!(a.mesh("fleetd").set_members(&old).await.unwrap().index, 2);
+    a.stop().await;
+    a.start().await;
+    assert_eq!(a.mesh("fleetd").identity().await.unwrap().members_index, 2);
+    assert_eq!(a.talk(b.keys.node(), Service::Fleet).await.unwrap(), expected);
+
+    let nobody = a.talk(NodeId::from_bytes([1; 32]), Service::Raft).await.unwrap_err();
+    assert_eq!(nobody.code, ErrorCode::PeerUnknown);
+    let denied = a.talk(b.keys.node(), Service::Link).await.unwrap_err();
+    assert_eq!(denied.code, ErrorCode::ServiceDenied);
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test]
+async fn only_fleetd_changes_members_and_each_daemon_gets_its_own_key_endorsed() {
+    let mut host = Host::new();
+    host.start().await;
+    let list = Members { index: 9, epoch: MeshEpoch(1), members: vec![host.member(vec![])] };
+    for daemon in ["agentd", "watch", "mesh"] {
+        let error = host.mesh(daemon).set_members(&list).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::CallerDenied, "{daemon}");
+    }
+    let admin = UnixClient::new(host.root.paths().socket("mesh"), Credentials::none());
+    assert_eq!(admin.post::<Value>("/members", &list).await.unwrap_err().code, ErrorCode::CallerDenied);
+    let mut broken = list.clone();
+    broken.members[0].name = "../etc".to_owned();
+    assert_eq!(host.mesh("fleetd").set_members(&broken).await.unwrap_err().code, ErrorCode::BadRequest);
+
+    let key = PublicKey::from_bytes([3; 32]);
+    let endorsed = host.mesh("fleetd").endorse(&EndorseRequest { purpose: Purpose::Ballot, key }).await.unwrap();
+    let said = statement::subkey(Purpose::Ballot, &key, &endorsed.node, endorsed.epoch, &NETWORK);
+    assert_eq!(statement::verify(&host.keys.identity_key(), &said, &endorsed.signature), Ok(()));
+    let error = host.mesh("fleetd").endorse(&EndorseRequest { purpose: Purpose::Ledger, key }).await.unwrap_err();
+    assert_eq!(error.code, ErrorCode::CallerDenied);
+    assert!(host.mesh("agentd").endorse(&EndorseRequest { purpose: Purpose::Ledger, key }).await.is_ok());
+    host.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_invite_opened_through_the_socket_admits_a_joiner() {
+    let mut host = Host::new();
+    host.start().await;
+    let clock = SystemClock::shared();
+    let open = OpenInvite {
+        id: InviteId::from_bytes([1; 16]),
+        secret: SecretBytes::new([2; 32]),
+        expires_ms: clock.now_wall().plus(Duration::from_secs(60)).as_millis(),
+    };
+    let opened = host.mesh("fleetd").open_invite(&open).await.unwrap();
+    let joiner = TempRoot::new();
+    let identity = state::create_identity(&joiner.paths().state("mesh")).unwrap();
+    let welcome = pair(PairRequest {
+        invite: Invite::decode(&opened.invite).unwrap(),
+        identity: identity.clone(),
+        name: "joiner".to_owned(),
+        addresses: vec!["127.0.0.1:4000".parse().unwrap()],
+        time_limit: LIMIT,
+        clock,
+    })
+    .await
+    .unwrap();
+    assert_eq!((welcome.role, welcome.issuer), (Role::Node, host.keys.node()));
+    assert_eq!(welcome.epoch_secret, SecretBytes::new(SECRET));
+    assert!(welcome.members.by_node(&identity.node()).is_some());
+    host.stop().await;
+}
+
+#[tokio::test]
+async fn a_node_without_its_keys_does_not_start() {
+    for (file, length, code) in [
+        ("mesh.key", None, ErrorCode::IdentityMissing),
+        ("identity.key", Some(5), ErrorCode::IdentityPartial),
+        ("network.json", None, ErrorCode::IdentityMissing),
+    ] {
+        let host = Host::new();
+        let path = host.root.paths().state("mesh").join(file);
+        match length {
+            None => std::fs::remove_file(&path).unwrap(),
+            Some(bytes) => std::fs::OpenOptions::new().write(true).open(&path).unwrap().set_len(bytes).unwrap(),
+        }
+        let error = boot::serve::<Meshd>(&BootArgs::at(host.root.path()), Shutdown::new()).await.unwrap_err();
+        assert_eq!(error.code(), code, "{file}");
+        assert!(!path.exists() || length.is_some(), "{file} was made again");
+    }
+}

@@ -14,7 +14,7 @@
 use std::path::{Path, PathBuf};
 
 use osmoda_kit::fsio::{self, FsError};
-use osmoda_types::{ErrorCode, Member, MeshEpoch, NetworkId, Principal, RaftId, SecretHash};
+use osmoda_types::{ErrorCode, Member, MeshEpoch, NetworkId, NodeId, Principal, RaftId, SecretHash};
 
 /// Bound on each of these files: a genesis with 256 principals has about 60 KiB.
 const FILE_BYTES_MAX: u64 = 1 << 20;
@@ -50,6 +50,8 @@ pub struct Joined {
     pub network: NetworkId,
     /// This node, as it was admitted.
     pub member: Member,
+    /// The voters of that time, to ask for the log.
+    pub voters: Vec<NodeId>,
 }
 
 /// How this node's part began.
@@ -200,6 +202,12 @@ impl FleetDir {
         }
     }
 
+    /// The error that says a second beginning is refused.
+    #[must_use]
+    pub fn already_begun(&self) -> Error {
+        Error::Begun { dir: self.dir.clone() }
+    }
+
     /// Marks the genesis as committed. Doing it twice is harmless.
     ///
     /// # Errors
@@ -238,6 +246,12 @@ impl FleetDir {
         Ok(fresh)
     }
 
+    /// Whether the Raft id is final, so that there must be a log.
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        self.dir.join("incarnation").exists()
+    }
+
     /// Makes the Raft id final. Called when the log is there and before this
     /// node answers any other voter. Doing it twice is harmless.
     ///
@@ -260,7 +274,7 @@ impl FleetDir {
         fsio::create_private_dir(&self.dir)?;
         match self.beginning() {
             Err(Error::NotEnrolled { .. }) => Ok(()),
-            Ok(_) => Err(Error::Begun { dir: self.dir.clone() }),
+            Ok(_) => Err(self.already_begun()),
             Err(error) => Err(error),
         }
     }
@@ -317,7 +331,7 @@ pub fn log_exists(raft: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use osmoda_types::{MeshKey, NodeId, PublicKey, Role};
+    use osmoda_types::{MeshKey, PublicKey, Role};
 
     use super::*;
 
@@ -355,7 +369,7 @@ mod tests {
         assert!(matches!(fleet.beginning(), Err(Error::NotEnrolled { .. })));
         fleet.write_genesis(&genesis()).unwrap();
         assert_eq!(fleet.beginning().unwrap(), Beginning::Genesis(genesis()));
-        let joined = Joined { version: VERSION, network: genesis().network, member: member() };
+        let joined = Joined { version: VERSION, network: genesis().network, member: member(), voters: Vec::new() };
         assert!(matches!(fleet.write_joined(&joined), Err(Error::Begun { .. })));
         fleet.genesis_committed().unwrap();
         fleet.genesis_committed().unwrap();

@@ -1,0 +1,188 @@
+//! Making invites and spending them, on the voter that issues them.
+//!
+//! The secret lives in this node's mesh; the log holds the name, the role and
+//! the end. An invite is announced in the log first and opened in the mesh
+//! second, so that no joiner can prove a secret the fleet knows nothing of.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use osmoda_kit::clock::SharedClock;
+use osmoda_kit::error::ApiError;
+use osmoda_kit::secret::Secret;
+use osmoda_node_api::mesh::{
+    Enrolment, Member as MeshMember, Members, MeshClient, OpenInvite, Operator, SecretBytes, SpendRequest,
+};
+use osmoda_proto::fleet::v1 as pb;
+use osmoda_rollout::{FleetState, InviteState};
+use osmoda_types::command::{Body, Command, SpendInvite};
+use osmoda_types::{ErrorCode, Invite, InviteId, Member, NodeId, Right, Role};
+
+use crate::leader_client::LeaderClient;
+use crate::replica::Replica;
+use crate::reports::fresh_request;
+use crate::voters::Voters;
+
+/// An invite lives for an hour unless asked otherwise: long enough to set up a
+/// host, short enough to be useless in an old shell history.
+const TTL: Duration = Duration::from_secs(3600);
+
+/// No invite lives for more than a day (`mesh.md` 7, 8).
+const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+
+/// How long the entry that spends an invite may take to arrive here.
+const APPLY_TIME: Duration = Duration::from_secs(5);
+
+/// A new invite.
+pub(crate) struct Minted {
+    /// Its public name.
+    pub(crate) id: InviteId,
+    /// The text to hand over; a secret.
+    pub(crate) text: String,
+    /// When it ends, in milliseconds since 1970.
+    pub(crate) expires_ms: i64,
+}
+
+/// The issuer; clones are the same.
+#[derive(Clone)]
+pub(crate) struct Invites {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: NodeId,
+    mesh: MeshClient,
+    client: LeaderClient,
+    voters: Voters,
+    replica: Replica,
+    clock: SharedClock,
+}
+
+impl Invites {
+    /// The issuer on this node.
+    pub(crate) fn new(
+        node: NodeId,
+        mesh: MeshClient,
+        client: LeaderClient,
+        voters: Voters,
+        replica: Replica,
+        clock: SharedClock,
+    ) -> Self {
+        Self { inner: Arc::new(Inner { node, mesh, client, voters, replica, clock }) }
+    }
+
+    /// Makes an invite for a role. `ttl_ms` zero means an hour.
+    ///
+    /// # Errors
+    /// [`ErrorCode::BadRequest`] for a role nobody can be invited to or too long
+    /// a life; whatever the log or the mesh answers.
+    pub(crate) async fn mint(&self, role: pb::Role, ttl_ms: u64) -> Result<Minted, ApiError> {
+        let bad = |text: &str| ApiError::new(ErrorCode::BadRequest, text);
+        let role = Role::try_from(role).map_err(|error| bad(&error.to_string()))?;
+        if role == Role::RoomGuest {
+            return Err(bad("a room guest is invited to a room, not to the fleet"));
+        }
+        let ttl = if ttl_ms == 0 { TTL } else { Duration::from_millis(ttl_ms) };
+        if ttl > TTL_MAX {
+            return Err(bad("an invite lives for a day at most"));
+        }
+        let inner = &self.inner;
+        let id = InviteId::from_bytes(*uuid::Uuid::new_v4().as_bytes());
+        let expires_ms = inner.clock.now_wall().plus(ttl).as_millis();
+        let record = Invite { id, role, expires_ms, issuer: inner.node };
+        self.submit(Body::OpenInvite(record)).await?;
+        let secret = SecretBytes::new(*Secret::random().expose());
+        let opened = inner.mesh.open_invite(&OpenInvite { id, secret, expires_ms }).await?;
+        Ok(Minted { id, text: opened.invite, expires_ms })
+    }
+
+    /// Spends an invite for a joiner that has proven its secret and its keys.
+    ///
+    /// # Errors
+    /// `invite_unknown`, `invite_spent`, `invite_expired` from the log; a
+    /// retryable code when it is not known whether it is spent. Asking again
+    /// with the same keys gives the same answer.
+    pub(crate) async fn spend(&self, joiner: SpendRequest) -> Result<Enrolment, ApiError> {
+        let inner = &self.inner;
+        let view = inner.replica.view();
+        let network = view.state.network().ok_or_else(|| unavailable("the fleet state is not here yet"))?;
+        let role = view.state.invite(&joiner.invite).map(|entry| entry.invite.role);
+        let role = role.ok_or_else(|| ApiError::new(ErrorCode::InviteUnknown, "no such invite is in the log"))?;
+        let member = Member {
+            node: joiner.node,
+            name: joiner.request.name.clone(),
+            role,
+            mesh_key: joiner.mesh_key,
+            identity_key: joiner.request.identity_key,
+            addresses: joiner.request.addresses.iter().map(ToString::to_string).collect(),
+        };
+        let at_ms = inner.clock.now_wall().as_millis();
+        let spend = SpendInvite { network, invite: joiner.invite, member, at_ms };
+        let reply = self.submit(Body::SpendInvite(spend)).await?;
+        let view = inner.replica.reached(reply.index, APPLY_TIME).await?;
+        let spent = view.state.invite(&joiner.invite).map(|entry| entry.state);
+        match spent {
+            Some(InviteState::Spent { node, .. }) if node == joiner.node => {}
+            _ => return Err(ApiError::new(ErrorCode::InviteSpent, "the invite was used by another key")),
+        }
+        Ok(Enrolment {
+            role,
+            members: members_of(&view.state),
+            operators: operators_of(&view.state),
+            rejoin_secret: SecretBytes::new(*Secret::random().expose()),
+        })
+    }
+
+    async fn submit(&self, body: Body) -> Result<pb::Reply, ApiError> {
+        let command = Command { request: fresh_request(), body };
+        let inner = &self.inner;
+        let bytes = osmoda_proto::encode_command(&command);
+        let reply = inner.client.submit(&inner.voters.list(), bytes).await?;
+        match reply.refused.as_str() {
+            "" => Ok(reply),
+            code => {
+                let code = code.parse().unwrap_or(ErrorCode::Internal);
+                Err(ApiError::new(code, format!("the fleet refused: {code}")))
+            }
+        }
+    }
+}
+
+fn unavailable(text: &str) -> ApiError {
+    ApiError::new(ErrorCode::RaftUnavailable, text)
+}
+
+/// The allow-list that the log says.
+pub(crate) fn members_of(state: &FleetState) -> Members {
+    let member = |member: &Member| MeshMember {
+        node: member.node,
+        mesh_key: member.mesh_key,
+        identity_key: member.identity_key,
+        role: member.role,
+        name: member.name.clone(),
+        // Addresses that are no socket addresses (host names) are not dialled.
+        addresses: member.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
+    };
+    Members {
+        index: state.members_index(),
+        epoch: state.mesh_epoch().0,
+        members: state.members().map(|entry| member(&entry.member)).collect(),
+    }
+}
+
+fn operators_of(state: &FleetState) -> Vec<Operator> {
+    let right = |right: &Right| match right {
+        Right::Deploy => "deploy",
+        Right::Control => "control",
+        Right::Admin => "admin",
+        Right::Approve => "approve",
+    };
+    let principals = state.principals().map(|entry| &entry.principal);
+    principals
+        .map(|principal| Operator {
+            name: principal.name.clone(),
+            key: principal.key,
+            rights: principal.rights.iter().map(|of| right(of).to_owned()).collect(),
+        })
+        .collect()
+}

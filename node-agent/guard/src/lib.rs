@@ -17,4 +17,4 @@ mod watching;
 
 pub use options::{Options, StoreKind, USAGE, UsageError};
 pub use verdict::{ARM_TIME_MAX, GRACE, Verdict, judge};
-pub use watching::{ALARM_FILE, GuardError, JOURNAL_FILE, LOCK_FILE, watch_over};
+pub use watching::{GuardError, watch_over};

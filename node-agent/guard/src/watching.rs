@@ -7,6 +7,7 @@
 use crate::options::{Options, StoreKind};
 use crate::verdict::{Verdict, judge};
 use osmoda_journal::generation::{Activation, GenerationStore, NixStore, SymlinkStore, restore};
+use osmoda_journal::{ALARM_FILE, JOURNAL_FILE, LOCK_FILE};
 use osmoda_journal::{Entry, GuardLock, Holder, HostClock, Journal, JournalError, Moment, Observer, Phase, Writer};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -21,15 +22,6 @@ const LOCK_TIME_MAX: Duration = Duration::from_secs(2);
 /// How long a journal that cannot be read or written is tried again before
 /// the guard gives up: a full disk may be freed, a damaged file is not healed.
 const JOURNAL_TIME_MAX: Duration = Duration::from_secs(60);
-
-/// The file that tells a person, and the daemon, why the guard gave up.
-pub const ALARM_FILE: &str = "guard.alarm";
-
-/// The name of the journal in the state folder.
-pub const JOURNAL_FILE: &str = "journal";
-
-/// The name of the lock in the state folder.
-pub const LOCK_FILE: &str = "guard.lock";
 
 /// Why the guard could not do its work.
 #[derive(Debug, thiserror::Error)]

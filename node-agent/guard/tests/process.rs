@@ -2,9 +2,9 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail it with the line that surprised them")]
 
-use osmoda_guard::{ALARM_FILE, JOURNAL_FILE, LOCK_FILE, Options, StoreKind};
+use osmoda_guard::{Options, StoreKind};
 use osmoda_journal::generation::{Action, Activation, GenerationStore, Runner, SymlinkStore};
-use osmoda_journal::{Cause, Entry, GuardLock, HostClock, Journal, Origin, Periods, Phase, Plan, Writer};
+use osmoda_journal::{ALARM_FILE, Cause, Entry, GuardLock, HostClock, JOURNAL_FILE, Journal, LOCK_FILE, Origin, Periods, Phase, Plan, Writer};
 use osmoda_types::{AttemptId, ErrorCode, FleetEpoch, StorePath};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Stdio};

@@ -6,6 +6,15 @@
 //! async runtime, no network and no D-Bus, so the guard works when everything
 //! else on the host is broken.
 
+/// The name of the journal in watch's state folder.
+pub const JOURNAL_FILE: &str = "journal";
+
+/// The name of the guard's lock in watch's state folder.
+pub const LOCK_FILE: &str = "guard.lock";
+
+/// The file in watch's state folder that says why a guard gave up.
+pub const ALARM_FILE: &str = "guard.alarm";
+
 mod file;
 mod frame;
 pub mod generation;

@@ -184,6 +184,15 @@ fn an_activation_whose_parent_forgot_it_is_found_joined_and_stopped() {
 }
 
 #[test]
+fn an_activation_that_was_withdrawn_meanwhile_does_not_start() {
+    let host = Host::new();
+    let a = good(host.path(), "a");
+    let withdrawn = host.activation.run_if(&a, Action::Test, LIMIT, || false);
+    assert!(matches!(withdrawn, Err(ActivationError::Withdrawn)));
+    assert_eq!(host.log(), "");
+}
+
+#[test]
 fn a_restore_brings_profile_boot_default_and_running_system_back() {
     let mut host = Host::new();
     let (a, b) = (good(host.path(), "a"), good(host.path(), "b"));

@@ -7,7 +7,7 @@
 //! input is a marker file, by which it can be found again after its parent
 //! has died.
 
-use super::program::{Ended, Program, ProgramError, find_program};
+use super::program::{Ended, Program, ProgramError, Started, find_program};
 use osmoda_types::{ErrorCode, StorePath};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -72,6 +72,9 @@ pub enum ActivationError {
     /// Somebody else is activating.
     #[error("another activation holds the host's switch lock")]
     LockBusy,
+    /// The journal does not ask for this activation any more.
+    #[error("the activation is not wanted any more")]
+    Withdrawn,
     /// A program did not run.
     #[error(transparent)]
     Program(#[from] ProgramError),
@@ -166,12 +169,43 @@ impl Activation {
     /// [`ActivationError`] when it could not be run; an activation that ran
     /// and failed is an [`Ended`].
     pub fn run(&self, toplevel: &StorePath, action: Action, limit: Duration) -> Result<Ended, ActivationError> {
+        self.run_if(toplevel, action, limit, || true)
+    }
+
+    /// As [`Activation::run`], if `is_wanted` still says so at the last moment.
+    ///
+    /// The question and the start of the program lie under one lock, which
+    /// [`Activation::stop`] passes through. So an activation that was withdrawn
+    /// in the journal before a `stop` is either found by it or never starts,
+    /// however long its process was suspended in between.
+    ///
+    /// # Errors
+    /// As [`Activation::run`], and [`ActivationError::Withdrawn`].
+    pub fn run_if(
+        &self,
+        toplevel: &StorePath,
+        action: Action,
+        limit: Duration,
+        is_wanted: impl FnOnce() -> bool,
+    ) -> Result<Ended, ActivationError> {
+        let lock = self.lock()?;
         if self.is_busy()? {
             return Err(ActivationError::LockBusy);
         }
+        if !is_wanted() {
+            return Err(ActivationError::Withdrawn);
+        }
         match self.runner {
-            Runner::Process => self.run_process(toplevel, action, limit),
-            Runner::Systemd => self.run_unit(toplevel, action, limit),
+            Runner::Process => {
+                let started = self.start_process(toplevel, action, limit)?;
+                drop(lock);
+                Ok(started.wait()?)
+            }
+            Runner::Systemd => {
+                self.start_unit(toplevel, action, limit)?;
+                drop(lock);
+                self.wait_for_unit(limit)
+            }
         }
     }
 
@@ -201,6 +235,7 @@ impl Activation {
     /// # Errors
     /// [`ActivationError`] when processes remain.
     pub fn stop(&self) -> Result<(), ActivationError> {
+        drop(self.lock()?);
         if self.runner == Runner::Systemd && self.unit()?.is_running() {
             self.systemctl(&["kill", "--signal=KILL", UNIT])?;
         }
@@ -236,17 +271,28 @@ impl Activation {
         Ok(text.lines().filter_map(|line| line.split_whitespace().next()).map(str::to_owned).collect())
     }
 
-    fn run_process(&self, toplevel: &StorePath, action: Action, limit: Duration) -> Result<Ended, ActivationError> {
+    /// Held only while a program is being started, so it is waited for.
+    fn lock(&self) -> Result<std::fs::File, ActivationError> {
+        let path = self.state_dir.join("activation.lock");
+        let mut options = std::fs::OpenOptions::new();
+        let file =
+            options.create(true).append(true).open(&path).map_err(|source| self.io("open", path.clone(), source))?;
+        rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)
+            .map_err(|errno| self.io("lock", path, errno.into()))?;
+        Ok(file)
+    }
+
+    fn start_process(&self, toplevel: &StorePath, action: Action, limit: Duration) -> Result<Started, ActivationError> {
         self.make_marker()?;
         Ok(Program::new(program_of(toplevel), &[action.as_str()], limit)
             .env("OSMODA_HOST_ROOT", &self.host_root)
             .folder(&self.host_root)
             .input_from(&self.marker())
             .output_to(&self.log())
-            .run()?)
+            .start()?)
     }
 
-    fn run_unit(&self, toplevel: &StorePath, action: Action, limit: Duration) -> Result<Ended, ActivationError> {
+    fn start_unit(&self, toplevel: &StorePath, action: Action, limit: Duration) -> Result<(), ActivationError> {
         self.clear_unit()?;
         let program = find_program("systemd-run").ok_or(ActivationError::NoSystemd("systemd-run"))?;
         let unit = format!("--unit={UNIT}");
@@ -275,7 +321,7 @@ impl Activation {
         if !asked.success() {
             return Err(ActivationError::Refused(asked.describe()));
         }
-        self.wait_for_unit(limit)
+        Ok(())
     }
 
     fn wait_for_unit(&self, limit: Duration) -> Result<Ended, ActivationError> {

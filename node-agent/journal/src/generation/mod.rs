@@ -13,7 +13,7 @@ mod symlink;
 
 pub use activation::{Action, Activation, ActivationError, Runner};
 pub use nix::NixStore;
-pub use program::{Ended, Program, ProgramError, find_program};
+pub use program::{Ended, Program, ProgramError, Started, find_program};
 pub use restore::{RESTORE_TRIES, Restored, restore};
 pub use symlink::SymlinkStore;
 

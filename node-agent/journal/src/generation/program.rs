@@ -151,15 +151,21 @@ impl Program {
     /// # Errors
     /// [`ProgramError`] when it could not be started or waited for.
     pub fn run(self) -> Result<Ended, ProgramError> {
+        self.start()?.wait()
+    }
+
+    /// Starts it.
+    ///
+    /// # Errors
+    /// [`ProgramError`] when it could not be started.
+    pub fn start(self) -> Result<Started, ProgramError> {
         let fail = |action| {
             let program = self.program.clone();
             move |source| ProgramError { action, program, source }
         };
-        let mut log = self.open_log().map_err(fail("open the output of"))?;
-        let mut child = self.spawn(log.as_ref()).map_err(fail("start"))?;
-        let (status, timed_out) = wait(&mut child, self.limit).map_err(fail("wait for"))?;
-        let output = log.as_mut().map_or_else(String::new, tail);
-        Ok(Ended { status, timed_out, output })
+        let log = self.open_log().map_err(fail("open the output of"))?;
+        let child = self.spawn(log.as_ref()).map_err(fail("start"))?;
+        Ok(Started { program: self.program, child, log, limit: self.limit })
     }
 
     fn open_log(&self) -> std::io::Result<Option<File>> {
@@ -188,6 +194,31 @@ impl Program {
             None => command.stdout(Stdio::null()).stderr(Stdio::null()),
         };
         command.spawn()
+    }
+}
+
+/// A program that runs.
+#[derive(Debug)]
+pub struct Started {
+    program: PathBuf,
+    child: Child,
+    log: Option<File>,
+    limit: Duration,
+}
+
+impl Started {
+    /// Waits for its end, at most its time limit.
+    ///
+    /// # Errors
+    /// [`ProgramError`] when it cannot be waited for.
+    pub fn wait(mut self) -> Result<Ended, ProgramError> {
+        let (status, timed_out) = wait(&mut self.child, self.limit).map_err(|source| ProgramError {
+            action: "wait for",
+            program: self.program.clone(),
+            source,
+        })?;
+        let output = self.log.as_mut().map_or_else(String::new, tail);
+        Ok(Ended { status, timed_out, output })
     }
 }
 

@@ -173,7 +173,8 @@ struct Running {
 struct Entry {
     name: Cow<'static, str>,
     kind: TaskKind,
-    abort: AbortHandle,
+    /// Absent only while the task is being started.
+    abort: Option<AbortHandle>,
 }
 
 impl Tasks {
@@ -198,9 +199,13 @@ impl Tasks {
     {
         let name = name.into();
         let (done_sender, done) = watch::channel(false);
-        let mut running = self.shared.lock();
-        let id = running.next;
-        running.next += 1;
+        let id = {
+            let mut running = self.shared.lock();
+            let id = running.next;
+            running.next += 1;
+            running.tasks.insert(id, Entry { name: name.clone(), kind, abort: None });
+            id
+        };
         let guard = Deregister { shared: Arc::clone(&self.shared), id, done: done_sender };
         let shutdown = self.shared.shutdown.clone();
         let task_name = name.clone();
@@ -214,9 +219,12 @@ impl Tasks {
             };
             settle(&shutdown, kind, &task_name, failure);
         };
-        let handle = start(task);
-        let abort = handle.abort_handle();
-        running.tasks.insert(id, Entry { name, kind, abort: abort.clone() });
+        // Not under the lock: a runtime that is shutting down drops the future
+        // inside spawn, and its guard takes the lock.
+        let abort = start(task).abort_handle();
+        if let Some(entry) = self.shared.lock().tasks.get_mut(&id) {
+            entry.abort = Some(abort.clone());
+        }
         TaskHandle { abort, done }
     }
 
@@ -283,8 +291,14 @@ impl Tasks {
     }
 
     fn abort_where(&self, wanted: impl Fn(TaskKind) -> bool) {
-        for entry in self.shared.lock().tasks.values().filter(|entry| wanted(entry.kind)) {
-            entry.abort.abort();
+        // Aborted outside the lock, which the dropped future's guard may take.
+        let wanted: Vec<AbortHandle> = {
+            let running = self.shared.lock();
+            let entries = running.tasks.values().filter(|entry| wanted(entry.kind));
+            entries.filter_map(|entry| entry.abort.clone()).collect()
+        };
+        for abort in wanted {
+            abort.abort();
         }
     }
 }
@@ -420,6 +434,27 @@ mod tests {
             tasks.spawn(TaskKind::BACKGROUND, "probe", async { Err::<(), _>(std::io::Error::other("no")) });
         handle.finished().await;
         assert!(!shutdown.is_requested());
+    }
+
+    #[test]
+    fn spawning_while_the_runtime_shuts_down_leaves_no_entry_and_no_lock() {
+        struct SpawnOnDrop(Tasks);
+        impl Drop for SpawnOnDrop {
+            fn drop(&mut self) {
+                self.0.spawn(TaskKind::BACKGROUND, "late", async {});
+            }
+        }
+        let (_, tasks) = registry();
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
+        let inner = SpawnOnDrop(tasks.clone());
+        runtime.block_on(async {
+            tasks.spawn(TaskKind::BACKGROUND, "outer", async move {
+                let _inner = inner;
+                pending::<()>().await;
+            });
+        });
+        drop(runtime);
+        assert_eq!(tasks.names(), Vec::<String>::new());
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ mod apply;
 mod mutant;
 mod outcome;
 mod rollout;
+mod signature;
 mod snapshot;
 mod state;
 #[cfg(test)]

@@ -7,6 +7,7 @@ use osmoda_types::{ErrorCode, RolloutState, Vote, statement};
 use super::{Cx, Done, Handled};
 use crate::outcome::{Signer, What};
 use crate::rollout::{Phase, Running};
+use crate::signature;
 use crate::state::FleetState;
 
 impl FleetState {
@@ -22,7 +23,7 @@ impl FleetState {
         }
         let message =
             statement::ballot(&rollout.id, &rollout.manifest, rollout.epoch, &ballot.voter, ballot.vote, &network);
-        statement::verify(&elector.key, &message, &ballot.signature)?;
+        signature::verify(&elector.key, &message, &ballot.signature)?;
 
         cx.signer = Signer::Node(ballot.voter);
         let reason = ballot.reason.map_or("voted", ErrorCode::as_str);

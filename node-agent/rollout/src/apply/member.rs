@@ -10,6 +10,7 @@ use osmoda_types::{ErrorCode, Invite, InviteId, Member, NodeId, RaftId, Role, Su
 
 use super::{Cx, Done, Handled};
 use crate::outcome::{Signer, What};
+use crate::signature;
 use crate::state::{ENDED_INVITES_MAX, FleetState, InviteEntry, InviteState, MEMBERS_MAX, MemberEntry, PrincipalEntry};
 
 impl FleetState {
@@ -138,7 +139,7 @@ impl FleetState {
         }
         let network = self.network.ok_or(ErrorCode::Conflict)?;
         let message = statement::subkey(subkey.purpose, &subkey.key, &subkey.node, subkey.epoch, &network);
-        statement::verify(&member.identity_key, &message, &subkey.endorsement)?;
+        signature::verify(&member.identity_key, &message, &subkey.endorsement)?;
         self.subkeys.insert((subkey.node, subkey.purpose), subkey.clone());
         cx.signer = Signer::Node(subkey.node);
         cx.event(What::SubkeyRegistered(subkey.node, subkey.purpose), subkey.purpose.as_str());

@@ -9,6 +9,7 @@ use super::wave::set_state;
 use super::{Cx, Done, Handled};
 use crate::outcome::{Signer, What};
 use crate::rollout::{Cause, PauseReason, Phase};
+use crate::signature;
 use crate::state::{FleetState, Freeze, PrincipalEntry};
 
 impl FleetState {
@@ -16,7 +17,7 @@ impl FleetState {
         let entry = self.principals.get(&signed.key).ok_or(ErrorCode::PrincipalUnknown)?;
         let network = self.network.ok_or(ErrorCode::Conflict)?;
         let message = statement::control(&signed.order, signed.serial, &network);
-        statement::verify(&signed.key, &message, &signed.signature)?;
+        signature::verify(&signed.key, &message, &signed.signature)?;
         if !entry.principal.may(signed.order.right()) {
             return Err(ErrorCode::PrincipalDenied);
         }

@@ -9,6 +9,7 @@ use osmoda_types::{ErrorCode, NodeState, Purpose, Right, Role, RolloutId, Rollou
 use super::{Cx, Done, Handled};
 use crate::outcome::{Signer, What};
 use crate::rollout::{Elector, Phase, Rollout, Row, Running};
+use crate::signature;
 use crate::state::{ENDED_ROLLOUTS_MAX, FleetState};
 
 impl FleetState {
@@ -70,7 +71,7 @@ impl FleetState {
     fn check_signer(&self, proposal: &Proposal) -> Result<(), ErrorCode> {
         let entry = self.principals.get(&proposal.key).ok_or(ErrorCode::PrincipalUnknown)?;
         let network = self.network.ok_or(ErrorCode::Conflict)?;
-        statement::verify(&proposal.key, &statement::proposal(proposal, &network), &proposal.signature)?;
+        signature::verify(&proposal.key, &statement::proposal(proposal, &network), &proposal.signature)?;
         if entry.principal.may(Right::Deploy) { Ok(()) } else { Err(ErrorCode::PrincipalDenied) }
     }
 

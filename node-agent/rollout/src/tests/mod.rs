@@ -1,1 +1,8 @@
-//! Tests of the state machine.
+//! Tests of the state machine: tables, golden snapshot, and random histories
+//! beside an independent model.
+
+mod fixture;
+mod generate;
+mod history;
+mod invariants;
+mod model;

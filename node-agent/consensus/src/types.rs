@@ -56,7 +56,7 @@ pub struct Item {
 
 /// What one log entry carries.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Batch {
+pub(crate) struct Batch {
     /// The commands, in the order they are applied.
     pub items: Vec<Item>,
     /// The voter whose proposer made the entry.
@@ -67,11 +67,11 @@ pub struct Batch {
 
 /// The state machine's answers to one entry, one per command.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Replies(pub Vec<Bytes>);
+pub(crate) struct Replies(pub Vec<Bytes>);
 
 /// Where a Raft id lives: the mesh node that must be at the other end.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Seat {
+pub(crate) struct Seat {
     /// The mesh node.
     pub node_id: NodeId,
 }
@@ -100,11 +100,11 @@ pub struct Member {
 
 /// A state machine's bytes, as they go into a snapshot.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct SnapshotBytes(pub Bytes);
+pub(crate) struct SnapshotBytes(pub Bytes);
 
 openraft::declare_raft_types!(
     /// The openraft types of this fleet.
-    pub TypeConfig:
+    pub(crate) TypeConfig:
         D = Batch,
         R = Replies,
         NodeId = u64,

@@ -16,7 +16,7 @@ mod writer;
 
 pub(crate) use engine::{Engine, Loaded};
 pub use health::StoreFault;
-pub(crate) use health::{Counters, Health};
+pub(crate) use health::{Counters, Health, add};
 
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};
@@ -226,7 +226,7 @@ impl RaftLogStorage<TypeConfig> for LogStore {
 }
 
 #[cfg(test)]
-mod disk;
+pub(crate) mod disk;
 #[cfg(test)]
 mod power_loss_tests;
 #[cfg(test)]

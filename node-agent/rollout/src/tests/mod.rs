@@ -5,4 +5,7 @@ mod fixture;
 mod generate;
 mod history;
 mod invariants;
+mod members;
 mod model;
+mod stored;
+mod table;

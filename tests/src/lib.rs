@@ -1,1 +1,3 @@
 //! Integration tests, test bed and whole-system benchmarks.
+
+pub mod bench;

@@ -1,0 +1,34 @@
+//! Whole-system benchmarks: real sockets, real disks, both sides of every ratio
+//! measured in the same run.
+//!
+//! A benchmark is a function that returns a [`report::Report`]; [`ALL`] names
+//! them. `cargo xtask bench NAME` runs one.
+
+pub mod ledger;
+pub mod report;
+
+use report::Report;
+
+/// One benchmark.
+#[derive(Debug, Clone, Copy)]
+pub struct Bench {
+    /// Its name on the command line and in the JSON line.
+    pub name: &'static str,
+    /// What it measures, in one line.
+    pub about: &'static str,
+    /// Runs it; progress goes to standard error.
+    pub run: fn() -> anyhow::Result<Report>,
+}
+
+/// Every benchmark, by name.
+pub const ALL: &[Bench] = &[Bench {
+    name: "ledger",
+    about: "durable appends over the socket, with and without group commit and fsync",
+    run: ledger::run,
+}];
+
+/// Finds a benchmark by its name.
+#[must_use]
+pub fn find(name: &str) -> Option<&'static Bench> {
+    ALL.iter().find(|bench| bench.name == name)
+}

@@ -1,0 +1,52 @@
+//! `bench [--list | NAME...]`: runs whole-system benchmarks.
+//!
+//! Each prints a table and, last, one JSON line. Exit 0 when every benchmark
+//! ran, whatever it measured: whether targets are met is in the JSON. Exit 1
+//! when one could not run, 64 for a name that does not exist.
+
+use std::io::Write;
+use std::process::ExitCode;
+
+use clap::Parser;
+use osmoda_tests::bench;
+
+/// Exit code for a name that is no benchmark (`sysexits.h`).
+const EXIT_USAGE: u8 = 64;
+
+/// Whole-system benchmarks.
+#[derive(Debug, Parser)]
+struct Args {
+    /// Print the names and leave.
+    #[arg(long)]
+    list: bool,
+
+    /// Which to run; none means all.
+    names: Vec<String>,
+}
+
+fn main() -> anyhow::Result<ExitCode> {
+    let args = Args::parse();
+    let mut out = std::io::stdout().lock();
+    if args.list {
+        for bench in bench::ALL {
+            writeln!(out, "{:10} {}", bench.name, bench.about)?;
+        }
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut chosen = Vec::new();
+    for name in &args.names {
+        let Some(bench) = bench::find(name) else {
+            writeln!(std::io::stderr(), "no benchmark is called {name:?}; see --list")?;
+            return Ok(ExitCode::from(EXIT_USAGE));
+        };
+        chosen.push(bench);
+    }
+    if args.names.is_empty() {
+        chosen.extend(bench::ALL);
+    }
+    for bench in chosen {
+        (bench.run)()?.print(&mut out)?;
+        out.flush()?;
+    }
+    Ok(ExitCode::SUCCESS)
+}

@@ -43,10 +43,10 @@ pub(crate) async fn keep_linked(shared: Arc<Shared>, hub: HubSender, member: Mem
                 }
                 Err(_) => return,
             },
-            // Safe to drop: a kick during the dial stays noted for the next wait.
-            () = kick.notified() => {}
-            // Safe to drop: a timer.
-            () = tokio::time::sleep(wait) => {}
+            // Safe to drop: a kick that was not taken stays noted for the next wait.
+            kicked = tokio::time::timeout(wait, kick.notified()) => {
+                tracing::trace!(peer = %member.node, asked = kicked.is_ok(), "dialling");
+            }
         }
         if dial_all(&shared, &hub, &member).await {
             backoff.reset();

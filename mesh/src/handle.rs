@@ -8,6 +8,7 @@ use osmoda_kit::{
     shutdown::Stage,
     tasks::{TaskKind, Tasks},
 };
+use osmoda_mesh_crypto::endpoint_config;
 use osmoda_mesh_protocol::{Members, PeerInfo, Service};
 use osmoda_types::{MeshEpoch, NodeId, Role};
 use quinn::{Connection, Endpoint, TokioRuntime};
@@ -22,7 +23,6 @@ use crate::{
     link::{self, OpenFault},
     listen, socket,
     stream::{IncomingStream, MeshStream},
-    tuning::endpoint_config,
 };
 
 /// Streams a service may leave unaccepted. HTTP/2 multiplexes, so a peer needs
@@ -46,9 +46,9 @@ impl Mesh {
         let server = doors.default_config()?;
         let failed = |source| MeshError::Socket { address: listen, source };
         let socket = socket::open(listen).map_err(failed)?;
-        let endpoint =
-            Endpoint::new_with_abstract_socket(endpoint_config(), Some(server), socket, Arc::new(TokioRuntime))
-                .map_err(failed)?;
+        let settings = endpoint_config(&identity.transport());
+        let endpoint = Endpoint::new_with_abstract_socket(settings, Some(server), socket, Arc::new(TokioRuntime))
+            .map_err(failed)?;
         let address = endpoint.local_addr().map_err(failed)?;
         let shared = Arc::new(Shared {
             identity,

@@ -7,7 +7,7 @@
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
 use osmoda_kit::clock::SharedClock;
-use osmoda_mesh_crypto::{Mode, Party, PeerIdentity, Psk};
+use osmoda_mesh_crypto::{Mode, Party, PeerIdentity, Psk, endpoint_config};
 use osmoda_mesh_protocol::{
     Backoff, CLOSE_NORMAL, Enrolment, Invite, InviteError, JoinError, JoinRequest, PairAnswer, WELCOME_BYTES_MAX,
     Welcome, decode_json, encode_frame,
@@ -20,7 +20,7 @@ use crate::{
     hub::{Shared, close},
     identity::Identity,
     socket,
-    tuning::{Tuning, endpoint_config},
+    tuning::Tuning,
 };
 
 /// How a listener says no to a joiner.
@@ -238,7 +238,8 @@ async fn pair_once(request: &PairRequest, tuning: &Tuning) -> Result<Welcome, Pa
 async fn ask(request: &PairRequest, address: SocketAddr, tuning: &Tuning) -> std::io::Result<Option<PairAnswer>> {
     let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = socket::open(any)?;
-    let endpoint = Endpoint::new_with_abstract_socket(endpoint_config(), None, socket, Arc::new(TokioRuntime))?;
+    let settings = endpoint_config(&request.identity.transport());
+    let endpoint = Endpoint::new_with_abstract_socket(settings, None, socket, Arc::new(TokioRuntime))?;
     let Invite { network, id, secret, issuer, .. } = &request.invite;
     let issuer = *issuer;
     let hello = request.identity.join_request(network, id, request.name.clone(), request.addresses.clone());

@@ -4,8 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use osmoda_mesh_crypto::QUIC_VERSION;
-use quinn::{EndpointConfig, IdleTimeout, TransportConfig, VarInt};
+use quinn::{IdleTimeout, TransportConfig, VarInt};
 
 /// Streams of one peer that may be open at once after admission: three
 /// services, each a handful of HTTP/2 connections, with room for bulk later.
@@ -94,11 +93,4 @@ impl Tuning {
 pub(crate) fn raise_limits(connection: &quinn::Connection) {
     connection.set_max_concurrent_bi_streams(VarInt::from_u32(PEER_STREAMS_MAX));
     connection.set_receive_window(VarInt::from_u32(WINDOW_AFTER_BYTES));
-}
-
-/// Our one version, and no answer to others.
-pub(crate) fn endpoint_config() -> EndpointConfig {
-    let mut config = EndpointConfig::default();
-    config.supported_versions(vec![QUIC_VERSION]);
-    config
 }

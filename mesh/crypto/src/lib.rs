@@ -15,6 +15,7 @@
 
 mod config;
 mod dh;
+mod endpoint;
 mod kem;
 mod keys;
 mod noise;
@@ -22,6 +23,7 @@ mod secret;
 mod session;
 
 pub use config::{Authorize, ClientCrypto, Mode, Party, ServerCrypto};
+pub use endpoint::endpoint_config;
 pub use keys::Aead;
 pub use noise::{NOISE_NAME, NoiseFault};
 pub use secret::{KnockKey, Psk, SecretFault, StaticKey};

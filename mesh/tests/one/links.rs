@@ -1,5 +1,7 @@
 //! Links: up, one per pair, refused, lost and found again.
 
+use std::time::Duration;
+
 use osmoda_kit::testing::wait_for;
 use osmoda_mesh::MeshError;
 use osmoda_mesh_protocol::Service;
@@ -156,6 +158,30 @@ async fn a_peer_that_restarts_on_its_address_is_linked_again() {
         converged(&a, &again).await;
         let (who, answer) =
             tokio::join!(echo_once(&again, Service::Raft), async { ask(&a, &again, Service::Raft).await });
+        assert_eq!((answer.as_slice(), who.node), (&b"over the mesh"[..], a.id()));
+    }
+}
+
+/// Idle times are a minute, so only a new dial or a stateless reset can bring
+/// the link back within the test's limit.
+#[tokio::test]
+async fn a_peer_that_crashed_is_linked_again_long_before_the_idle_time() {
+    let start = |seed, role| Start { idle: Duration::from_secs(60), ..Start::new(seed, role) };
+    for (seed, role) in [(1, Role::Voter), (9, Role::Voter), (9, Role::Node)] {
+        // A plain node only dials; a crashed voter it was linked to never does.
+        let a = start(2, role).run();
+        let crashing = tokio::runtime::Runtime::new().unwrap();
+        let b = crashing.spawn(async move { start(seed, Role::Voter).run() }).await.unwrap();
+        introduce(2, &[&a, &b]).await;
+        converged(&a, &b).await;
+        let (listen, known) = (b.handle.local_address(), (*b.handle.members()).clone());
+        drop(b);
+        crashing.shutdown_background();
+        let again = Start { listen, members: known, ..start(seed, Role::Voter) };
+        let again = wait_for("the port", LIMIT, async || again.try_run().ok()).await;
+        converged(&a, &again).await;
+        let (who, answer) =
+            tokio::join!(echo_once(&again, Service::Fleet), async { ask(&a, &again, Service::Fleet).await });
         assert_eq!((answer.as_slice(), who.node), (&b"over the mesh"[..], a.id()));
     }
 }

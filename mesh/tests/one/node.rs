@@ -32,6 +32,7 @@ pub(crate) struct Start {
     pub(crate) members: Members,
     pub(crate) secret: [u8; 32],
     pub(crate) enroller: Option<Arc<dyn Enroller>>,
+    pub(crate) idle: Duration,
 }
 
 impl Start {
@@ -39,7 +40,7 @@ impl Start {
         let identity = identity(seed);
         let alone = members(1, vec![member(&identity, role, vec![])]);
         let listen = ([127, 0, 0, 1], 0).into();
-        Self { identity, role, listen, members: alone, secret: [1; 32], enroller: None }
+        Self { identity, role, listen, members: alone, secret: [1; 32], enroller: None, idle: Duration::from_secs(2) }
     }
 
     pub(crate) fn run(self) -> Node {
@@ -55,11 +56,7 @@ impl Start {
             secrets: vec![EpochSecret { epoch: MeshEpoch(1), secret: SecretBytes::new(self.secret) }],
             members: self.members.clone(),
             enroller: self.enroller.clone(),
-            tuning: Tuning {
-                idle: Duration::from_secs(2),
-                keep_alive: Duration::from_millis(300),
-                ..Tuning::default()
-            },
+            tuning: Tuning { idle: self.idle, keep_alive: Duration::from_millis(300), ..Tuning::default() },
         };
         let handle = Mesh::start(config, &tasks, clock())?;
         Ok(Node { handle, identity: self.identity.clone(), role: self.role, tasks })

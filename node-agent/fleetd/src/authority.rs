@@ -18,9 +18,9 @@ use osmoda_types::{ErrorCode, NodeId, Role};
 /// [`ErrorCode::ServiceDenied`].
 pub(crate) fn may_submit(peer: NodeId, role: Role, body: &Body) -> Result<(), ErrorCode> {
     let allowed = match role {
-        Role::Voter => voter_may(peer, body),
+        Role::Voter => voter_may(peer, body) || is_signed_by_an_operator(body),
         Role::Node => member_may(peer, body),
-        Role::Controller => controller_may(body) || member_may(peer, body),
+        Role::Controller => member_may(peer, body) || is_signed_by_an_operator(body),
         Role::RoomGuest => false,
     };
     if allowed { Ok(()) } else { Err(ErrorCode::ServiceDenied) }
@@ -37,8 +37,9 @@ fn voter_may(peer: NodeId, body: &Body) -> bool {
     }
 }
 
-/// An operator's signature is what counts; the controller only carries it.
-fn controller_may(body: &Body) -> bool {
+/// An operator's signature is what counts, and `apply` checks it; a controller,
+/// or a voter whose administrator was given the order, only carries it.
+fn is_signed_by_an_operator(body: &Body) -> bool {
     matches!(body, Body::Propose(_) | Body::Control(_))
 }
 

@@ -142,7 +142,7 @@ impl<S: StateMachine> Consensus<S> {
         let faults = log.health().subscribe();
         tasks.spawn(TaskKind::BACKGROUND, "raft status", status::run(core.clone(), faults, statuses));
         let closing = shutdown.token(Stage::CloseStores);
-        tasks.spawn(TaskKind::STORE, "raft log", keep(core.clone(), log.clone(), closing));
+        tasks.spawn(TaskKind::STORE, "raft log", keep(core.clone(), log.clone(), machine.clone(), closing));
         let service = RaftService::new(core.clone());
         let changes = Changes::new(core.clone());
         let stopping = finishing;
@@ -306,6 +306,10 @@ async fn open<S: StateMachine>(
             return Err(StartError::Amnesia);
         }
         let machine = Machine::open(machine, SnapshotFile::new(&dir), log.health().clone())?;
+        // A state without the votes that were given while it was made.
+        if log.summary().is_pristine && machine.last_applied().is_some() {
+            return Err(StartError::Amnesia);
+        }
         // openraft would quietly begin with an empty state here.
         if machine.last_applied() < log.purged() {
             let reason = "the log was cut but the snapshot in front of it is gone".to_owned();
@@ -350,7 +354,12 @@ enum Stopped {
 }
 
 /// Watches over log and Raft, and closes both at the end.
-async fn keep(core: Arc<Core>, log: LogStore, closing: CancellationToken) -> Result<(), Stopped> {
+async fn keep<S: StateMachine>(
+    core: Arc<Core>,
+    log: LogStore,
+    machine: Machine<S>,
+    closing: CancellationToken,
+) -> Result<(), Stopped> {
     let mut faults = log.health().subscribe();
     let mut metrics = core.raft.metrics();
     let ended = tokio::select! {
@@ -367,6 +376,7 @@ async fn keep(core: Arc<Core>, log: LogStore, closing: CancellationToken) -> Res
     if let Err(error) = core.raft.shutdown().await {
         tracing::warn!(%error, "raft did not stop cleanly");
     }
+    machine.close().await;
     log.close().await;
     ended.map_or(Ok(()), Err)
 }

@@ -5,7 +5,8 @@
 //! others depends on it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use openraft::ServerState;
 use osmoda_types::RaftId;
@@ -24,6 +25,8 @@ pub(crate) struct Core {
     /// This leader stays silent so that another one is elected.
     aside: AtomicBool,
     heard: Mutex<Option<Heard>>,
+    /// Since when this voter leads without having been answered once.
+    unanswered: Mutex<Option<Instant>>,
 }
 
 /// The last sign of life of a leader.
@@ -35,13 +38,21 @@ struct Heard {
 
 impl Core {
     pub(crate) fn new(raft: Raft, me: Member, timing: Timing, links: Arc<Links>) -> Self {
-        Self { raft, me, timing, links, aside: AtomicBool::new(false), heard: Mutex::new(None) }
+        Self {
+            raft,
+            me,
+            timing,
+            links,
+            aside: AtomicBool::new(false),
+            heard: Mutex::new(None),
+            unanswered: Mutex::new(None),
+        }
     }
 
     /// Notes that `leader` was accepted as the leader just now.
     pub(crate) fn heard_leader(&self, leader: u64) {
         let heard = Heard { leader, at: Instant::now() };
-        *self.heard.lock().expect("the lock is held for one store only") = Some(heard);
+        *self.lock(&self.heard) = Some(heard);
     }
 
     /// The leader this voter has heard within the lease, itself included.
@@ -49,7 +60,7 @@ impl Core {
         if self.leads_with_quorum() {
             return if self.is_aside() { None } else { Some(self.me.raft_id.0) };
         }
-        let heard = *self.heard.lock().expect("the lock is held for one copy only");
+        let heard = *self.lock(&self.heard);
         heard.filter(|heard| heard.at.elapsed() < self.timing.lease()).map(|heard| heard.leader)
     }
 
@@ -60,11 +71,26 @@ impl Core {
     pub(crate) fn leads_with_quorum(&self) -> bool {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow();
-        let lease_ms = u64::try_from(self.timing.lease().as_millis()).unwrap_or(u64::MAX);
-        metrics.state == ServerState::Leader
-            && (metrics.membership_config.voter_ids().count() == 1
-                // None: elected a moment ago, before the first round of appends.
-                || metrics.millis_since_quorum_ack.is_none_or(|ms| ms <= lease_ms))
+        let leads = metrics.state == ServerState::Leader;
+        let is_alone = metrics.membership_config.voter_ids().count() == 1;
+        let silent = match metrics.millis_since_quorum_ack {
+            // Elected or started a moment ago; it may lead by an old vote and
+            // never be answered, so this counts from the first look.
+            None if leads && !is_alone => self.unanswered_for(),
+            silent => {
+                *self.lock(&self.unanswered) = None;
+                Duration::from_millis(silent.unwrap_or(0))
+            }
+        };
+        leads && silent <= self.timing.lease()
+    }
+
+    fn unanswered_for(&self) -> Duration {
+        self.lock(&self.unanswered).get_or_insert_with(Instant::now).elapsed()
+    }
+
+    fn lock<'a, T>(&self, mutex: &'a Mutex<T>) -> MutexGuard<'a, T> {
+        mutex.lock().expect("the lock is held for one copy or store only")
     }
 
     /// Whether this voter leads, with or without a quorum.

@@ -100,6 +100,14 @@ impl<S: StateMachine> Machine<S> {
         self.lock().last_applied
     }
 
+    /// Waits for a snapshot that is being written; no other one is begun.
+    pub(crate) async fn close(&self) {
+        let file = self.shared.file.clone();
+        if let Err(error) = tokio::task::spawn_blocking(move || file.close()).await {
+            tracing::warn!(%error, "the snapshot file was not closed");
+        }
+    }
+
     /// Follows the next index to apply.
     pub(crate) fn applied(&self) -> watch::Receiver<u64> {
         self.shared.applied.subscribe()

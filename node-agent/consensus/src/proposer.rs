@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::core::{Core, member};
 use crate::error::ProposeError;
-use crate::store::{Counters, add};
+use crate::store::Counters;
 use crate::types::{
     Batch, COMMAND_BYTES_MAX, COMMANDS_PER_ENTRY_MAX, ENTRY_BYTES_SOFT_MAX, Item, Replies, command_index,
 };
@@ -92,6 +92,17 @@ impl Proposer {
             mpsc::error::TrySendError::Full(_) => ProposeError::Busy,
             mpsc::error::TrySendError::Closed(_) => ProposeError::Unavailable,
         })?;
+        let answer = self.answer(answered).await;
+        let outcome = match &answer {
+            Ok(_) => "committed",
+            Err(ProposeError::Unknown) => "unknown",
+            Err(_) => "refused",
+        };
+        metrics::counter!("osmoda_raft_proposals_total", "outcome" => outcome).increment(1);
+        answer
+    }
+
+    async fn answer(&self, answered: oneshot::Receiver<Answer>) -> Answer {
         // Twice the limit covers waiting in the queue for one stuck write; the
         // batcher answers earlier, this only ends the wait if it is gone.
         match tokio::time::timeout(self.core.timing.write_limit * 2, answered).await {
@@ -175,8 +186,8 @@ impl Batcher {
         async move {
             let (items, answers): (Vec<Item>, Vec<oneshot::Sender<Answer>>) =
                 batch.into_iter().map(|pending| (pending.item, pending.answer)).unzip();
-            add(&counters.batches, 1);
-            add(&counters.commands, items.len() as u64);
+            counters.batches.add(1);
+            counters.commands.add(items.len() as u64);
             let result = write_batch(&core, Batch { items, proposer: core.me.raft_id, ts_ms }, limit).await;
             for (position, answer) in (0_u16..).zip(answers) {
                 let reply = match &result {

@@ -223,7 +223,13 @@ impl RaftRpc for RaftService {
         let (_, extensions, request) = request.into_parts();
         self.admit(&extensions, request.raft_id, request.to)?;
         let core = &self.shared.core;
-        let term = core.raft.metrics().borrow().current_term;
+        let metrics = core.raft.metrics();
+        let (term, running) = {
+            let metrics = metrics.borrow();
+            (metrics.current_term, metrics.running_state.clone())
+        };
+        // A voter that cannot vote must not count as one that answers.
+        running.map_err(stopped)?;
         Ok(Response::new(wire::ProbeReply {
             raft_id: core.me.raft_id.0,
             seq: request.seq,

@@ -6,6 +6,7 @@
 //! Only one snapshot is kept: the newest.
 
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use osmoda_kit::fsio::{self, FsError};
@@ -14,7 +15,7 @@ use sha2::{Digest, Sha256};
 
 use crate::codec::{self, FORMAT_VERSION};
 use crate::store::StoreFault;
-use crate::types::SnapshotMeta;
+use crate::types::{LogId, SnapshotMeta};
 
 /// Largest state a snapshot may hold.
 ///
@@ -33,19 +34,37 @@ pub(crate) fn state_hash(state: &[u8]) -> Vec<u8> {
     Sha256::digest(state).to_vec()
 }
 
-/// Where the snapshot lives. All functions block.
+/// Where the snapshot lives; clones are the same file. All functions block.
+///
+/// Invariant: an older snapshot never replaces a newer one. One that is built
+/// beside the log may finish after a newer one was installed, and the entries
+/// between the two are gone by then.
 #[derive(Debug, Clone)]
 pub(crate) struct SnapshotFile {
     path: PathBuf,
+    written: Arc<Mutex<Written>>,
+}
+
+#[derive(Debug, Default)]
+struct Written {
+    newest: Option<LogId>,
+    is_closed: bool,
 }
 
 impl SnapshotFile {
     pub(crate) fn new(dir: &Path) -> Self {
-        Self { path: dir.join(FILE) }
+        Self { path: dir.join(FILE), written: Arc::default() }
     }
 
-    /// Replaces the snapshot.
+    /// Replaces the snapshot, unless the one there is newer.
     pub(crate) fn write(&self, meta: &SnapshotMeta, state: &[u8]) -> Result<(), StoreFault> {
+        let mut written = self.written();
+        if written.is_closed {
+            return Err(StoreFault::Io { doing: "writing a snapshot", reason: "the voter has stopped".into() });
+        }
+        if meta.last_log_id < written.newest {
+            return Ok(());
+        }
         if state.len() as u64 > SNAPSHOT_BYTES_MAX {
             let reason = format!("the state has {} bytes, over the limit", state.len());
             return Err(StoreFault::Io { doing: "writing a snapshot", reason });
@@ -61,14 +80,29 @@ impl SnapshotFile {
         content.extend_from_slice(&head_bytes.to_be_bytes());
         content.extend_from_slice(&head);
         content.extend_from_slice(state);
-        fsio::write_atomic(&self.path, &content, 0o600).map_err(|error| fault("writing a snapshot", &error))
+        fsio::write_atomic(&self.path, &content, 0o600).map_err(|error| fault("writing a snapshot", &error))?;
+        written.newest = meta.last_log_id;
+        Ok(())
+    }
+
+    /// Waits for a write that is going on and refuses later ones.
+    pub(crate) fn close(&self) {
+        self.written().is_closed = true;
+    }
+
+    fn written(&self) -> MutexGuard<'_, Written> {
+        // The marks are set after a write only, so a panic leaves them true.
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The snapshot, when there is one.
     pub(crate) fn read(&self) -> Result<Option<(SnapshotMeta, Bytes)>, StoreFault> {
         let limit = SNAPSHOT_BYTES_MAX + HEAD_BYTES_MAX;
         let content = fsio::read_limited(&self.path, limit).map_err(|error| fault("reading a snapshot", &error))?;
-        content.map(parse).transpose()
+        let found = content.map(parse).transpose()?;
+        let mut written = self.written();
+        written.newest = written.newest.max(found.as_ref().and_then(|(meta, _)| meta.last_log_id));
+        Ok(found)
     }
 }
 
@@ -127,6 +161,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = SnapshotFile::new(dir.path());
         file.write(&meta(), b"state").unwrap();
+        file.write(&SnapshotMeta::default(), b"older").unwrap();
+        assert_eq!(file.read().unwrap().unwrap().1, "state", "an older one does not replace it");
         let good = std::fs::read(dir.path().join(FILE)).unwrap();
         for at in 0..good.len() {
             let mut bad = good.clone();

@@ -5,7 +5,6 @@
 //! following it is cheap.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use openraft::{RaftMetrics, ServerState};
 use osmoda_types::RaftId;
@@ -87,13 +86,12 @@ pub struct Totals {
 
 impl From<&Counters> for Totals {
     fn from(counters: &Counters) -> Self {
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
         Self {
-            fsyncs_total: read(&counters.fsyncs),
-            commits_total: read(&counters.commits),
-            entries_total: read(&counters.entries),
-            commands_total: read(&counters.commands),
-            batches_total: read(&counters.batches),
+            fsyncs_total: counters.fsyncs.total(),
+            commits_total: counters.commits.total(),
+            entries_total: counters.entries.total(),
+            commands_total: counters.commands.total(),
+            batches_total: counters.batches.total(),
         }
     }
 }
@@ -146,6 +144,20 @@ impl View {
     }
 }
 
+/// Shows the newest status under `/metrics`.
+fn export(before: Option<&Status>, now: &Status) {
+    #[allow(clippy::cast_precision_loss, reason = "a gauge is a float; terms and indexes stay far below 2^53")]
+    let set = |name: &'static str, value: u64| metrics::gauge!(name).set(value as f64);
+    set("osmoda_raft_term", now.term);
+    set("osmoda_raft_leads", u64::from(now.leads()));
+    set("osmoda_raft_next_index", now.next_index);
+    set("osmoda_raft_unapplied_entries", now.last_index.map_or(0, |last| (last + 1).saturating_sub(now.next_index)));
+    set("osmoda_raft_voters", now.members.voters.len() as u64);
+    if now.leader.is_some() && before.and_then(|before| before.leader) != now.leader {
+        metrics::counter!("osmoda_raft_leader_changes_total").increment(1);
+    }
+}
+
 /// Follows openraft's metrics into `statuses`, until either end is gone.
 pub(crate) async fn run(
     core: Arc<Core>,
@@ -161,6 +173,7 @@ pub(crate) async fn run(
         statuses.send_if_modified(|kept| {
             let is_new = kept.as_ref() != Some(&status);
             if is_new {
+                export(kept.as_ref(), &status);
                 *kept = Some(status);
             }
             is_new

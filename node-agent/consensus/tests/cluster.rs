@@ -188,3 +188,14 @@ async fn a_peer_speaks_only_for_the_voter_on_its_own_node() {
     assert_eq!(from_3.probe(probe(77, 1)).await.unwrap_err().code(), Code::PermissionDenied);
     assert!(fleet.status(1).term < 99);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stopped_voter_does_not_count_as_one_that_answers() {
+    let mut fleet = Fleet::of_three().await;
+    let probe = wire::ProbeRequest { raft_id: 2, seq: 1, to: 1 };
+    // The connection is older than the stop and may outlive it.
+    let mut from_2 = RaftClient::new(fleet.net.channel(node(2), node(1)));
+    from_2.probe(probe).await.unwrap();
+    fleet.stop(1).await;
+    assert!(from_2.probe(probe).await.is_err());
+}

@@ -105,6 +105,40 @@ async fn a_missing_log_that_must_exist_is_amnesia() {
 }
 
 #[tokio::test]
+async fn a_snapshot_without_its_log_is_amnesia() {
+    let dir = tempfile::tempdir().unwrap();
+    let tasks1 = tasks();
+    let voter = start(dir.path(), LogExpectation::MayBeNew, &tasks1).await.unwrap();
+    voter.initialize().await.unwrap();
+    until_leads(&voter).await;
+    voter.write_snapshot().await.unwrap();
+    let snapshot = dir.path().join("raft/snapshot.bin");
+    let written = || async { snapshot.exists().then_some(()) };
+    osmoda_kit::testing::wait_for("the snapshot", Duration::from_secs(20), written).await;
+    tasks1.drain(Duration::from_secs(20)).await;
+    drop(voter);
+    std::fs::remove_file(dir.path().join("raft/raft.redb")).unwrap();
+    let refused = start(dir.path(), LogExpectation::MayBeNew, &tasks()).await.err().unwrap();
+    assert_eq!(refused.code(), ErrorCode::RaftAmnesia);
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_every_accepted_command_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let tasks1 = tasks();
+    let voter = start(dir.path(), LogExpectation::MayBeNew, &tasks1).await.unwrap();
+    voter.initialize().await.unwrap();
+    until_leads(&voter).await;
+    let answers = futures_util::future::join_all((0..6000_u32).map(|_| voter.propose([0; 16], vec![0]))).await;
+    let busy = answers.iter().filter(|answer| **answer == Err(ProposeError::Busy)).count();
+    let committed = answers.iter().filter(|answer| answer.is_ok()).count();
+    assert!(busy > 0);
+    assert_eq!(busy + committed, 6000);
+    assert_eq!(voter.read(|state, _| state.0), committed as u64);
+    tasks1.drain(Duration::from_secs(20)).await;
+}
+
+#[tokio::test]
 async fn a_log_that_was_cut_needs_its_snapshot() {
     let dir = tempfile::tempdir().unwrap();
     let tasks1 = tasks();

@@ -20,7 +20,7 @@ use redb::{
 
 use crate::codec::{self, FORMAT_VERSION};
 use crate::store::StoreFault;
-use crate::store::health::{Counters, add};
+use crate::store::health::Counters;
 use crate::types::{Entry, LogId, Vote, entry_bytes};
 
 /// Log entries by index; the value is a framed `StoredEntry`.
@@ -272,7 +272,7 @@ impl<B: StorageBackend> StorageBackend for Counting<B> {
     }
 
     fn sync_data(&self) -> Result<(), std::io::Error> {
-        add(&self.counters.fsyncs, 1);
+        self.counters.fsyncs.add(1);
         self.inner.sync_data()
     }
 

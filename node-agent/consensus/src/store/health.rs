@@ -118,19 +118,49 @@ impl Health {
     }
 }
 
-/// Running totals since the program started.
-#[derive(Debug, Default)]
-pub(crate) struct Counters {
-    pub(crate) fsyncs: AtomicU64,
-    pub(crate) commits: AtomicU64,
-    pub(crate) entries: AtomicU64,
-    pub(crate) commands: AtomicU64,
-    pub(crate) batches: AtomicU64,
+/// A running total, also exported under its name.
+#[derive(Debug)]
+pub(crate) struct Counter {
+    total: AtomicU64,
+    name: &'static str,
 }
 
-/// Adds to a counter; totals need no ordering among each other.
-pub(crate) fn add(counter: &AtomicU64, n: u64) {
-    counter.fetch_add(n, Ordering::Relaxed);
+impl Counter {
+    const fn new(name: &'static str) -> Self {
+        Self { total: AtomicU64::new(0), name }
+    }
+
+    /// Adds; totals need no ordering among each other.
+    pub(crate) fn add(&self, n: u64) {
+        self.total.fetch_add(n, Ordering::Relaxed);
+        metrics::counter!(self.name).increment(n);
+    }
+
+    pub(crate) fn total(&self) -> u64 {
+        self.total.load(Ordering::Relaxed)
+    }
+}
+
+/// What one voter counted since the program started.
+#[derive(Debug)]
+pub(crate) struct Counters {
+    pub(crate) fsyncs: Counter,
+    pub(crate) commits: Counter,
+    pub(crate) entries: Counter,
+    pub(crate) commands: Counter,
+    pub(crate) batches: Counter,
+}
+
+impl Default for Counters {
+    fn default() -> Self {
+        Self {
+            fsyncs: Counter::new("osmoda_raft_fsyncs_total"),
+            commits: Counter::new("osmoda_raft_commits_total"),
+            entries: Counter::new("osmoda_raft_entries_total"),
+            commands: Counter::new("osmoda_raft_commands_total"),
+            batches: Counter::new("osmoda_raft_batches_total"),
+        }
+    }
 }
 
 #[cfg(test)]

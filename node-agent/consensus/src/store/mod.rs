@@ -16,7 +16,7 @@ mod writer;
 
 pub(crate) use engine::{Engine, Loaded};
 pub use health::StoreFault;
-pub(crate) use health::{Counters, Health, add};
+pub(crate) use health::{Counters, Health};
 
 use std::fmt::Debug;
 use std::ops::{Bound, RangeBounds};

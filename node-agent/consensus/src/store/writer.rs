@@ -8,13 +8,14 @@
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use openraft::storage::LogFlushed;
 use tokio::sync::oneshot;
 
 use crate::store::StoreFault;
 use crate::store::engine::{Change, Engine};
-use crate::store::health::{Counters, Health, add};
+use crate::store::health::{Counters, Health};
 use crate::store::tail::Tail;
 use crate::types::{Entry, LogId, TypeConfig, Vote, entry_bytes};
 
@@ -145,7 +146,7 @@ impl Thread {
                 Op::Append(entries, _) => {
                     durable_until = entries.last().map(|entry| entry.log_id.index + 1).or(durable_until);
                     changes.push(Change::Append(entries));
-                    add(&self.counters.entries, entries.len() as u64);
+                    self.counters.entries.add(entries.len() as u64);
                 }
                 Op::Vote(vote, _) => changes.push(Change::Vote(*vote)),
                 Op::Truncate(from, _) => changes.push(Change::Truncate(*from)),
@@ -157,8 +158,10 @@ impl Thread {
         if changes.is_empty() {
             return Ok(());
         }
+        let begin = Instant::now();
         let result = self.engine.commit(&changes);
-        add(&self.counters.commits, 1);
+        metrics::histogram!("osmoda_raft_commit_seconds").record(begin.elapsed());
+        self.counters.commits.add(1);
         match &result {
             Err(fault) => {
                 tracing::error!(%fault, "the raft log cannot be written");

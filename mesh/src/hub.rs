@@ -224,13 +224,23 @@ impl Hub {
             tracing::debug!(index = members.index, "older membership snapshot ignored");
             return;
         }
+        let before = self.shared.members.load_full();
         self.shared.members.store(Arc::new(members));
         let members = self.shared.members.load_full();
-        let removed: Vec<_> = self.links.keys().filter(|peer| members.by_node(peer).is_none()).copied().collect();
-        for peer in removed {
+        let own = self.shared.identity.node();
+        let own_changed = role_in(&before, &own) != role_in(&members, &own);
+        // Streams were judged by the old roles, so a changed role ends them; the
+        // peer dials again under the new one.
+        let keeps = |peer: &NodeId| {
+            let role = role_in(&members, peer);
+            !own_changed && role.is_some() && role == role_in(&before, peer)
+        };
+        let ended: Vec<_> = self.links.keys().filter(|peer| !keeps(peer)).copied().collect();
+        for peer in ended {
             if let Some(link) = self.links.remove(&peer) {
-                tracing::info!(peer = %peer, "link closed, no member any more");
-                close(&link.connection, CLOSE_REFUSED);
+                let member = members.by_node(&peer).is_some();
+                tracing::info!(peer = %peer, member, "link closed by a change of membership");
+                close(&link.connection, if member { CLOSE_GOING } else { CLOSE_REFUSED });
             }
         }
         self.publish();
@@ -290,6 +300,10 @@ impl Hub {
             tracing::debug!("some peers did not hear of the close");
         }
     }
+}
+
+fn role_in(members: &Members, node: &NodeId) -> Option<Role> {
+    members.by_node(node).map(|member| member.role)
 }
 
 /// Whether any service of a peer with that role is open to us.

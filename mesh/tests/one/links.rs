@@ -143,6 +143,24 @@ async fn removing_a_member_closes_its_link_and_keeps_it_out() {
 }
 
 #[tokio::test]
+async fn a_changed_role_ends_the_streams_that_the_old_one_allowed() {
+    let (a, b) = (Start::new(1, Role::Voter).run(), Start::new(2, Role::Voter).run());
+    introduce(2, &[&a, &b]).await;
+    converged(&a, &b).await;
+    let _raft = b.handle.accept(Service::Raft).unwrap();
+    let _fleet = b.handle.accept(Service::Fleet).unwrap();
+    let mut stream = a.handle.connect_stream(b.id(), Service::Raft).await.unwrap();
+    let demoted = member(&a.identity, Role::Node, vec![a.handle.local_address()]);
+    let after = members(3, vec![demoted, b.member()]);
+    b.handle.update_members(after.clone()).await.unwrap();
+    assert!(stream.read_u8().await.is_err());
+    a.handle.update_members(after).await.unwrap();
+    a.handle.connect_stream(b.id(), Service::Fleet).await.unwrap();
+    let error = a.handle.connect_stream(b.id(), Service::Raft).await.unwrap_err();
+    assert_eq!(error.code(), ErrorCode::ServiceDenied);
+}
+
+#[tokio::test]
 async fn a_peer_that_restarts_on_its_address_is_linked_again() {
     for seeds in [(1, 2), (2, 1)] {
         let (a, b) = (Start::new(seeds.0, Role::Voter).run(), Start::new(seeds.1, Role::Voter).run());

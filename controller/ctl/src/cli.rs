@@ -82,6 +82,9 @@ pub(crate) enum Command {
     /// Chooses which controller is meant
     #[command(subcommand)]
     Context(Context),
+    /// Runs a whole fleet on this machine, for development
+    #[command(subcommand)]
+    Dev(Dev),
     /// Checks the way from here to the fleet; exit 8 when something is not as it should be
     #[command(after_help = "Examples:\n  osmoda doctor\n  osmoda doctor -o json")]
     Doctor,
@@ -329,6 +332,33 @@ pub(crate) enum Target {
         target: osmoda_types::StorePath,
         #[command(flatten)]
         key: Key,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Dev {
+    /// Starts one controller and some nodes as processes of this machine
+    #[command(after_help = "Examples:\n  osmoda dev up\n  osmoda dev up --dir /tmp/lab --nodes 3")]
+    Up {
+        /// The folder of the fleet; keep it short, sockets are below it
+        #[arg(long, default_value = "/tmp/osm-dev", value_name = "DIR")]
+        dir: PathBuf,
+        /// How many nodes
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u16).range(1..=32))]
+        nodes: u16,
+        /// How many of them vote: 1, 3, 5 or 7 [default: 3, or 1 of fewer nodes]
+        #[arg(long)]
+        voters: Option<u16>,
+    },
+    /// Stops a fleet that `up` started and removes its folder
+    #[command(after_help = "Examples:\n  osmoda dev down\n  osmoda dev down --dir /tmp/lab --keep-files")]
+    Down {
+        /// The folder of the fleet
+        #[arg(long, default_value = "/tmp/osm-dev", value_name = "DIR")]
+        dir: PathBuf,
+        /// Leave the folder, with its logs, as it is
+        #[arg(long)]
+        keep_files: bool,
     },
 }
 

@@ -52,6 +52,10 @@ fn usage(error: &clap::Error) -> ExitCode {
 }
 
 fn run(cli: Cli) -> Result<Exit, CliError> {
+    if let cli::Command::Dev(command) = cli.command {
+        // It starts and awaits programs; nothing of it is asynchronous.
+        return command::dev::run(&cli.global, &command);
+    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

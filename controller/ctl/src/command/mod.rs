@@ -1,5 +1,6 @@
 //! The commands, one file per noun.
 
+pub(crate) mod dev;
 pub(crate) mod manifest;
 pub(crate) mod operator;
 
@@ -33,6 +34,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Context(command) => contexts::run(global, command),
         Command::Manifest(command) => manifest::run(global, command).await,
         Command::Operator(command) => operator::run(global, command).await,
+        Command::Dev(command) => dev::run(global, &command),
         Command::Doctor => doctor::run(global).await,
         Command::Version => version(&mut Output::stdout(global.output)),
         Command::Status => status::run(&mut Session::open(global)?).await,

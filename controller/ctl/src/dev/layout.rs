@@ -48,7 +48,21 @@ impl Layout {
     /// The operator's public key.
     #[must_use]
     pub fn operator_public(&self) -> PathBuf {
-        self.dir.join("operator.pub")
+        self.dir.join("operator.key.pub")
+    }
+
+    /// The controller's admin token.
+    #[must_use]
+    pub fn admin_token(&self, controller: &str) -> PathBuf {
+        self.root(controller).join("var/lib/osmoda/controller/admin.token")
+    }
+
+    /// The folder's own name, in characters that a store path may have.
+    #[must_use]
+    pub fn label(&self) -> String {
+        let name = self.dir.file_name().unwrap_or_default().to_string_lossy();
+        let plain = name.chars().filter(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_')).collect::<String>();
+        plain.trim_start_matches('-').to_owned()
     }
 
     /// The profile of a node.

@@ -52,6 +52,18 @@ pub enum Kind {
     Controller,
 }
 
+impl Kind {
+    /// The role an invite gives it.
+    #[must_use]
+    pub const fn role(self) -> &'static str {
+        match self {
+            Self::Voter => "voter",
+            Self::Node => "node",
+            Self::Controller => "controller",
+        }
+    }
+}
+
 /// One member.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -142,12 +154,11 @@ impl Processes {
         Ok(())
     }
 
-    /// Asks every process of the member to stop, with SIGTERM to those that
-    /// supervise themselves. Returns how many were asked.
-    pub fn stop(&self, member: &Member) -> usize {
+    /// Asks the member to stop, with SIGTERM to the process that keeps the
+    /// others: it stops them in their turn.
+    pub fn stop(&self, member: &Member) {
         let pids = proc::of_root(&self.layout.root(&member.name));
-        proc::signal_all(&pids, Signal::TERM);
-        pids.len()
+        proc::signal_all(&proc::supervisors(&pids), Signal::TERM);
     }
 
     /// Ends every process of the member, guard included, with SIGKILL.

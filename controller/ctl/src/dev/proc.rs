@@ -22,7 +22,7 @@ const PROGRAM_FOLDERS: [&str; 4] =
 #[derive(Debug, thiserror::Error)]
 pub enum ProcError {
     /// It could not be started.
-    #[error("could not start {program}")]
+    #[error("could not start {}", program.display())]
     Start {
         /// The program.
         program: PathBuf,
@@ -31,7 +31,7 @@ pub enum ProcError {
         source: io::Error,
     },
     /// Its log file could not be opened.
-    #[error("could not open the log {path}")]
+    #[error("could not open the log {}", path.display())]
     Log {
         /// The file.
         path: PathBuf,
@@ -40,15 +40,24 @@ pub enum ProcError {
         source: io::Error,
     },
     /// It ended with an error.
-    #[error("{program} ended with {status}: {stderr}")]
-    Failed {
-        /// The program.
-        program: PathBuf,
-        /// Its exit status in words.
-        status: String,
-        /// The last 2,000 characters it wrote to standard error.
-        stderr: String,
-    },
+    #[error(transparent)]
+    Failed(Box<Failed>),
+}
+
+/// A program that ended with an error.
+#[derive(Debug, thiserror::Error)]
+#[error("{} ended with {status}: {stderr}", program.display())]
+pub struct Failed {
+    /// The program.
+    pub program: PathBuf,
+    /// Its exit status in words.
+    pub status: String,
+    /// Its exit code; absent when a signal ended it.
+    pub code: Option<i32>,
+    /// The last 2,000 characters it wrote to standard error.
+    pub stderr: String,
+    /// What it wrote to standard output.
+    pub stdout: String,
 }
 
 /// The first program of that name in the usual folders.
@@ -61,11 +70,24 @@ pub fn find_program(name: &str) -> Option<PathBuf> {
 ///
 /// # Errors
 /// [`ProcError::Start`], or [`ProcError::Failed`] when it ends with an error.
-#[expect(clippy::disallowed_methods, reason = "a command line tool's own short-lived, blocking children")]
 pub fn output<S: AsRef<OsStr>>(program: &Path, args: &[S]) -> Result<String, ProcError> {
+    output_with(program, args, &[])
+}
+
+/// Like [`output`], with these variables as the whole environment.
+///
+/// # Errors
+/// As [`output`].
+#[expect(clippy::disallowed_methods, reason = "a command line tool's own short-lived, blocking children")]
+pub fn output_with<S: AsRef<OsStr>>(
+    program: &Path,
+    args: &[S],
+    variables: &[(&str, &Path)],
+) -> Result<String, ProcError> {
     let done = Command::new(program)
         .args(args)
         .env_clear()
+        .envs(variables.iter().copied())
         .stdin(Stdio::null())
         .output()
         .map_err(|source| ProcError::Start { program: program.to_path_buf(), source })?;
@@ -74,11 +96,13 @@ pub fn output<S: AsRef<OsStr>>(program: &Path, args: &[S]) -> Result<String, Pro
     }
     let stderr = String::from_utf8_lossy(&done.stderr);
     let tail = stderr.chars().count().saturating_sub(2000);
-    Err(ProcError::Failed {
+    Err(ProcError::Failed(Box::new(Failed {
         program: program.to_path_buf(),
         status: done.status.to_string(),
+        code: done.status.code(),
+        stdout: String::from_utf8_lossy(&done.stdout).into_owned(),
         stderr: stderr.chars().skip(tail).collect::<String>().trim().to_owned(),
-    })
+    })))
 }
 
 /// Starts a long-lived program with an empty environment, in a process group
@@ -113,6 +137,17 @@ pub fn of_root(root: &Path) -> Vec<i32> {
     let mut found: Vec<i32> = pids.filter(|pid| *pid != own && has_argument(*pid, root) && !is_zombie(*pid)).collect();
     found.sort_unstable();
     found
+}
+
+/// Of these processes, those that keep the others: `osmoda-node run` and
+/// `osmoda-controller serve`.
+#[must_use]
+pub fn supervisors(pids: &[i32]) -> Vec<i32> {
+    let keeps = |pid: &i32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        matches!(line.split(|byte| *byte == 0).nth(1), Some(b"run" | b"serve"))
+    };
+    pids.iter().copied().filter(keeps).collect()
 }
 
 fn has_argument(pid: i32, root: &Path) -> bool {

@@ -26,7 +26,8 @@ pub enum Health {
 }
 
 /// Which store the closures are put into.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum ClosureStore {
     /// The machine's Nix store, through `nix-store --add`; needs `nix-store`.
     Nix(PathBuf),
@@ -59,7 +60,7 @@ impl ClosureStore {
 #[derive(Debug, thiserror::Error)]
 pub enum ToplevelError {
     /// A file of the closure could not be written.
-    #[error("could not write the closure at {path}")]
+    #[error("could not write the closure at {}", path.display())]
     Write {
         /// The file or folder.
         path: PathBuf,
@@ -98,7 +99,8 @@ pub fn make(
     match store {
         ClosureStore::Folder(_) => Ok(StorePath::new(folder.display().to_string())?),
         ClosureStore::Nix(program) => {
-            let out = proc::output(program, &["--add", &folder.display().to_string()]).map_err(ToplevelError::Add)?;
+            let args = ["--add".to_owned(), folder.display().to_string()];
+            let out = proc::output_with(program, &args, &[("HOME", Path::new("/root"))]).map_err(ToplevelError::Add)?;
             Ok(StorePath::new(out.trim())?)
         }
     }
@@ -162,13 +164,12 @@ mod tests {
         let root = dir.path().join("root");
         std::fs::create_dir_all(&root).unwrap();
         let switch = |top: &StorePath, action: &str| {
-            std::process::Command::new(top.as_path().join("bin/switch-to-configuration"))
-                .arg(action)
-                .env_clear()
-                .env("OSMODA_HOST_ROOT", &root)
-                .status()
-                .unwrap()
-                .code()
+            let program = top.as_path().join("bin/switch-to-configuration");
+            match proc::output_with(&program, &[action], &[("OSMODA_HOST_ROOT", &root)]) {
+                Ok(_) => Some(0),
+                Err(ProcError::Failed(failed)) => failed.code,
+                Err(error) => panic!("{error}"),
+            }
         };
         assert_eq!(switch(&one, "test"), Some(0));
         assert!(root.join("run/healthy").exists());

@@ -1,0 +1,147 @@
+//! The controller as a member of the mesh: channels to voters, the allow-list
+//! kept up with the log, and the streams on which nodes dial in.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use osmoda_kit::error::{ApiError, chain};
+use osmoda_kit::shutdown::Stage;
+use osmoda_kit::tasks::{TaskKind, Tasks};
+use osmoda_mesh::state::MeshState;
+use osmoda_mesh::{Mesh, MeshConfig, MeshError, MeshHandle, Tuning, incoming_stream, tonic_channel};
+use osmoda_mesh_protocol::{Member, Members, Service};
+use osmoda_proto::link::v1::link_server::LinkServer;
+use osmoda_rollout::FleetState;
+use osmoda_types::{NodeId, Role};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tonic::transport::Channel;
+
+use crate::link::LinkService;
+use crate::view::View;
+use crate::voters::Voters;
+
+/// The largest message of a node: a status with its daemons has a few kB, an
+/// event at most 64 kB.
+const LINK_MESSAGE_BYTES_MAX: usize = 256 << 10;
+
+/// Voters over the mesh: who they are comes from the allow-list, which follows
+/// the log.
+pub(crate) struct MeshVoters {
+    handle: MeshHandle,
+}
+
+impl MeshVoters {
+    pub(crate) fn new(handle: MeshHandle) -> Self {
+        Self { handle }
+    }
+}
+
+impl Voters for MeshVoters {
+    fn nodes(&self) -> Vec<NodeId> {
+        let mut voters: Vec<_> = self.handle.peers().into_iter().filter(|peer| peer.role == Role::Voter).collect();
+        voters.sort_by_key(|peer| (!peer.connected, peer.rtt_us, peer.id));
+        voters.into_iter().map(|peer| peer.id).collect()
+    }
+
+    fn channel(&self, node: NodeId) -> Channel {
+        tonic_channel(&self.handle, node, Service::Fleet)
+    }
+}
+
+/// Starts the mesh from what `join` stored.
+///
+/// # Errors
+/// The mesh's own.
+pub(crate) fn start(
+    state: MeshState,
+    listen: SocketAddr,
+    tasks: &Tasks,
+    clock: osmoda_kit::clock::SharedClock,
+) -> Result<MeshHandle, MeshError> {
+    let config = MeshConfig {
+        identity: state.identity,
+        network: state.network,
+        listen,
+        secrets: state.secrets,
+        members: state.members,
+        // A controller admits nobody: issuers are voters.
+        enroller: None,
+        tuning: Tuning::default(),
+    };
+    Mesh::start(config, tasks, clock)
+}
+
+/// The allow-list as the log has it. A member whose entry the mesh cannot use
+/// is left out and named: one bad entry must not lock out the others.
+pub(crate) fn members_of(state: &FleetState) -> Members {
+    let members = state.members().filter_map(|entry| {
+        let member = &entry.member;
+        let addresses = member.addresses.iter().filter_map(|text| text.parse::<SocketAddr>().ok());
+        let member = Member {
+            node: member.node,
+            mesh_key: member.mesh_key,
+            identity_key: member.identity_key,
+            role: member.role,
+            name: member.name.clone(),
+            addresses: addresses.collect(),
+        };
+        let alone = Members { index: 0, epoch: state.mesh_epoch().0, members: vec![member.clone()] };
+        match alone.check() {
+            Ok(()) => Some(member),
+            Err(error) => {
+                tracing::warn!(node = %member.node, %error, "member cannot be used by the mesh");
+                None
+            }
+        }
+    });
+    Members { index: state.members_index(), epoch: state.mesh_epoch().0, members: members.collect() }
+}
+
+/// Keeps the mesh's allow-list, on disk and in force, up with the log.
+pub(crate) async fn follow_members(
+    handle: MeshHandle,
+    dir: PathBuf,
+    mut view: watch::Receiver<View>,
+    stop: CancellationToken,
+) -> Result<(), ApiError> {
+    let mut index = handle.members().index;
+    loop {
+        let state = Arc::clone(&view.borrow_and_update().state);
+        if state.members_index() > index {
+            let members = members_of(&state);
+            index = members.index;
+            // Durable before in force, so that a crash never goes back.
+            osmoda_mesh::state::store_members(&dir, &members)
+                .map_err(|error| ApiError::new(error.code(), error.to_string()).with_source(error))?;
+            match handle.update_members(members).await {
+                Ok(()) => tracing::info!(index, "members updated"),
+                Err(MeshError::Stopping) => return Ok(()),
+                Err(error) => tracing::error!(error = chain(&error), "members were not updated"),
+            }
+        }
+        tokio::select! {
+            biased;
+            // Cancel-safe: a token.
+            () = stop.cancelled() => return Ok(()),
+            // Cancel-safe, as documented for `changed`.
+            changed = view.changed() => if changed.is_err() { return Ok(()) },
+        }
+    }
+}
+
+/// Serves the nodes' links until the stop.
+///
+/// # Errors
+/// [`MeshError::Registered`].
+pub(crate) fn serve_links(handle: &MeshHandle, service: LinkService, tasks: &Tasks) -> Result<(), MeshError> {
+    let accepted = handle.accept(Service::Link)?;
+    let stop = tasks.shutdown().token(Stage::RefuseNew);
+    let server = LinkServer::new(service).max_decoding_message_size(LINK_MESSAGE_BYTES_MAX);
+    let serving = tonic::transport::Server::builder()
+        .add_service(server)
+        .serve_with_incoming_shutdown(incoming_stream(accepted), async move { stop.cancelled().await });
+    tasks.spawn(TaskKind::CRITICAL, "link server", serving);
+    Ok(())
+}

@@ -65,10 +65,15 @@ impl Telemetry {
     }
 }
 
-/// Starts logging for the process: level by `RUST_LOG`, else `info`. Call it
+/// The levels without `RUST_LOG`. openraft logs every append that a dead voter
+/// does not answer, several a second, as an error; what an operator has to know
+/// of it (no quorum, a failed store) our own code says once.
+const LEVELS: &str = "info,openraft=off";
+
+/// Starts logging for the process: level by `RUST_LOG`, else [`LEVELS`]. Call it
 /// inside the runtime; a second call in one process (tests) changes nothing.
 pub fn init(program: &'static str, format: LogFormat) -> Telemetry {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(LEVELS));
     let text = (format == LogFormat::Text)
         .then(|| tracing_subscriber::fmt::layer().with_writer(Redacting).with_ansi(false).with_target(false));
     let json = (format == LogFormat::Json)

@@ -215,9 +215,9 @@ fn post(
 /// Every endpoint, in the order of the document.
 #[must_use]
 pub fn endpoints() -> Vec<Endpoint> {
-    let mut all = fleet_endpoints();
-    all.extend(rollout_endpoints());
-    all
+    let groups =
+        [fleet_endpoints(), principal_endpoints(), scope_endpoints(), manifest_endpoints(), rollout_endpoints()];
+    groups.into_iter().flatten().collect()
 }
 
 fn fleet_endpoints() -> Vec<Endpoint> {
@@ -271,6 +271,11 @@ fn fleet_endpoints() -> Vec<Endpoint> {
              seen.",
             Shape::page::<LedgerHead>(),
         ),
+    ]
+}
+
+fn principal_endpoints() -> Vec<Endpoint> {
+    vec![
         list(
             "list_principals",
             "principals",
@@ -286,6 +291,11 @@ fn fleet_endpoints() -> Vec<Endpoint> {
             (Shape::of::<AddPrincipal>(), 201, Shape::of::<Principal>()),
             ORDER,
         ),
+    ]
+}
+
+fn scope_endpoints() -> Vec<Endpoint> {
+    vec![
         list(
             "list_freezes",
             "freezes",
@@ -327,10 +337,7 @@ fn fleet_endpoints() -> Vec<Endpoint> {
     ]
 }
 
-fn rollout_endpoints() -> Vec<Endpoint> {
-    let control = |operation, path, about| {
-        post(operation, "rollouts", path, about, (Shape::of::<ControlOrder>(), 202, Shape::of::<Rollout>()), CONTROL)
-    };
+fn manifest_endpoints() -> Vec<Endpoint> {
     vec![
         Endpoint {
             method: Method::Put,
@@ -353,6 +360,14 @@ fn rollout_endpoints() -> Vec<Endpoint> {
             Reply::Manifest,
             &[ErrorCode::ManifestUnknown],
         ),
+    ]
+}
+
+fn rollout_endpoints() -> Vec<Endpoint> {
+    let control = |operation, path, about| {
+        post(operation, "rollouts", path, about, (Shape::of::<ControlOrder>(), 202, Shape::of::<Rollout>()), CONTROL)
+    };
+    vec![
         list(
             "list_rollouts",
             "rollouts",

@@ -12,7 +12,10 @@ use osmoda_mesh_crypto::endpoint_config;
 use osmoda_mesh_protocol::{Members, PeerInfo, Service};
 use osmoda_types::{MeshEpoch, NodeId, Role};
 use quinn::{Connection, Endpoint, TokioRuntime};
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::Instant,
+};
 
 use crate::{
     config::MeshConfig,
@@ -130,14 +133,32 @@ impl MeshHandle {
     /// Dropping it gives up the stream; the peer may see it open and end.
     pub async fn connect_stream(&self, peer: NodeId, service: Service) -> Result<MeshStream, MeshError> {
         let limit = self.shared.tuning.open;
-        let connection = tokio::time::timeout(limit, self.connection(peer, service))
-            .await
-            .map_err(|_| MeshError::Offline(peer))??;
-        match tokio::time::timeout(limit, link::open_stream(&connection, service)).await {
-            Ok(Ok(stream)) => Ok(stream),
-            Ok(Err(OpenFault::Lost)) => Err(MeshError::Offline(peer)),
-            Ok(Err(OpenFault::Refused(code))) => Err(MeshError::Refused { peer, service, code }),
-            Err(_) => Err(MeshError::Timeout(peer)),
+        let deadline = Instant::now() + limit;
+        loop {
+            let connection = tokio::time::timeout_at(deadline, self.connection(peer, service))
+                .await
+                .map_err(|_| MeshError::Offline(peer))??;
+            match tokio::time::timeout(limit, link::open_stream(&connection, service)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(OpenFault::Refused(code))) => return Err(MeshError::Refused { peer, service, code }),
+                Err(_) => return Err(MeshError::Timeout(peer)),
+                // The link went away under us, perhaps for a better one (two
+                // nodes that dial each other): nothing was said on it, so the
+                // next link is as good.
+                Ok(Err(OpenFault::Lost)) => self.left(peer, &connection, deadline).await?,
+            }
+        }
+    }
+
+    /// Waits until this connection is no longer the link to the peer.
+    async fn left(&self, peer: NodeId, connection: &Connection, deadline: Instant) -> Result<(), MeshError> {
+        let mut links = self.shared.links.subscribe();
+        let id = connection.stable_id();
+        let gone = links.wait_for(|links| links.0.get(&peer).is_none_or(|link| link.connection.stable_id() != id));
+        match tokio::time::timeout_at(deadline, gone).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) => Err(MeshError::Stopping),
+            Err(_) => Err(MeshError::Offline(peer)),
         }
     }
 

@@ -29,6 +29,36 @@ async fn ask(node: &Node, peer: &Node, service: Service) -> Vec<u8> {
     answer
 }
 
+/// Asks until an answer comes. Right after a restart both nodes may dial, and
+/// the link that gives way takes its streams along.
+async fn answered(from: &Node, to: &Node, service: Service) {
+    let mut accepted = to.handle.accept(service).unwrap();
+    let echo = async {
+        while let Some(mut incoming) = accepted.recv().await {
+            let (mut read, mut write) = tokio::io::split(&mut incoming.stream);
+            let echoed = async {
+                tokio::io::copy(&mut read, &mut write).await?;
+                write.shutdown().await
+            };
+            if echoed.await.is_ok() {
+                assert_eq!(incoming.peer.node, from.id());
+            }
+        }
+    };
+    let ask = wait_for("an answer", LIMIT, async || {
+        let mut stream = from.handle.connect_stream(to.id(), service).await.ok()?;
+        stream.write_all(b"again").await.ok()?;
+        stream.shutdown().await.ok()?;
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).await.ok()?;
+        (answer == b"again").then_some(())
+    });
+    tokio::select! {
+        () = echo => panic!("the service ended"),
+        () = ask => {}
+    }
+}
+
 #[tokio::test]
 async fn two_voters_link_once_and_streams_carry_bytes_and_the_peer() {
     let (a, b) = (Start::new(1, Role::Voter).run(), Start::new(2, Role::Voter).run());
@@ -174,9 +204,7 @@ async fn a_peer_that_restarts_on_its_address_is_linked_again() {
         // Within one process quinn lets go of the socket a moment after the drain.
         let again = wait_for("the port", LIMIT, async || again.try_run().ok()).await;
         converged(&a, &again).await;
-        let (who, answer) =
-            tokio::join!(echo_once(&again, Service::Raft), async { ask(&a, &again, Service::Raft).await });
-        assert_eq!((answer.as_slice(), who.node), (&b"over the mesh"[..], a.id()));
+        answered(&a, &again, Service::Raft).await;
     }
 }
 
@@ -198,9 +226,7 @@ async fn a_peer_that_crashed_is_linked_again_long_before_the_idle_time() {
         let again = Start { listen, members: known, ..start(seed, Role::Voter) };
         let again = wait_for("the port", LIMIT, async || again.try_run().ok()).await;
         converged(&a, &again).await;
-        let (who, answer) =
-            tokio::join!(echo_once(&again, Service::Fleet), async { ask(&a, &again, Service::Fleet).await });
-        assert_eq!((answer.as_slice(), who.node), (&b"over the mesh"[..], a.id()));
+        answered(&a, &again, Service::Fleet).await;
     }
 }
 

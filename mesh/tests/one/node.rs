@@ -40,7 +40,7 @@ impl Start {
         let identity = identity(seed);
         let alone = members(1, vec![member(&identity, role, vec![])]);
         let listen = ([127, 0, 0, 1], 0).into();
-        Self { identity, role, listen, members: alone, secret: [1; 32], enroller: None, idle: Duration::from_secs(2) }
+        Self { identity, role, listen, members: alone, secret: [1; 32], enroller: None, idle: Duration::from_secs(10) }
     }
 
     pub(crate) fn run(self) -> Node {

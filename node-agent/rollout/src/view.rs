@@ -203,9 +203,9 @@ impl FleetState {
         (rank, *node)
     }
 
-    /// The next wave, when it can be opened: enough nodes for it are online and
-    /// hold their closure, and in the last wave nobody who is online is still
-    /// fetching. Who is away is deferred.
+    /// The next wave, when it can be opened: the nodes that are first in rank
+    /// among those online hold their closure, and in the last wave everybody who
+    /// is online does. Who is away, or could not fetch, is deferred.
     #[must_use]
     pub fn openable(&self, rollout: &RolloutId, online: &BTreeSet<NodeId>, leader: RaftId) -> Option<OpenWave> {
         let rollout = self.rollouts.get(rollout)?;
@@ -215,24 +215,29 @@ impl FleetState {
             _ => return None,
         };
         let size = rollout.wave_size(wave) as usize;
-        let fetching = rollout
-            .remaining()
-            .any(|(node, row)| online.contains(node) && row.recorded.is_none() && row.code.is_none());
-        let ready = rollout.remaining().filter(|(node, row)| online.contains(node) && row.recorded.is_some());
-        let mut eligible: Vec<NodeId> = ready.map(|(node, _)| *node).collect();
         let last = rollout.is_last_wave(wave);
-        if fetching && (last || eligible.len() < size) {
+        // Online, and holding its closure or still fetching it: those may be in
+        // the wave. Who goes first is decided by rank, not by who was quicker.
+        let may_come = rollout
+            .remaining()
+            .filter(|(node, row)| online.contains(node) && (row.recorded.is_some() || row.code.is_none()));
+        let mut eligible: Vec<NodeId> = may_come.map(|(node, _)| *node).collect();
+        eligible.sort_by_key(|node| self.rank(node, leader));
+        if !last {
+            eligible.truncate(size);
+        }
+        if eligible.iter().any(|node| rollout.rows.get(node).is_none_or(|row| row.recorded.is_none())) {
             return None;
         }
-        eligible.sort_by_key(|node| self.rank(node, leader));
         eligible.truncate(size);
-        eligible.sort_unstable();
+        let eligible: BTreeSet<NodeId> = eligible.into_iter().collect();
         if eligible.is_empty() && !(last && rollout.committed() > 0) {
             return None;
         }
         let away = |node: &NodeId, row: &Row| last || !online.contains(node) || row.recorded.is_none();
         let deferred = rollout.remaining().filter(|(node, row)| !eligible.contains(node) && away(node, row));
         let deferred = deferred.map(|(node, _)| *node).collect();
+        let eligible = eligible.into_iter().collect();
         Some(OpenWave { rollout: rollout.id, wave, eligible, deferred })
     }
 

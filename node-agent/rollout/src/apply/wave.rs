@@ -64,14 +64,15 @@ impl FleetState {
             return Err(ErrorCode::WaveClosed);
         }
         check_wave_nodes(rollout, open)?;
+        let (eligible, deferred) = (set(&open.eligible), set(&open.deferred));
         let Some(rollout) = self.rollouts.get_mut(&open.rollout) else { return Err(ErrorCode::RolloutUnknown) };
         for (node, row) in &mut rollout.rows {
-            if open.eligible.contains(node) {
+            if eligible.contains(node) {
                 row.wave = Some(open.wave);
                 if row.state != NodeState::Staged {
                     set_state(cx, open.rollout, *node, row, NodeState::Staged, "eligible");
                 }
-            } else if open.deferred.contains(node) && row.state != NodeState::Deferred {
+            } else if deferred.contains(node) && row.state != NodeState::Deferred {
                 set_state(cx, open.rollout, *node, row, NodeState::Deferred, "away");
             }
         }
@@ -88,7 +89,7 @@ impl FleetState {
         if self.is_frozen(&rollout.scope) {
             return Err(ErrorCode::FreezeLocked);
         }
-        let nodes: BTreeSet<NodeId> = grant.nodes.iter().copied().collect();
+        let nodes = set(&grant.nodes);
         if nodes.is_empty() || nodes.len() != grant.nodes.len() || nodes.len() > GRANT_NODES_MAX {
             return Err(ErrorCode::BadRequest);
         }
@@ -170,6 +171,10 @@ impl FleetState {
     }
 }
 
+fn set(nodes: &[NodeId]) -> BTreeSet<NodeId> {
+    nodes.iter().copied().collect()
+}
+
 /// Where the rollout runs, or why nothing can be started in it.
 fn running(rollout: &Rollout) -> Result<Running, ErrorCode> {
     match rollout.phase {
@@ -204,8 +209,7 @@ pub(super) fn check_attempt(row: &Row, of: &NodeAttempt) -> Result<(), ErrorCode
 /// The denominator of a wave is frozen here: who is there is in, who is away is
 /// deferred and not charged.
 fn check_wave_nodes(rollout: &Rollout, open: &OpenWave) -> Result<(), ErrorCode> {
-    let eligible: BTreeSet<_> = open.eligible.iter().collect();
-    let deferred: BTreeSet<_> = open.deferred.iter().collect();
+    let (eligible, deferred) = (set(&open.eligible), set(&open.deferred));
     let once = eligible.len() == open.eligible.len() && deferred.len() == open.deferred.len();
     if !once || !eligible.is_disjoint(&deferred) {
         return Err(ErrorCode::BadRequest);

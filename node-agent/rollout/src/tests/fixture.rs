@@ -130,7 +130,7 @@ pub(super) enum End {
 
 /// An operator's order, shortly.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Ord {
+pub(super) enum Short {
     Pause(u8),
     Resume(u8),
     Abort(u8),
@@ -153,7 +153,7 @@ pub(super) enum Cmd {
     StateDeadline { rollout: u8, state_epoch: u64 },
     NodeDeadline { rollout: u8, node: u8, attempt: u64 },
     Hold { rollout: u8 },
-    Order { order: Ord, serial: u64, by: By },
+    Order { order: Short, serial: u64, by: By },
 }
 
 pub(super) fn node(number: u8) -> NodeId {
@@ -358,16 +358,16 @@ fn proposal(number: u8, spec: u8, parent: u64, by: By) -> Proposal {
     }
 }
 
-fn order(order: Ord) -> Order {
+fn order(order: Short) -> Order {
     let scope = |all: bool| if all { "*".to_owned() } else { "a".to_owned() };
     match order {
-        Ord::Pause(number) => Order::Pause { rollout: rollout(number) },
-        Ord::Resume(number) => Order::Resume { rollout: rollout(number) },
-        Ord::Abort(number) => Order::Abort { rollout: rollout(number) },
-        Ord::Exclude(number, who) => Order::Exclude { rollout: rollout(number), node: node(who) },
-        Ord::Freeze(all) => Order::Freeze { scope: scope(all) },
-        Ord::Unfreeze(all) => Order::Unfreeze { scope: scope(all) },
-        Ord::Allow(who, number) => Order::Allow { target: target(who, number) },
+        Short::Pause(number) => Order::Pause { rollout: rollout(number) },
+        Short::Resume(number) => Order::Resume { rollout: rollout(number) },
+        Short::Abort(number) => Order::Abort { rollout: rollout(number) },
+        Short::Exclude(number, who) => Order::Exclude { rollout: rollout(number), node: node(who) },
+        Short::Freeze(all) => Order::Freeze { scope: scope(all) },
+        Short::Unfreeze(all) => Order::Unfreeze { scope: scope(all) },
+        Short::Allow(who, number) => Order::Allow { target: target(who, number) },
     }
 }
 

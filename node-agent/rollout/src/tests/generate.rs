@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use osmoda_types::{NodeId, NodeState, RolloutState};
 
-use super::fixture::{By, Cmd, End, NODES, Ord, SPECS, Said, VOTERS, node, raft_id};
+use super::fixture::{By, Cmd, End, NODES, SPECS, Said, Short, VOTERS, node, raft_id};
 use crate::{FleetState, Phase, Rollout, Running};
 
 /// Most rollouts of one history.
@@ -87,12 +87,12 @@ impl Generator<'_> {
         {
             let mut parts = path.as_str().split('/').skip(2).filter_map(|part| part.parse().ok());
             if let (Some(who), Some(goal)) = (parts.next(), parts.next()) {
-                return self.order(Ord::Allow(who, goal));
+                return self.order(Short::Allow(who, goal));
             }
         }
         if self.state.is_frozen("a") && self.rng.percent(60) {
             let all = self.rng.percent(50);
-            return self.order(Ord::Unfreeze(all));
+            return self.order(Short::Unfreeze(all));
         }
         let number = if self.rng.percent(90) { used.min(ROLLOUTS - 1) } else { self.rng.small(ROLLOUTS) };
         let spec = self.rng.small(SPECS.len() as u8);
@@ -105,7 +105,7 @@ impl Generator<'_> {
         [By::Ann, By::Bob, By::Eve, By::Forged][self.rng.below(4)]
     }
 
-    fn order(&mut self, order: Ord) -> Cmd {
+    fn order(&mut self, order: Short) -> Cmd {
         let old = self.rng.percent(4);
         if !old {
             *self.serial += 1;
@@ -147,19 +147,19 @@ impl Generator<'_> {
             Phase::Running(Running::Soak(_)) if roll < 75 => (due, false),
             Phase::Running(Running::Soak(wave)) if roll < 80 => (self.too_early(rollout, wave + 1), false),
             Phase::Paused { .. } if roll < 5 => (due, false),
-            Phase::Paused { .. } if roll < 50 => (self.order(Ord::Resume(number)), false),
+            Phase::Paused { .. } if roll < 50 => (self.order(Short::Resume(number)), false),
             Phase::RollingBack if roll < 5 => (due, false),
             _ => (self.report(rollout), false),
         }
     }
 
-    fn orders(&mut self, number: u8) -> Ord {
+    fn orders(&mut self, number: u8) -> Short {
         match self.rng.below(10) {
-            0..=3 => Ord::Pause(number),
-            4..=6 => Ord::Abort(number),
-            7 => Ord::Exclude(number, self.rng.small(NODES)),
-            8 => Ord::Resume(number),
-            _ => Ord::Freeze(self.rng.percent(30)),
+            0..=3 => Short::Pause(number),
+            4..=6 => Short::Abort(number),
+            7 => Short::Exclude(number, self.rng.small(NODES)),
+            8 => Short::Resume(number),
+            _ => Short::Freeze(self.rng.percent(30)),
         }
     }
 
@@ -255,7 +255,7 @@ impl Generator<'_> {
             return Cmd::NodeDeadline { rollout: number, node: who, attempt };
         }
         if word == NodeState::Lost && self.rng.percent(5) {
-            return self.order(Ord::Exclude(number, who));
+            return self.order(Short::Exclude(number, who));
         }
         let live = matches!(rollout.phase.word(), RolloutState::Wave | RolloutState::Paused);
         let excused = rollout.rows.get(&node(who)).is_some_and(|row| row.excused);
@@ -312,7 +312,7 @@ impl Generator<'_> {
             }
             _ => {
                 let (all, goal) = (self.rng.percent(50), self.rng.small(9));
-                let order = if self.rng.percent(50) { Ord::Unfreeze(all) } else { Ord::Allow(node, goal) };
+                let order = if self.rng.percent(50) { Short::Unfreeze(all) } else { Short::Allow(node, goal) };
                 self.order(order)
             }
         }

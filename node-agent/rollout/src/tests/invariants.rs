@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use osmoda_types::{NodeState, RolloutId, RolloutState, StorePath};
 
-use super::fixture::{Cmd, End, Ord, VOTERS, node};
+use super::fixture::{Cmd, End, Short, VOTERS, node};
 use crate::{Desired, FleetState, Outcome, Phase, What};
 
 /// What the checker remembers of one rollout.
@@ -120,7 +120,7 @@ fn check_undo_cause(cmd: &Cmd, times: u32) -> Result<(), String> {
         Cmd::Report { .. }
             | Cmd::NodeDeadline { .. }
             | Cmd::StateDeadline { .. }
-            | Cmd::Order { order: Ord::Abort(_) | Ord::Resume(_), .. }
+            | Cmd::Order { order: Short::Abort(_) | Short::Resume(_), .. }
     );
     if times > 1 || !reason {
         return Err(format!("I10: undone {times} times, last by {cmd:?}"));

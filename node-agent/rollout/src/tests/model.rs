@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use osmoda_types::{NodeState, RolloutState, Wave};
 
-use super::fixture::{By, Cmd, End, NODES, Ord, SPECS, Said, Spec, VOTERS};
+use super::fixture::{By, Cmd, End, NODES, SPECS, Said, Short, Spec, VOTERS};
 
 /// What the oracle says about a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -552,7 +552,7 @@ impl Model {
         if effect { Fresh } else { Again }
     }
 
-    fn order(&mut self, order: Ord, serial: u64, by: By) -> Class {
+    fn order(&mut self, order: Short, serial: u64, by: By) -> Class {
         if by != By::Ann || serial <= self.serial {
             return No;
         }
@@ -563,29 +563,29 @@ impl Model {
         class
     }
 
-    fn obey(&mut self, order: Ord) -> Class {
+    fn obey(&mut self, order: Short) -> Class {
         match order {
-            Ord::Freeze(all) => return if self.frozen.insert(all) { Fresh } else { Again },
-            Ord::Unfreeze(all) => return if self.frozen.remove(&all) { Fresh } else { No },
-            Ord::Allow(who, goal) => return if self.denied.remove(&(who, goal)) { Fresh } else { No },
-            Ord::Exclude(number, who) => return self.exclude(number, who),
-            Ord::Pause(_) | Ord::Resume(_) | Ord::Abort(_) => {}
+            Short::Freeze(all) => return if self.frozen.insert(all) { Fresh } else { Again },
+            Short::Unfreeze(all) => return if self.frozen.remove(&all) { Fresh } else { No },
+            Short::Allow(who, goal) => return if self.denied.remove(&(who, goal)) { Fresh } else { No },
+            Short::Exclude(number, who) => return self.exclude(number, who),
+            Short::Pause(_) | Short::Resume(_) | Short::Abort(_) => {}
         }
-        let (Ord::Pause(number) | Ord::Resume(number) | Ord::Abort(number)) = order else { return No };
+        let (Short::Pause(number) | Short::Resume(number) | Short::Abort(number)) = order else { return No };
         let Some(rollout) = self.rollouts.get_mut(&number) else { return No };
         match order {
-            Ord::Pause(_) if rollout.live() && rollout.paused.is_some() => Again,
-            Ord::Pause(_) if rollout.live() => {
+            Short::Pause(_) if rollout.live() && rollout.paused.is_some() => Again,
+            Short::Pause(_) if rollout.live() => {
                 rollout.paused = Some("operator");
                 Fresh
             }
-            Ord::Resume(_) if rollout.paused.is_some() => {
+            Short::Resume(_) if rollout.paused.is_some() => {
                 rollout.paused = None;
                 self.go_on(number);
                 Fresh
             }
-            Ord::Abort(_) if rollout.stage == Stage::Undoing => Again,
-            Ord::Abort(_) if !rollout.over() => {
+            Short::Abort(_) if rollout.stage == Stage::Undoing => Again,
+            Short::Abort(_) if !rollout.over() => {
                 rollout.undo();
                 Fresh
             }

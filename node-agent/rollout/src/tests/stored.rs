@@ -2,7 +2,7 @@
 
 use osmoda_types::ErrorCode;
 
-use super::fixture::{By, Cmd, End, Log, Ord, Said, raft_id, rollout};
+use super::fixture::{By, Cmd, End, Log, Said, Short, raft_id, rollout};
 use super::generate::Rng;
 use crate::{FleetState, Reply};
 
@@ -18,7 +18,7 @@ fn rich() -> FleetState {
         Cmd::Open { rollout: 0, wave: 0, eligible: vec![3], deferred: vec![4] },
         Cmd::Grant { rollout: 0, wave: 0, nodes: vec![3] },
         Cmd::Hold { rollout: 0 },
-        Cmd::Order { order: Ord::Freeze(false), serial: 1, by: By::Ann },
+        Cmd::Order { order: Short::Freeze(false), serial: 1, by: By::Ann },
     ];
     for cmd in cmds {
         let body = cmd.body(&log.state);
@@ -26,7 +26,7 @@ fn rich() -> FleetState {
     }
     let attempt = log.state.rollout(&rollout(0)).unwrap().rows.values().find_map(|row| row.attempt).unwrap();
     let failed = Cmd::Report { rollout: 0, node: 3, attempt: attempt.0, end: End::Quarantined, observed_right: true };
-    let resumed = Cmd::Order { order: Ord::Resume(0), serial: 2, by: By::Ann };
+    let resumed = Cmd::Order { order: Short::Resume(0), serial: 2, by: By::Ann };
     for cmd in [failed, resumed] {
         let body = cmd.body(&log.state);
         log.expect(body);

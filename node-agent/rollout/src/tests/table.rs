@@ -2,7 +2,7 @@
 
 use osmoda_types::{ErrorCode, NodeState, RolloutState};
 
-use super::fixture::{By, Cmd, End, Log, Ord, Said, baseline, node, raft_id, rollout, target};
+use super::fixture::{By, Cmd, End, Log, Said, Short, baseline, node, raft_id, rollout, target};
 use crate::{Cause, Desired, Outcome, PauseReason, Phase, Running};
 
 /// How far rollout 0 (spec 0: all six nodes, 1 then the rest, two at risk, no
@@ -113,7 +113,7 @@ fn grant(wave: u32, nodes: &[u8]) -> Cmd {
     Cmd::Grant { rollout: 0, wave, nodes: nodes.to_vec() }
 }
 
-fn order(order: Ord, serial: u64) -> Cmd {
+fn order(order: Short, serial: u64) -> Cmd {
     Cmd::Order { order, serial, by: By::Ann }
 }
 
@@ -220,27 +220,27 @@ fn a_deadline_of_an_earlier_state_does_nothing() {
 
 #[test]
 fn orders_need_a_signature_a_right_and_a_new_serial() {
-    let by = |by| move |_: &Log| Cmd::Order { order: Ord::Pause(0), serial: 1, by };
+    let by = |by| move |_: &Log| Cmd::Order { order: Short::Pause(0), serial: 1, by };
     check(Point::Canary, by(By::Eve), ErrorCode::PrincipalUnknown);
     check(Point::Canary, by(By::Bob), ErrorCode::PrincipalDenied);
     check(Point::Canary, by(By::Forged), ErrorCode::SignatureInvalid);
-    check(Point::Canary, |_| order(Ord::Pause(0), 0), ErrorCode::OrderReplayed);
-    check(Point::Canary, |_| order(Ord::Resume(0), 1), ErrorCode::RolloutState);
-    check(Point::Canary, |_| order(Ord::Allow(3, 1), 1), ErrorCode::NotFound);
-    check(Point::Begun, |_| order(Ord::Abort(0), 1), ErrorCode::RolloutUnknown);
+    check(Point::Canary, |_| order(Short::Pause(0), 0), ErrorCode::OrderReplayed);
+    check(Point::Canary, |_| order(Short::Resume(0), 1), ErrorCode::RolloutState);
+    check(Point::Canary, |_| order(Short::Allow(3, 1), 1), ErrorCode::NotFound);
+    check(Point::Begun, |_| order(Short::Abort(0), 1), ErrorCode::RolloutUnknown);
     let mut log = Log::at(0, Point::Canary);
-    log.must(&order(Ord::Pause(0), 5));
-    log.must(&order(Ord::Resume(0), 6));
-    assert_eq!(log.send(&order(Ord::Pause(0), 5), 0).reply.refused, Some(ErrorCode::OrderReplayed));
+    log.must(&order(Short::Pause(0), 5));
+    log.must(&order(Short::Resume(0), 6));
+    assert_eq!(log.send(&order(Short::Pause(0), 5), 0).reply.refused, Some(ErrorCode::OrderReplayed));
 }
 
 #[test]
 fn a_frozen_scope_takes_neither_proposals_nor_grants() {
     let mut log = Log::at(0, Point::Canary);
-    log.must(&order(Ord::Freeze(true), 1));
+    log.must(&order(Short::Freeze(true), 1));
     assert_eq!(log.send(&grant(0, &[3]), 0).reply.refused, Some(ErrorCode::FreezeLocked));
     assert_eq!(log.send(&propose(1, 6, 1), 0).reply.refused, Some(ErrorCode::FreezeLocked));
-    log.must(&order(Ord::Unfreeze(true), 2));
+    log.must(&order(Short::Unfreeze(true), 2));
     log.must(&grant(0, &[3]));
 }
 
@@ -299,7 +299,7 @@ fn a_bad_release_sends_every_moved_node_back_to_its_own_baseline() {
     // The target is denied until an operator allows it.
     assert!(log.state.denied(&target(3, 1)).is_some());
     assert_eq!(log.send(&propose(1, 1, 1), 0).reply.refused, Some(ErrorCode::TargetDenied));
-    (0..6).for_each(|who| log.must(&order(Ord::Allow(who, 1), 10 + u64::from(who))));
+    (0..6).for_each(|who| log.must(&order(Short::Allow(who, 1), 10 + u64::from(who))));
     log.must(&propose(1, 1, 1));
 }
 
@@ -312,7 +312,7 @@ fn losing_the_quorum_pauses_and_never_undoes() {
     log.must(&log.report(5, End::CutOff));
     let paused = Phase::Paused { from: Running::Wave(1), reason: PauseReason::QuorumLost };
     assert_eq!((log.phase(), log.word(4)), (paused, NodeState::Staged));
-    log.must(&order(Ord::Resume(0), 1));
+    log.must(&order(Short::Resume(0), 1));
     log.must(&grant(1, &[4, 5]));
     // The next loss of contact is the target's own.
     log.must(&log.report(4, End::CutOff));
@@ -328,7 +328,7 @@ fn a_lost_node_stays_charged_until_it_reports_or_is_excluded() {
     log.must(&log.report(5, End::Committed));
     assert_eq!(log.state.rollout(&rollout(0)).unwrap().charged(), 1);
     assert!(matches!(log.state.desired(&node(4)), Desired::Baseline(_)));
-    log.must(&order(Ord::Exclude(0, 4), 1));
+    log.must(&order(Short::Exclude(0, 4), 1));
     assert_eq!(log.state.rollout(&rollout(0)).unwrap().charged(), 0);
 }
 
@@ -340,7 +340,7 @@ fn voters_go_back_one_after_the_other() {
         log.must(&log.accept(who));
         log.must(&log.report(who, End::Committed));
     }
-    log.must(&order(Ord::Abort(0), 1));
+    log.must(&order(Short::Abort(0), 1));
     assert!(matches!(log.state.desired(&node(1)), Desired::Baseline(_)));
     assert_eq!(log.state.desired(&node(2)), Desired::Stay);
     log.must(&log.report(1, End::RolledBack));

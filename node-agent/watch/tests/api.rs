@@ -1,0 +1,327 @@
+//! The endpoints over a real socket, with a real guard and a small ledger.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of a test fail it with the line that surprised them")]
+
+use axum::routing::post;
+use axum::{Json, Router};
+use ed25519_dalek::SigningKey;
+use osmoda_journal::generation::{GenerationStore, Runner, SymlinkStore};
+use osmoda_journal::{HostClock, JOURNAL_FILE};
+use osmoda_kit::audit::{Append, Audit, Recorded};
+use osmoda_kit::clock::SystemClock;
+use osmoda_kit::error::ApiError;
+use osmoda_kit::http::testing::TestServer;
+use osmoda_kit::shutdown::Shutdown;
+use osmoda_kit::tasks::Tasks;
+use osmoda_kit::testing::wait_for;
+use osmoda_node_api::callers;
+use osmoda_node_api::watch::{
+    AcceptRequest, AttemptView, ContactRequest, GrantRequest, RevertRequest, StageRequest, SwitchBegin, SwitchSession,
+    SwitchStatus, TRUST_FILE, TrustFile, WatchClient,
+};
+use osmoda_types::{
+    AttemptId, ErrorCode, FleetEpoch, HealthCheck, ManifestHash, NetworkId, NodeId, Principal, Right, RolloutId,
+    Signature, StorePath, statement,
+};
+use osmoda_watch::{LogSteps, Outside, Settings, StoreKind, assemble};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+const LIMIT: Duration = Duration::from_secs(60);
+const NETWORK: NetworkId = NetworkId::from_bytes([9; 32]);
+const NODE: NodeId = NodeId::from_bytes([1; 32]);
+const ROLLOUT: RolloutId = RolloutId::from_bytes([7; 16]);
+const EPOCH: FleetEpoch = FleetEpoch(4);
+
+/// Not a test: the guard, when started by the daemon under test.
+#[test]
+fn child_guard() {
+    if let Some(args) = std::env::var_os("API_GUARD") {
+        rustix::process::setsid().unwrap();
+        let args = args.into_string().unwrap();
+        let options = osmoda_guard::Options::parse(args.split(' ').map(Into::into)).unwrap();
+        osmoda_guard::watch_over(&options, None).unwrap();
+    }
+}
+
+struct Host {
+    root: tempfile::TempDir,
+    server: TestServer,
+    _ledger: TestServer,
+    _tasks: Tasks,
+    rows: Arc<Mutex<Vec<Append>>>,
+    ledger_is_away: Arc<AtomicBool>,
+}
+
+fn write_program(path: &Path, body: &str) {
+    std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+    std::fs::write(path, body).unwrap();
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o755)).unwrap();
+}
+
+fn toplevel(root: &Path, name: &str) -> StorePath {
+    StorePath::new(root.join("store").join(name).to_string_lossy().into_owned()).unwrap()
+}
+
+fn key(seed: u8) -> SigningKey {
+    SigningKey::from_bytes(&[seed; 32])
+}
+
+/// A root with toplevels a, b and c; it runs a, and trusts operator 1.
+fn make_root() -> tempfile::TempDir {
+    let root = tempfile::Builder::new().prefix("api").tempdir().unwrap();
+    std::fs::create_dir_all(root.path().join("run")).unwrap();
+    for name in ["a", "b", "c"] {
+        let path = toplevel(root.path(), name);
+        let body =
+            format!("#!/bin/sh\n[ $1 = boot ] || ln -sfn {} \"$OSMODA_HOST_ROOT/run/current-system\"\n", path.as_str());
+        write_program(&path.as_path().join("bin/switch-to-configuration"), &body);
+    }
+    SymlinkStore::new(root.path().join("system")).set(&toplevel(root.path(), "a")).unwrap();
+    std::os::unix::fs::symlink(toplevel(root.path(), "a").as_path(), root.path().join("run/current-system")).unwrap();
+    let own = std::env::current_exe().unwrap();
+    let guard = format!("#!/bin/sh\nAPI_GUARD=\"$*\" exec {} --exact child_guard --nocapture\n", own.display());
+    write_program(&root.path().join("guard.sh"), &guard);
+    let operator =
+        Principal { name: "op".to_owned(), key: statement::public_key(&key(1)), rights: vec![Right::Deploy] };
+    let trust = TrustFile { network_id: NETWORK, operators: vec![operator], serials: Default::default() };
+    std::fs::write(root.path().join(TRUST_FILE), serde_json::to_vec(&trust).unwrap()).unwrap();
+    root
+}
+
+impl Host {
+    fn new() -> Self {
+        Self::at(make_root())
+    }
+
+    fn at(root: tempfile::TempDir) -> Self {
+        let rows = Arc::new(Mutex::new(Vec::new()));
+        let ledger_is_away = Arc::new(AtomicBool::new(false));
+        let (seen, away) = (Arc::clone(&rows), Arc::clone(&ledger_is_away));
+        let append = move |Json(body): Json<Append>| async move {
+            if away.load(Ordering::SeqCst) {
+                return Err(ApiError::new(ErrorCode::StateDirUnusable, "away"));
+            }
+            let mut rows = seen.lock().unwrap();
+            rows.push(body);
+            Ok(Json(Recorded { id: i64::try_from(rows.len()).unwrap(), hash: "00".repeat(32) }))
+        };
+        let ledger = TestServer::open(Router::new().route("/ledger/append", post(append)));
+        let tasks = Tasks::new(Shutdown::new());
+        let outside = Outside {
+            audit: Audit::new(ledger.client()),
+            fleetd: ledger.client(),
+            clock: SystemClock::shared(),
+            make_observer: Arc::new(|| Box::new(LogSteps)),
+        };
+        let (_, router) = assemble(settings(root.path()), outside, &tasks).unwrap();
+        let server = TestServer::with_table(router, callers::WATCH);
+        Self { root, server, _ledger: ledger, _tasks: tasks, rows, ledger_is_away }
+    }
+
+    fn watch(&self) -> WatchClient {
+        WatchClient::new(self.server.client_as("fleetd"))
+    }
+
+    fn toplevel(&self, name: &str) -> StorePath {
+        toplevel(self.root.path(), name)
+    }
+
+    /// A manifest that moves this node, and its grant.
+    fn manifest(&self, baseline: &str, target: &str) -> (String, GrantRequest) {
+        let text = serde_json::json!({
+            "version": 1, "name": "test", "scope": "all",
+            "nodes": { NODE.to_string(): { "target": self.toplevel(target), "baseline": self.toplevel(baseline) } },
+            "checks": [{"type": "command", "cmd": "/usr/bin/test", "args": ["-e", "run"]}],
+            "policy": {
+                "waves": [{"count": 1}], "max_unavailable": 1,
+                "timings": {
+                    "healthy_ms": 500, "check_deadline_ms": 20_000, "dead_man_ms": 20_000, "activation_ms": 20_000,
+                },
+            },
+        })
+        .to_string();
+        let manifest = ManifestHash::of(text.as_bytes());
+        (text, GrantRequest { rollout: ROLLOUT, attempt: AttemptId(65_536), epoch: EPOCH, manifest })
+    }
+
+    async fn stage(&self, baseline: &str, target: &str) -> GrantRequest {
+        let (text, grant) = self.manifest(baseline, target);
+        let staged = self.watch().stage(&signed(&text)).await.unwrap();
+        assert_eq!(staged.current, self.toplevel(baseline));
+        grant
+    }
+
+    /// Keeps in contact until the view fits.
+    async fn until(&self, what: &str, fits: impl Fn(&AttemptView) -> bool) -> AttemptView {
+        let watch = self.watch();
+        wait_for(what, LIMIT, async || {
+            let view = watch.attempt().await.unwrap();
+            if let Some(attempt) = view.attempt {
+                watch.contact(&ContactRequest { attempt, index: 9, leader: "me".to_owned() }).await.unwrap();
+            }
+            fits(&view).then_some(view)
+        })
+        .await
+    }
+
+    fn kinds(&self) -> Vec<String> {
+        self.rows.lock().unwrap().iter().map(|row| row.kind.clone()).collect()
+    }
+}
+
+fn settings(root: &Path) -> Settings {
+    Settings {
+        host_root: root.into(),
+        state_dir: root.into(),
+        runner: Runner::Process,
+        store: StoreKind::Symlink,
+        profile: root.join("system"),
+        require_signatures: false,
+        guard_program: root.join("guard.sh"),
+        clock: HostClock::default(),
+        free_bytes_min: 0,
+    }
+}
+
+fn signed(manifest: &str) -> StageRequest {
+    let hash = ManifestHash::of(manifest.as_bytes());
+    let message = statement::rollout(&hash, &ROLLOUT, EPOCH, &NETWORK);
+    StageRequest {
+        manifest_b64: data_encoding::BASE64.encode(manifest.as_bytes()),
+        rollout: ROLLOUT,
+        parent_epoch: EPOCH,
+        operator_key: statement::public_key(&key(1)),
+        signature: statement::sign(&key(1), &message),
+        node: NODE,
+    }
+}
+
+#[tokio::test]
+async fn a_granted_rollout_is_committed_and_can_be_reverted() {
+    let host = Host::new();
+    let watch = host.watch();
+    let grant = host.stage("a", "b").await;
+    watch.grant(&grant).await.unwrap();
+    watch.grant(&grant).await.unwrap();
+    host.until("acceptance", |view| view.acceptable).await;
+    watch.accept(&AcceptRequest { attempt: grant.attempt }).await.unwrap();
+    let view = host.until("the commit", |view| view.state == "committed").await;
+    assert_eq!((view.current, view.profile), (Some(host.toplevel("b")), Some(host.toplevel("b"))));
+    wait_for("the rows", LIMIT, async || {
+        (host.kinds() == ["watch.attempt.intent", "watch.commit.intent", "watch.attempt.outcome"]).then_some(())
+    })
+    .await;
+    assert_eq!(host.rows.lock().unwrap()[2].payload["intent"], 1);
+
+    let wrong = RevertRequest { rollout: ROLLOUT, attempt: grant.attempt, to: host.toplevel("c") };
+    assert_eq!(watch.revert(&wrong).await.unwrap_err().code, ErrorCode::Conflict);
+    // The ledger does not stand in the way of a rollback.
+    host.ledger_is_away.store(true, Ordering::SeqCst);
+    watch.revert(&RevertRequest { to: host.toplevel("a"), ..wrong }).await.unwrap();
+    let view = host.until("the revert", |view| view.state == "rolled_back").await;
+    assert_eq!((view.current, view.profile), (Some(host.toplevel("a")), Some(host.toplevel("a"))));
+    host.ledger_is_away.store(false, Ordering::SeqCst);
+    wait_for("the late rows", LIMIT, async || (host.kinds().len() >= 4).then_some(())).await;
+    let stale = watch.grant(&GrantRequest { attempt: AttemptId(5), ..grant }).await.unwrap_err();
+    assert_eq!(stale.code, ErrorCode::AttemptStale);
+    assert!(watch.history().await.unwrap().records.iter().any(|record| record.kind == "reverting"));
+}
+
+#[tokio::test]
+async fn what_may_not_be_staged_is_refused_with_its_code() {
+    let host = Host::new();
+    let check = async |request: StageRequest, code: ErrorCode| {
+        assert_eq!(host.watch().stage(&request).await.unwrap_err().code, code);
+    };
+    let good = signed(&host.manifest("a", "b").0);
+    check(StageRequest { manifest_b64: "?".to_owned(), ..good.clone() }, ErrorCode::ManifestMalformed).await;
+    check(StageRequest { signature: Signature::from_bytes([0; 64]), ..good.clone() }, ErrorCode::SignatureMissing)
+        .await;
+    check(StageRequest { parent_epoch: FleetEpoch(5), ..good.clone() }, ErrorCode::SignatureInvalid).await;
+    let stranger = statement::public_key(&key(2));
+    check(StageRequest { operator_key: stranger, ..good.clone() }, ErrorCode::PrincipalUnknown).await;
+    check(StageRequest { node: NodeId::from_bytes([2; 32]), ..good }, ErrorCode::NodeUnknown).await;
+    check(signed("{}"), ErrorCode::ManifestMalformed).await;
+    check(signed(&" ".repeat(1024 * 1024 + 1)), ErrorCode::ManifestTooLarge).await;
+    check(signed(&host.manifest("a", "a").0), ErrorCode::TargetIsBaseline).await;
+    check(signed(&host.manifest("a", "nowhere").0), ErrorCode::ClosureMissing).await;
+    check(signed(&host.manifest("b", "c").0), ErrorCode::Conflict).await;
+    let (_, grant) = host.manifest("a", "b");
+    assert_eq!(host.watch().grant(&grant).await.unwrap_err().code, ErrorCode::ManifestUnknown);
+    let admin = WatchClient::new(host.server.client());
+    assert_eq!(admin.grant(&grant).await.unwrap_err().code, ErrorCode::CallerDenied);
+}
+
+#[tokio::test]
+async fn without_a_guard_or_a_ledger_nothing_is_activated() {
+    for (missing, code) in [("guard", ErrorCode::GuardUnavailable), ("ledger", ErrorCode::LedgerUnavailable)] {
+        let host = Host::new();
+        if missing == "guard" {
+            write_program(&host.root.path().join("guard.sh"), "#!/bin/sh\nexit 1\n");
+        }
+        host.ledger_is_away.store(missing == "ledger", Ordering::SeqCst);
+        let grant = host.stage("a", "b").await;
+        host.watch().grant(&grant).await.unwrap();
+        let view = host.until("the deferral", |view| view.state == "deferred").await;
+        assert_eq!((view.code, view.current), (Some(code), Some(host.toplevel("a"))));
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_journal_keeps_the_host_where_it_is_and_raises_the_alarm() {
+    let root = make_root();
+    std::fs::write(root.path().join(JOURNAL_FILE), "OMJ1 1 nonsense\n").unwrap();
+    let host = Host::at(root);
+    assert_eq!(host.watch().attempt().await.unwrap_err().code, ErrorCode::JournalCorrupt);
+    let request = signed(&host.manifest("a", "b").0);
+    assert_eq!(host.watch().stage(&request).await.unwrap_err().code, ErrorCode::JournalCorrupt);
+    let health = host.watch().health().await.unwrap();
+    assert_eq!(health.status, "journal_corrupt");
+    assert!(health.alarm.is_some());
+}
+
+#[tokio::test]
+async fn a_local_switch_is_carried_out_and_kept_by_hand() {
+    let host = Host::new();
+    let admin = host.server.client().with_time_limit(LIMIT);
+    let begin = SwitchBegin { plan: host.toplevel("b").to_string(), ttl_secs: 600, health_checks: Vec::new() };
+    let begun: serde_json::Value = admin.post("/switch/begin", &begin).await.unwrap();
+    assert_eq!(begun["status"], "probation");
+    let id = begun["id"].as_str().unwrap().to_owned();
+    let other = SwitchBegin { plan: host.toplevel("c").to_string(), ..begin };
+    let second = admin.post::<serde_json::Value>("/switch/begin", &other).await;
+    assert_eq!(second.unwrap_err().code, ErrorCode::AttemptConflict);
+    let kept: SwitchSession = admin.post(&format!("/switch/commit/{id}"), &serde_json::json!({})).await.unwrap();
+    assert!(matches!(kept.status, SwitchStatus::Committed { .. }), "{kept:?}");
+    assert_eq!(host.watch().attempt().await.unwrap().profile, Some(host.toplevel("b")));
+    let again = admin.post::<SwitchSession>(&format!("/switch/rollback/{id}"), &serde_json::json!({})).await;
+    assert_eq!(again.unwrap_err().code, ErrorCode::Conflict);
+}
+
+#[tokio::test]
+async fn a_change_made_by_hand_is_undone_to_the_absolute_path() {
+    let host = Host::new();
+    let admin = host.server.client().with_time_limit(LIMIT);
+    let check = HealthCheck::Command { cmd: "/usr/bin/test".to_owned(), args: vec!["-e".to_owned(), "run".to_owned()] };
+    let begin = SwitchBegin { plan: "try another kernel".to_owned(), ttl_secs: 600, health_checks: vec![check] };
+    let begun: serde_json::Value = admin.post("/switch/begin", &begin).await.unwrap();
+    // Two generations further: one step back would not be enough.
+    let store = SymlinkStore::new(host.root.path().join("system"));
+    for name in ["b", "c"] {
+        store.set(&host.toplevel(name)).unwrap();
+    }
+    let link: PathBuf = host.root.path().join("run/current-system");
+    std::fs::remove_file(&link).unwrap();
+    std::os::unix::fs::symlink(host.toplevel("c").as_path(), &link).unwrap();
+    let path = format!("/switch/rollback/{}", begun["id"].as_str().unwrap());
+    let undone: SwitchSession = admin.post(&path, &serde_json::json!({})).await.unwrap();
+    assert!(matches!(undone.status, SwitchStatus::RolledBack { .. }), "{undone:?}");
+    let view = host.watch().attempt().await.unwrap();
+    assert_eq!((view.current, view.profile), (Some(host.toplevel("a")), Some(host.toplevel("a"))));
+    let bad = SwitchBegin { ttl_secs: 0, ..begin };
+    assert_eq!(admin.post::<serde_json::Value>("/switch/begin", &bad).await.unwrap_err().code, ErrorCode::BadRequest);
+}

@@ -15,12 +15,14 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use osmoda_agentd::api::Api;
-use osmoda_agentd::ledger::file::FILE_NAME;
-use osmoda_agentd::ledger::{Ledger, LedgerCounts, LedgerThreads, Synchronous, WriterOptions};
+use osmoda_agentd::ledger::file::{FILE_NAME, LedgerFile};
+use osmoda_agentd::ledger::payload::Payload;
+use osmoda_agentd::ledger::{Ledger, LedgerCounts, LedgerThreads, NewRow, Synchronous, WriterOptions};
 use osmoda_kit::clock::SystemClock;
 use osmoda_kit::http::{Allowed, CallerTable, Callers, DaemonUser, Row, TOKEN_HEADER, TokenFile, serve_unix};
 use osmoda_kit::shutdown::{Shutdown, StopReason};
 use osmoda_kit::tasks::Tasks;
+use osmoda_node_api::agentd::AppendRequest;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
 
@@ -37,6 +39,9 @@ const WARM_UP: Duration = Duration::from_millis(300);
 
 /// What is counted: long enough for thousands of commits.
 const WINDOW: Duration = Duration::from_millis(1000);
+
+/// Rows of the ledger whose check is timed: a fifth of a second's work.
+const VERIFY_ROWS: usize = 100_000;
 
 /// Targets of issue 2 ("Show").
 const GROUP_OVER_SINGLE_MIN: f64 = 8.0;
@@ -118,10 +123,11 @@ pub fn run() -> anyhow::Result<Report> {
             }
         }
     }
-    report(&samples, &sync_us)
+    let verified = probe_verify(&here)?;
+    report(&samples, &sync_us, &verified)
 }
 
-fn report(samples: &[Sample], sync_us: &[f64]) -> anyhow::Result<Report> {
+fn report(samples: &[Sample], sync_us: &[f64], verified: &[f64]) -> anyhow::Result<Report> {
     let mut report = Report::new("ledger");
     report.note(format!(
         "{ROUNDS} interleaved rounds of {WINDOW:?}; body {} bytes; keep-alive connections; {} cores",
@@ -160,6 +166,7 @@ fn report(samples: &[Sample], sync_us: &[f64]) -> anyhow::Result<Report> {
             is_judged.then_some(Target::AtMost(SYNCS_PER_APPEND_MAX)),
         )?;
     }
+    report.add("verify_rows_per_s", verified, None)?;
     report.add("disk_fdatasync_us", sync_us, None)?;
     Ok(report)
 }
@@ -333,6 +340,33 @@ fn probe_disk(here: &Path) -> anyhow::Result<Vec<f64>> {
         micros.push(begin.elapsed().as_secs_f64() * 1e6);
     }
     Ok(micros)
+}
+
+/// Rows per second of the full check that every start of the daemon makes.
+fn probe_verify(here: &Path) -> anyhow::Result<Vec<f64>> {
+    let dir = tempfile::Builder::new().prefix("osmb").tempdir_in(here)?;
+    let path = dir.path().join(FILE_NAME);
+    let (ledger, threads, _) = Ledger::open(&path, Mode::Unsynced.options(), SystemClock::shared())?;
+    let body: AppendRequest = serde_json::from_str(BODY)?;
+    let payload = Payload::new(&body.payload)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().build()?;
+    for _ in 0..VERIFY_ROWS / 256 {
+        let appends = (0..256).map(|_| async {
+            let row = NewRow::new(body.kind.clone(), "watch".to_owned(), payload.clone())?;
+            anyhow::Ok(ledger.append(row).await?)
+        });
+        runtime.block_on(futures_util::future::join_all(appends)).into_iter().collect::<anyhow::Result<Vec<_>>>()?;
+    }
+    threads.close()?;
+    let file = LedgerFile::open(&path)?;
+    let mut rates = Vec::new();
+    for _ in 0..ROUNDS {
+        let begin = Instant::now();
+        let report = file.verify(|_| {})?;
+        anyhow::ensure!(report.is_intact() && report.total > 0, "the ledger made here is broken");
+        rates.push(report.total as f64 / begin.elapsed().as_secs_f64());
+    }
+    Ok(rates)
 }
 
 #[cfg(test)]

@@ -100,12 +100,19 @@ async fn run(args: Args) -> Result<(), BedError> {
             }
         }
         Task::Down => Bed::down(&folder).await?,
-        Task::Scenario { name, json, keep } => scenario(&folder.join("scenario"), &name, json, keep).await?,
+        Task::Scenario { name, json, keep } => scenario(&beside(folder), &name, json, keep).await?,
         Task::CellEnter { .. } | Task::CellRoot { .. } | Task::Probe { .. } => {
             unreachable!("handled before the runtime was made")
         }
     }
     Ok(())
+}
+
+/// Scenarios have a bed of their own, so that one left by `up` stays as it is.
+fn beside(folder: PathBuf) -> PathBuf {
+    let mut name = folder.into_os_string();
+    name.push("-scenario");
+    name.into()
 }
 
 fn probe(calls: &str) -> Result<(), BedError> {
@@ -141,6 +148,8 @@ async fn scenario(folder: &Path, name: &str, json: bool, keep: bool) -> Result<(
         for line in bed.describe() {
             writeln!(std::io::stderr(), "{line}").map_err(anyhow::Error::from)?;
         }
+        let how = format!("cargo xtask hosts --dir {} down", bed.path().display());
+        writeln!(std::io::stderr(), "{how} removes them").map_err(anyhow::Error::from)?;
     } else {
         Bed::down(folder).await?;
     }

@@ -70,7 +70,7 @@ impl Fleet {
             until("fleetd's leader", ENROL_TIME_MAX, || async move { leader(host).await }).await?;
             // A joint change goes from one voter to three, never to two.
             let voters = if wanted == 2 { 1 } else { wanted };
-            until("the voters", ENROL_TIME_MAX, || async move { has_voters(host, voters).await }).await?;
+            until("the voters", ENROL_TIME_MAX, || async move { has_members(host, wanted, voters).await }).await?;
         }
         let first = bed.hosts().first().context("the bed has no hosts")?;
         let path = first.file("/var/lib/osmoda/watch")?.join(TRUST_FILE);
@@ -153,11 +153,13 @@ async fn leader(host: &Host) -> anyhow::Result<Option<()>> {
     Ok(None)
 }
 
-async fn has_voters(host: &Host, wanted: usize) -> anyhow::Result<Option<()>> {
+async fn has_members(host: &Host, members: usize, voters: usize) -> anyhow::Result<Option<()>> {
     let status: Result<Value, _> = host.client("fleetd")?.get("/status").await;
     let Ok(status) = status else { return Ok(None) };
-    let voters = status["raft_voters"].as_array().map_or(0, Vec::len);
-    Ok((voters >= wanted).then_some(()))
+    let count = |name: &str| status[name].as_array().map_or(0, Vec::len);
+    let known = status["members"].as_u64().is_some_and(|known| known >= members as u64);
+    // A leader exists before the log says who it is.
+    Ok((known && count("voters") >= voters && count("raft_voters") >= voters).then_some(()))
 }
 
 async fn rollout_status(host: &Host, rollout: RolloutId) -> anyhow::Result<Value> {

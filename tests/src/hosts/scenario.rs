@@ -152,8 +152,8 @@ async fn cut(bed: &Bed, fleet: &Fleet) -> anyhow::Result<Vec<String>> {
         let link = host.run(&["ip", "-br", "link", "show", "eth0"]).await?;
         ensure!(link.contains("UP"), "{}: the network is still down: {link}", host.name());
     }
-    let by_guard = writers(bed, fleet, &targets).await?;
-    ensure!(by_guard.iter().any(|writer| writer == "guard"), "the guard wrote nothing: {by_guard:?}");
+    let deciders = who_rolled_back(bed, fleet, &targets).await?;
+    ensure!(deciders == ["guard"], "the roll-back was begun by {deciders:?}");
     Ok(vec![found, "the guard restored the baseline; the network is up again".to_owned()])
 }
 
@@ -179,8 +179,8 @@ async fn refused_rollout(bed: &Bed, fleet: &Fleet, name: &str, targets: &[String
     Ok(format!("{phase}: {} had moved, every host is on what it ran before", moved[0]))
 }
 
-/// Who wrote the records of the attempts at these targets.
-async fn writers(bed: &Bed, fleet: &Fleet, targets: &[String]) -> anyhow::Result<Vec<String>> {
+/// Who began the roll-back of the attempts at these targets.
+async fn who_rolled_back(bed: &Bed, fleet: &Fleet, targets: &[String]) -> anyhow::Result<Vec<String>> {
     let mut writers = Vec::new();
     for (host, target) in bed.hosts().iter().zip(targets) {
         let history = fleet.history(host).await?;
@@ -189,7 +189,9 @@ async fn writers(bed: &Bed, fleet: &Fleet, targets: &[String]) -> anyhow::Result
             .iter()
             .find(|row| row.target.as_ref().is_some_and(|path| path.as_str() == target))
             .map(|row| row.attempt);
-        writers.extend(history.records.into_iter().filter(|row| Some(row.attempt) == attempt).map(|row| row.writer));
+        let begun =
+            history.records.into_iter().filter(|row| Some(row.attempt) == attempt && row.kind == "rolling_back");
+        writers.extend(begun.map(|row| row.writer));
     }
     Ok(writers)
 }

@@ -84,8 +84,11 @@ impl Driver {
                 self.alarm.send_if_modified(|alarm| alarm.take().is_some());
                 next
             }
-            // The journal moved on while this step was thinking; look again.
-            Err(error) if matches!(error.code, ErrorCode::JournalIllegal | ErrorCode::AttemptConflict) => Next::Now,
+            // The journal moved on while this step was thinking; look again, but
+            // not in a hot loop should it not have moved after all.
+            Err(error) if matches!(error.code, ErrorCode::JournalIllegal | ErrorCode::AttemptConflict) => {
+                Next::After(GUARD_LOOK)
+            }
             Err(error) => {
                 let text = chain(&error);
                 if self.alarm.borrow().as_deref() != Some(&text) {

@@ -89,3 +89,92 @@ impl Probe {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use osmoda_journal::{Entry, Periods, Plan, Record, Writer};
+    use osmoda_types::{FleetEpoch, StorePath};
+
+    fn at(boot_ms: u64) -> Moment {
+        Moment { boot_id: "one".to_owned(), boot_ms, wall_ms: 0 }
+    }
+
+    /// In probation since 1 s: healthy for 2 s, by 10 s; local ones stand 30 s.
+    fn state(origin: Origin, is_ready: bool) -> State {
+        let plan = Plan {
+            epoch: FleetEpoch(1),
+            origin,
+            rollout: None,
+            manifest: None,
+            session: None,
+            target: StorePath::new("/s/b").unwrap(),
+            baseline: StorePath::new("/s/a").unwrap(),
+            periods: Periods {
+                healthy_ms: 2_000,
+                check_deadline_ms: 10_000,
+                dead_man_ms: None,
+                activation_ms: 1_000,
+                accept_ms: Some(30_000),
+            },
+            contacts_required: 0,
+            checks: Vec::new(),
+            undo: None,
+        };
+        let armed = Entry::Armed { guard_pid: 1, failing_before: Vec::new(), failed_units: Vec::new() };
+        let mut entries =
+            vec![Entry::Granted(Box::new(plan)), armed, Entry::Activating, Entry::Probation { exit: Some(0) }];
+        if is_ready {
+            entries.push(Entry::Ready);
+        }
+        entries.into_iter().fold(State::default(), |state, entry| {
+            let record = Record { attempt: AttemptId(1), at: at(1_000), writer: Writer::Watch, entry };
+            state.next(&record).unwrap()
+        })
+    }
+
+    /// Rounds at the given times, passing or not; the last verdict.
+    fn judge(state: &State, rounds: &[(u64, bool)]) -> Verdict {
+        let mut probe = Probe::default();
+        let attempt = state.attempt.as_ref().unwrap();
+        let mut verdict = Verdict::Wait(Duration::ZERO);
+        for (ms, passes) in rounds {
+            let failure = (!passes).then(|| "sick".to_owned());
+            verdict = probe.judge(state, attempt, &at(*ms), &at(ms + 10), failure);
+        }
+        verdict
+    }
+
+    fn is_failure(verdict: &Verdict) -> bool {
+        matches!(verdict, Verdict::Fail(cause) if cause.code == ErrorCode::CheckFailed)
+    }
+
+    #[test]
+    fn ready_after_an_unbroken_healthy_period_and_not_before() {
+        let state = state(Origin::Fleet, false);
+        assert!(matches!(judge(&state, &[(1_000, true), (2_900, true)]), Verdict::Wait(_)));
+        assert_eq!(judge(&state, &[(1_000, true), (3_000, true)]), Verdict::Ready);
+        assert!(matches!(judge(&state, &[(1_000, true), (2_000, false), (3_000, true)]), Verdict::Wait(_)));
+        assert_eq!(judge(&state, &[(1_000, false), (2_000, true), (4_000, true)]), Verdict::Ready);
+    }
+
+    #[test]
+    fn the_deadline_ends_a_probation_whatever_the_last_round_said() {
+        let state = state(Origin::Fleet, false);
+        assert!(matches!(judge(&state, &[(10_900, false)]), Verdict::Wait(_)));
+        assert!(is_failure(&judge(&state, &[(11_000, false)])));
+        assert!(is_failure(&judge(&state, &[(10_000, true), (11_000, true)])));
+    }
+
+    #[test]
+    fn a_ready_host_may_recover_once_and_a_local_one_stands_its_time() {
+        let fleet = state(Origin::Fleet, true);
+        assert!(matches!(judge(&fleet, &[(20_000, false), (21_000, false)]), Verdict::Wait(_)));
+        assert!(is_failure(&judge(&fleet, &[(20_000, false), (22_000, false)])));
+        assert!(matches!(judge(&fleet, &[(20_000, false), (21_000, true), (22_000, false)]), Verdict::Wait(_)));
+        assert!(matches!(judge(&fleet, &[(60_000, true)]), Verdict::Wait(_)), "a fleet attempt waits for the log");
+        let local = state(Origin::Local, true);
+        assert!(matches!(judge(&local, &[(30_000, true)]), Verdict::Wait(_)));
+        assert_eq!(judge(&local, &[(31_000, true)]), Verdict::Accept);
+    }
+}

@@ -382,7 +382,10 @@ impl Activation {
         if !ended.success() {
             return Err(ActivationError::Refused(ended.describe()));
         }
-        std::fs::read_to_string(&answer).map_err(|source| self.io("read", answer, source))
+        let text = std::fs::read_to_string(&answer).map_err(|source| self.io("read", answer.clone(), source))?;
+        // A file that stays is one small file per process that ever asked.
+        std::fs::remove_file(&answer).unwrap_or_default();
+        Ok(text)
     }
 
     fn switch_lock_is_held(&self) -> Result<bool, ActivationError> {

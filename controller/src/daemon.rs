@@ -106,6 +106,7 @@ async fn start(cx: &Boot, config: &Config) -> Result<(), ApiError> {
         presence,
         clock,
         network,
+        own: handle.local_id(),
         token: admin,
         shutdown: tasks.shutdown().clone(),
     });

@@ -27,8 +27,8 @@ use osmoda_controller_store::{Store, StoreError};
 use osmoda_kit::clock::SharedClock;
 use osmoda_kit::error::ApiError;
 use osmoda_kit::shutdown::Shutdown;
-use osmoda_types::NetworkId;
 use osmoda_types::manifest::MANIFEST_BYTES_MAX;
+use osmoda_types::{NetworkId, NodeId};
 use tokio::sync::Semaphore;
 
 use crate::follower::Published;
@@ -55,6 +55,7 @@ pub struct App {
     pub(crate) presence: Presence,
     pub(crate) clock: SharedClock,
     pub(crate) network: NetworkId,
+    pub(crate) own: NodeId,
     pub(crate) token: TokenHash,
     pub(crate) shutdown: Shutdown,
     streams: Arc<Semaphore>,
@@ -80,6 +81,8 @@ pub struct AppParts {
     pub clock: SharedClock,
     /// The fleet.
     pub network: NetworkId,
+    /// This controller, which has no link to itself and is there all the same.
+    pub own: NodeId,
     /// The hash of the admin token.
     pub token: [u8; 32],
     /// The stop signal; streams end with it.
@@ -90,10 +93,10 @@ impl App {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
-        let AppParts { store, fleet, published, presence, clock, network, token, shutdown } = parts;
+        let AppParts { store, fleet, published, presence, clock, network, own, token, shutdown } = parts;
         let token = TokenHash::new(token);
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-        Self { store, fleet, published, presence, clock, network, token, shutdown, streams }
+        Self { store, fleet, published, presence, clock, network, own, token, shutdown, streams }
     }
 
     /// The fleet as of now.

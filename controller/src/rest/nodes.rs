@@ -7,11 +7,12 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use osmoda_controller_api::{
-    Generation, InviteRow, InviteState, LedgerHead, MintInvite, MintedInvite, Node, NodeAttempt, Page,
+    Generation, InviteRow, InviteState, LedgerHead, MintInvite, MintedInvite, Node, NodeAttempt, Page, Presence,
 };
 use osmoda_controller_store::HeadRow;
 use osmoda_kit::clock::Timestamp;
 use osmoda_kit::error::ApiError;
+use osmoda_kit::version::VERSION;
 use osmoda_proto::fleet::v1 as pb;
 use osmoda_rollout::{Desired, InviteState as Spent};
 use osmoda_types::{ErrorCode, InviteId, NodeId, Role};
@@ -19,6 +20,7 @@ use osmoda_types::{ErrorCode, InviteId, NodeId, Role};
 use super::body::{Object, id};
 use super::paging::Paging;
 use super::{Answer, App, stored};
+use crate::presence::{Known, Report};
 use crate::view::View;
 
 /// The life of an invite when none is asked for: time to walk to a console.
@@ -60,7 +62,7 @@ async fn heads(app: &App) -> Result<Heads, ApiError> {
 
 fn picture(app: &App, view: &View, heads: &Heads, entry: &osmoda_rollout::MemberEntry) -> Node {
     let member = &entry.member;
-    let known = app.presence.of(&member.node);
+    let known = known(app, &member.node);
     let raft_id = view.state.voters().find(|(node, _)| **node == member.node).map(|(_, raft_id)| raft_id.to_string());
     let reported = known.report.reported_ms.map(|ms| Timestamp::from_millis(ms).to_string());
     let generation = known.report.current.zip(reported);
@@ -89,6 +91,16 @@ fn picture(app: &App, view: &View, heads: &Heads, entry: &osmoda_rollout::Member
         ledger: heads.get(&member.node).map(|row| head(view, row)),
         version: known.report.version,
     }
+}
+
+/// What is known of a node; this controller knows itself without a link.
+fn known(app: &App, node: &NodeId) -> Known {
+    let known = app.presence.of(node);
+    if *node != app.own {
+        return known;
+    }
+    let report = Report { version: Some(VERSION.text.to_owned()), ..known.report };
+    Known { presence: Presence::Online, last_seen: Some(app.clock.now_wall()), report }
 }
 
 /// The closure the fleet decided for the node, as the node itself would read it.

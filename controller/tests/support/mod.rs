@@ -344,6 +344,7 @@ impl TestController {
             presence: presence.clone(),
             clock,
             network: NETWORK,
+            own: NodeId::from_bytes([200; 32]),
             token: sha2::Digest::finalize(sha2::Digest::chain_update(<sha2::Sha256 as sha2::Digest>::new(), TOKEN))
                 .into(),
             shutdown: tasks.shutdown().clone(),

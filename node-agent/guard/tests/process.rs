@@ -4,7 +4,10 @@
 
 use osmoda_guard::{Options, StoreKind};
 use osmoda_journal::generation::{Action, Activation, GenerationStore, Runner, SymlinkStore};
-use osmoda_journal::{ALARM_FILE, Cause, Entry, GuardLock, HostClock, JOURNAL_FILE, Journal, LOCK_FILE, Origin, Periods, Phase, Plan, Writer};
+use osmoda_journal::{
+    ALARM_FILE, Cause, Entry, GuardLock, HostClock, JOURNAL_FILE, Journal, LOCK_FILE, Origin, Periods, Phase, Plan,
+    Writer,
+};
 use osmoda_types::{AttemptId, ErrorCode, FleetEpoch, StorePath};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Stdio};

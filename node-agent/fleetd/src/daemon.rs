@@ -35,6 +35,7 @@ use crate::registrar::Registrar;
 use crate::replica::{self, Follower, Replica};
 use crate::reports::Reports;
 use crate::service::FleetService;
+use crate::trust::Trust;
 use crate::voter::Voter;
 use crate::voters::Voters;
 
@@ -280,6 +281,12 @@ impl Parts {
             shutdown: cx.shutdown().clone(),
         };
         cx.tasks().spawn(TaskKind::CRITICAL, "allow-list", allow_list.run());
+        let trust = Trust {
+            replica: self.replica.clone(),
+            host: WatchClient::new(cx.client("watch")),
+            shutdown: cx.shutdown().clone(),
+        };
+        cx.tasks().spawn(TaskKind::CRITICAL, "operators to watch", trust.run());
         let participant = Participant {
             node: self.member.node,
             replica: self.replica.clone(),

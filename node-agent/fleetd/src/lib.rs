@@ -39,6 +39,7 @@ mod replica;
 mod reports;
 mod service;
 mod timers;
+mod trust;
 mod voter;
 mod voter_plan;
 mod voters;

@@ -28,10 +28,11 @@ use crate::wire::error_of;
 /// queue ends the link, and the next one begins with the whole status.
 const UP_MAX: usize = 32;
 
-/// The first and the longest pause before a controller is dialled again
-/// (`consensus.md` 4: full jitter).
+/// The first and the longest pause before a controller is dialled again. At
+/// 1,000 nodes a controller that returns is met by some 125 hellos a second; a
+/// longer pause would keep a small fleet in the dark for no gain.
 const PAUSE_MIN: Duration = Duration::from_secs(1);
-const PAUSE_MAX: Duration = Duration::from_secs(30);
+const PAUSE_MAX: Duration = Duration::from_secs(8);
 
 /// Heartbeats until the controller says otherwise.
 const INTERVAL: Duration = Duration::from_secs(2);

@@ -190,12 +190,14 @@ fn decode_member(wire: pb::StateMember) -> Result<(NodeId, MemberEntry), Snapsho
 }
 
 fn encode_principal(entry: &PrincipalEntry) -> pb::StatePrincipal {
-    pb::StatePrincipal { principal: Some((&entry.principal).into()), serial: entry.serial }
+    let order = entry.order.as_ref().map(Into::into);
+    pb::StatePrincipal { principal: Some((&entry.principal).into()), serial: entry.serial, order }
 }
 
 fn decode_principal(wire: pb::StatePrincipal) -> Result<(PublicKey, PrincipalEntry), SnapshotError> {
     let principal = osmoda_types::Principal::try_from(required("principals.principal", wire.principal)?)?;
-    Ok((principal.key, PrincipalEntry { principal, serial: wire.serial }))
+    let order = wire.order.map(osmoda_types::command::SignedOrder::try_from).transpose()?;
+    Ok((principal.key, PrincipalEntry { principal, serial: wire.serial, order }))
 }
 
 fn encode_invite(entry: &InviteEntry) -> pb::StateInvite {

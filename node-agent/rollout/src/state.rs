@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use osmoda_types::command::LedgerHead;
+use osmoda_types::command::{LedgerHead, SignedOrder};
 use osmoda_types::{
     FleetEpoch, Invite, InviteId, Member, MeshEpoch, MeshKey, NetworkId, NodeId, Principal, PublicKey, Purpose, RaftId,
     RequestId, RolloutId, SecretHash, StorePath, Subkey,
@@ -69,6 +69,9 @@ pub struct PrincipalEntry {
     pub principal: Principal,
     /// The serial of its last order; the next one is greater.
     pub serial: u64,
+    /// The signed order that set it, which every host checks again; none for a
+    /// principal of the genesis.
+    pub order: Option<SignedOrder>,
 }
 
 /// An invite and what became of it.

@@ -234,7 +234,10 @@ impl FleetState {
         if eligible.is_empty() && !(last && rollout.committed() > 0) {
             return None;
         }
-        let away = |node: &NodeId, row: &Row| last || !online.contains(node) || row.recorded.is_none();
+        let away = |node: &NodeId, row: &Row| {
+            // Online and still fetching is not away: it stays pending for a later wave.
+            last || !online.contains(node) || (row.recorded.is_none() && row.code.is_some())
+        };
         let deferred = rollout.remaining().filter(|(node, row)| !eligible.contains(node) && away(node, row));
         let deferred = deferred.map(|(node, _)| *node).collect();
         let eligible = eligible.into_iter().collect();

@@ -1604,6 +1604,10 @@ pub struct StatePrincipal {
     pub principal: ::core::option::Option<Principal>,
     #[prost(uint64, tag = "2")]
     pub serial: u64,
+    /// The order that set it; absent for those of the genesis. Root watch on each
+    /// node checks it again.
+    #[prost(message, optional, tag = "3")]
+    pub order: ::core::option::Option<SignedOrder>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StateInvite {

@@ -32,7 +32,8 @@ impl FleetState {
         self.mesh_epoch = genesis.mesh_epoch;
         self.secret_hash = Some(genesis.secret_hash);
         for principal in &genesis.principals {
-            self.principals.insert(principal.key, PrincipalEntry { principal: principal.clone(), serial: 0 });
+            self.principals
+                .insert(principal.key, PrincipalEntry { principal: principal.clone(), serial: 0, order: None });
         }
         cx.event(What::Begun(genesis.network), "genesis");
         self.admit(cx, &genesis.member, "genesis");

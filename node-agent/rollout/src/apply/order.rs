@@ -34,7 +34,7 @@ impl FleetState {
 
     fn obey(&mut self, cx: &mut Cx, signed: &SignedOrder) -> Handled {
         match &signed.order {
-            Order::AddPrincipal(principal) => self.set_principal(cx, principal),
+            Order::AddPrincipal(principal) => self.set_principal(cx, principal, signed),
             Order::Pause { rollout } => self.pause_by_order(cx, *rollout),
             Order::Resume { rollout } => self.resume(cx, *rollout),
             Order::Abort { rollout } => self.abort(cx, *rollout),
@@ -49,7 +49,7 @@ impl FleetState {
         }
     }
 
-    fn set_principal(&mut self, cx: &mut Cx, principal: &Principal) -> Handled {
+    fn set_principal(&mut self, cx: &mut Cx, principal: &Principal, signed: &SignedOrder) -> Handled {
         validate_name(&principal.name).map_err(|_| ErrorCode::BadRequest)?;
         let known = self.principals.get(&principal.key);
         if known.is_some_and(|entry| entry.principal == *principal) {
@@ -59,7 +59,8 @@ impl FleetState {
             return Err(ErrorCode::TooLarge);
         }
         let serial = known.map_or(0, |entry| entry.serial);
-        self.principals.insert(principal.key, PrincipalEntry { principal: principal.clone(), serial });
+        let entry = PrincipalEntry { principal: principal.clone(), serial, order: Some(signed.clone()) };
+        self.principals.insert(principal.key, entry);
         cx.event(What::PrincipalSet(principal.key), "order");
         Done::NOW
     }

@@ -4,8 +4,11 @@
 //! A benchmark is a function that returns a [`report::Report`]; [`ALL`] names
 //! them. `cargo xtask bench NAME` runs one.
 
+mod fleet;
 pub mod ledger;
+pub mod memory;
 pub mod report;
+pub mod rollout;
 
 use report::Report;
 
@@ -21,11 +24,19 @@ pub struct Bench {
 }
 
 /// Every benchmark, by name.
-pub const ALL: &[Bench] = &[Bench {
-    name: "ledger",
-    about: "durable appends over the socket, with and without group commit and fsync",
-    run: ledger::run,
-}];
+pub const ALL: &[Bench] = &[
+    Bench {
+        name: "ledger",
+        about: "durable appends over the socket, with and without group commit and fsync",
+        run: ledger::run,
+    },
+    Bench {
+        name: "rollout",
+        about: "orchestration overhead of rollouts, and how long a dead leader holds one up",
+        run: rollout::run,
+    },
+    Bench { name: "memory", about: "what the processes of an idle fleet hold in memory", run: memory::run },
+];
 
 /// Finds a benchmark by its name.
 #[must_use]

@@ -1,8 +1,8 @@
 //! What a benchmark says: a table for people and, last, one JSON line.
 //!
-//! Invariant: a figure is made from samples (median, smallest, largest) or is a
-//! single count, and `met` is computed from the median and the target, never
-//! stated. The JSON line is
+//! Invariant: a figure is made from samples (median or another quantile,
+//! smallest, largest) or is a single count, and `met` is computed from the value
+//! and the target, never stated. The JSON line is
 //! `{"bench":NAME,"figures":{FIGURE:{"value":N,"min":N,"max":N,"target":N|null,"met":BOOL|null}}}`.
 
 use std::io::Write;
@@ -36,7 +36,7 @@ impl Target {
 /// One measured number with its spread.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Figure {
-    /// The median of the samples.
+    /// The median of the samples, or the quantile that the figure is named after.
     pub value: f64,
     /// The smallest sample.
     pub min: f64,
@@ -61,6 +61,20 @@ impl Figure {
         let value =
             if sorted.len() % 2 == 1 { sorted[middle] } else { f64::midpoint(sorted[middle - 1], sorted[middle]) };
         Ok(Self { value, min: sorted[0], max: sorted[sorted.len() - 1], target })
+    }
+
+    /// A figure whose value is a quantile (0 to 1) of the samples, by nearest
+    /// rank: a value that was measured, never one between two.
+    ///
+    /// # Errors
+    /// As [`Figure::of`].
+    pub fn quantile(samples: &[f64], quantile: f64, target: Option<Target>) -> anyhow::Result<Self> {
+        let spread = Self::of(samples, target)?;
+        let mut sorted = samples.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let rank = (quantile * sorted.len() as f64).ceil() as usize;
+        let value = sorted[rank.clamp(1, sorted.len()) - 1];
+        Ok(Self { value, ..spread })
     }
 
     /// Whether the target is met; `None` without a target.
@@ -104,6 +118,21 @@ impl Report {
         Ok(())
     }
 
+    /// Adds a figure whose value is a quantile of the samples.
+    ///
+    /// # Errors
+    /// As [`Figure::of`].
+    pub fn add_quantile(
+        &mut self,
+        name: impl Into<String>,
+        samples: &[f64],
+        quantile: f64,
+        target: Option<Target>,
+    ) -> anyhow::Result<()> {
+        self.figures.push((name.into(), Figure::quantile(samples, quantile, target)?));
+        Ok(())
+    }
+
     /// Adds a line that is printed above the table: how it was measured.
     pub fn note(&mut self, line: impl Into<String>) {
         self.notes.push(line.into());
@@ -130,7 +159,7 @@ impl Report {
             writeln!(out, "{note}")?;
         }
         let width = self.figures.iter().map(|(name, _)| name.len()).max().unwrap_or(0).max("figure".len());
-        writeln!(out, "{:width$}  {:>14} {:>14} {:>14} {:>12}  met", "figure", "median", "min", "max", "target")?;
+        writeln!(out, "{:width$}  {:>14} {:>14} {:>14} {:>12}  met", "figure", "value", "min", "max", "target")?;
         for (name, figure) in &self.figures {
             let target = match figure.target {
                 Some(Target::AtLeast(number)) => format!(">= {number}"),
@@ -173,6 +202,16 @@ mod tests {
         assert_eq!(Figure::of(&[1.0], None).unwrap().met(), None);
         assert!(Figure::of(&[], None).is_err());
         assert!(Figure::of(&[f64::NAN], None).is_err());
+    }
+
+    #[test]
+    fn a_quantile_is_one_of_the_samples_and_is_judged_itself() {
+        let samples: Vec<f64> = (1..=20).rev().map(f64::from).collect();
+        let at = |quantile| Figure::quantile(&samples, quantile, Some(Target::AtMost(19.0))).unwrap();
+        assert_eq!((at(0.5).value, at(0.95).value, at(0.99).value), (10.0, 19.0, 20.0));
+        assert_eq!((at(0.95).met(), at(0.99).met()), (Some(true), Some(false)));
+        assert_eq!(Figure::quantile(&[7.0], 0.0, None).unwrap().value, 7.0);
+        assert!(Figure::quantile(&[], 0.5, None).is_err());
     }
 
     #[test]

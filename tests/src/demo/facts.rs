@@ -78,6 +78,16 @@ impl Facts {
         found.with_context(|| format!("{} has no {kind} record of attempt {attempt}", self.root.display()))
     }
 
+    /// With whom an attempt talked and when, by `CLOCK_BOOTTIME` in milliseconds.
+    pub(crate) fn contacts(&self, attempt: AttemptId) -> anyhow::Result<Vec<(u64, String)>> {
+        let records = self.journal()?.into_iter().filter(|record| record.attempt == attempt);
+        let contact = |record: Record| match record.entry {
+            Entry::Contact { leader, .. } => Some((record.at.boot_ms, leader)),
+            _ => None,
+        };
+        Ok(records.filter_map(contact).collect())
+    }
+
     /// A line for the live table: what it runs, and how far its attempt is.
     pub(crate) fn line(&self) -> String {
         let running = self.running().map_or_else(|_| "-".to_owned(), |path| generation_of(&path));

@@ -6,14 +6,14 @@
 //! Invariant: a step is reported as done only after its claims were checked
 //! there; the program ends with 0 only when all were.
 
-mod facts;
-mod failover;
+pub(crate) mod facts;
+pub(crate) mod failover;
 mod orders;
 mod proof;
-mod report;
-mod steps;
+pub(crate) mod report;
+pub(crate) mod steps;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
@@ -66,18 +66,27 @@ pub fn run(options: &Options) -> anyhow::Result<bool> {
         Some(dir) => Programs::in_dir(std::path::absolute(dir)?),
         None => Programs::beside_this()?,
     };
-    let dir = match &options.dir {
-        Some(dir) => dir.clone(),
-        // Short, because the paths of sockets are below it.
-        None => tempfile::Builder::new().prefix("osm-").rand_bytes(4).tempdir_in("/tmp")?.keep(),
-    };
-    let fleet = Fleet::plan(&dir, programs, NODES, VOTERS).context("planning the fleet")?;
-    reporter.note(&format!("fleet in {}, generations in the {} store", dir.display(), fleet.store.name()));
+    let fleet = plan(options.dir.as_deref(), programs)?;
+    let dir = fleet.layout.dir().display();
+    reporter.note(&format!("fleet in {dir}, generations in the {} store", fleet.store.name()));
     let mut outcome = Outcome::default();
     let ok = all_steps(&fleet, options.short, &mut reporter, &mut outcome);
     reporter.summary(ok, outcome.next_grant, outcome.double_grants, outcome.ledgers_verified);
     leave(&fleet, options.keep, ok, &mut reporter)?;
     Ok(ok)
+}
+
+/// A fleet of five, in `dir` or in a new folder. Nothing runs yet.
+///
+/// # Errors
+/// When the folder is in use or cannot be made.
+pub(crate) fn plan(dir: Option<&Path>, programs: Programs) -> anyhow::Result<Fleet> {
+    let dir = match dir {
+        Some(dir) => dir.to_path_buf(),
+        // Short, because the paths of sockets are below it.
+        None => tempfile::Builder::new().prefix("osm-").rand_bytes(4).tempdir_in("/tmp")?.keep(),
+    };
+    Fleet::plan(&dir, programs, NODES, VOTERS).context("planning the fleet")
 }
 
 fn all_steps(fleet: &Fleet, short: bool, reporter: &mut Reporter, outcome: &mut Outcome) -> bool {
@@ -132,7 +141,7 @@ fn note(reporter: &mut Reporter, name: &'static str, began: Instant, result: any
 }
 
 /// Ends the fleet, or leaves it running. After a failure its files stay.
-fn leave(fleet: &Fleet, keep: bool, ok: bool, reporter: &mut Reporter) -> anyhow::Result<()> {
+pub(crate) fn leave(fleet: &Fleet, keep: bool, ok: bool, reporter: &mut Reporter) -> anyhow::Result<()> {
     let dir = fleet.layout.dir().display();
     if keep {
         reporter.aside(&format!(

@@ -41,7 +41,7 @@ pub(super) struct Summary {
 
 /// How the output looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Style {
+pub(crate) enum Style {
     /// For people: a live table on a terminal, plain lines elsewhere.
     Human,
     /// For programs: one JSON object a line on standard output.
@@ -50,7 +50,7 @@ pub(super) enum Style {
 
 /// Tells the world how it goes.
 #[derive(Debug)]
-pub(super) struct Reporter {
+pub(crate) struct Reporter {
     style: Style,
     table: MultiProgress,
     rows: BTreeMap<String, ProgressBar>,
@@ -60,7 +60,7 @@ pub(super) struct Reporter {
 impl Reporter {
     /// A reporter for that style.
     #[must_use]
-    pub(super) fn new(style: Style) -> Self {
+    pub(crate) fn new(style: Style) -> Self {
         let live = style == Style::Human && io::stderr().is_terminal();
         let target = if live { ProgressDrawTarget::stderr_with_hz(10) } else { ProgressDrawTarget::hidden() };
         Self { style, table: MultiProgress::with_draw_target(target), rows: BTreeMap::new(), steps: BTreeMap::new() }
@@ -75,7 +75,7 @@ impl Reporter {
 
     /// Says something that belongs to neither the report nor the table, on
     /// standard error.
-    pub(super) fn aside(&self, text: &str) {
+    pub(crate) fn aside(&self, text: &str) {
         self.table.suspend(|| {
             if let Err(error) = writeln!(io::stderr().lock(), "{text}") {
                 tracing::debug!(%error, "standard error is closed");
@@ -84,7 +84,7 @@ impl Reporter {
     }
 
     /// Updates a member's row of the live table.
-    pub(super) fn row(&mut self, member: &str, text: &str) {
+    pub(crate) fn row(&mut self, member: &str, text: &str) {
         let table = &self.table;
         let bar = self.rows.entry(member.to_owned()).or_insert_with(|| {
             let bar = table.add(ProgressBar::new_spinner());

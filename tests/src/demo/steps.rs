@@ -55,9 +55,9 @@ pub(crate) struct Past {
 /// The fleet under demonstration.
 #[derive(Debug)]
 pub(crate) struct Demo<'a> {
-    pub(super) fleet: &'a Fleet,
-    pub(super) operator: Operator<'a>,
-    pub(super) peers: Vec<Peer>,
+    pub(crate) fleet: &'a Fleet,
+    pub(crate) operator: Operator<'a>,
+    pub(crate) peers: Vec<Peer>,
     pub(super) past: Vec<Past>,
     canary: Option<NodeId>,
 }
@@ -173,7 +173,7 @@ impl<'a> Demo<'a> {
     }
 
     /// A release that moves every node from what it runs now.
-    pub(super) fn release(
+    pub(crate) fn release(
         &self,
         name: &'static str,
         health: impl Fn(&Peer) -> Health,
@@ -190,7 +190,7 @@ impl<'a> Demo<'a> {
     }
 
     /// Waits until the fleet says that a rollout is over.
-    pub(super) fn wait_over(&self, reporter: &mut Reporter, id: RolloutId) -> anyhow::Result<Rollout> {
+    pub(crate) fn wait_over(&self, reporter: &mut Reporter, id: RolloutId) -> anyhow::Result<Rollout> {
         let began = Instant::now();
         loop {
             self.show(reporter);
@@ -206,7 +206,7 @@ impl<'a> Demo<'a> {
     }
 
     /// Waits for something in the nodes' files.
-    pub(super) fn wait_files(
+    pub(crate) fn wait_files(
         &self,
         reporter: &mut Reporter,
         what: &str,
@@ -228,7 +228,7 @@ impl<'a> Demo<'a> {
     }
 
     /// Checks on every node that it keeps the release for good, and notes it.
-    pub(super) fn committed_everywhere(
+    pub(crate) fn committed_everywhere(
         &mut self,
         name: &'static str,
         release: &Release,
@@ -272,7 +272,7 @@ impl<'a> Demo<'a> {
     }
 
     /// Nodes with their attempt of a rollout, earliest grant first.
-    pub(super) fn by_attempt(&self, id: RolloutId) -> anyhow::Result<Vec<(NodeId, AttemptId)>> {
+    pub(crate) fn by_attempt(&self, id: RolloutId) -> anyhow::Result<Vec<(NodeId, AttemptId)>> {
         let mut granted = Vec::new();
         for peer in &self.peers {
             granted.extend(peer.facts.attempts(id)?.into_iter().map(|attempt| (peer.id, attempt)));
@@ -317,7 +317,7 @@ impl<'a> Demo<'a> {
         Ok(())
     }
 
-    pub(super) fn peer(&self, node: NodeId) -> anyhow::Result<&Peer> {
+    pub(crate) fn peer(&self, node: NodeId) -> anyhow::Result<&Peer> {
         self.peers.iter().find(|peer| peer.id == node).with_context(|| format!("no node {node}"))
     }
 
@@ -327,6 +327,6 @@ impl<'a> Demo<'a> {
 }
 
 /// So many first, then everybody.
-pub(super) fn ladder(first: u32) -> Vec<Wave> {
+pub(crate) fn ladder(first: u32) -> Vec<Wave> {
     vec![Wave::Count(first), Wave::Percent(100)]
 }

@@ -329,7 +329,7 @@ impl Server {
 
 /// Microseconds of one 4 KiB append and fdatasync, in the folder of the
 /// databases: what every synced commit pays at least.
-fn probe_disk(here: &Path) -> anyhow::Result<Vec<f64>> {
+pub(super) fn probe_disk(here: &Path) -> anyhow::Result<Vec<f64>> {
     let file = tempfile::tempfile_in(here)?;
     let block = [7_u8; 4096];
     let mut micros = Vec::new();

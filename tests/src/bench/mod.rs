@@ -7,6 +7,7 @@
 mod fleet;
 pub mod ledger;
 pub mod memory;
+pub mod raft;
 pub mod report;
 pub mod rollout;
 
@@ -29,6 +30,11 @@ pub const ALL: &[Bench] = &[
         name: "ledger",
         about: "durable appends over the socket, with and without group commit and fsync",
         run: ledger::run,
+    },
+    Bench {
+        name: "raft",
+        about: "commands committed by three voter processes over the mesh, at 1, 64 and 512 proposers",
+        run: raft::run,
     },
     Bench {
         name: "rollout",

@@ -7,15 +7,20 @@
 use std::io::Write;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use osmoda_tests::bench;
+use osmoda_tests::bench::raft::voter::{self, VoterArgs};
 
 /// Exit code for a name that is no benchmark (`sysexits.h`).
 const EXIT_USAGE: u8 = 64;
 
 /// Whole-system benchmarks.
 #[derive(Debug, Parser)]
+#[command(args_conflicts_with_subcommands = true, disable_help_subcommand = true)]
 struct Args {
+    #[command(subcommand)]
+    part: Option<Part>,
+
     /// Print the names and leave.
     #[arg(long)]
     list: bool,
@@ -24,8 +29,20 @@ struct Args {
     names: Vec<String>,
 }
 
+/// What a benchmark starts this program again for.
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// One voter of `raft`.
+    #[command(name = voter::COMMAND, hide = true)]
+    RaftVoter(VoterArgs),
+}
+
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
+    if let Some(Part::RaftVoter(args)) = args.part {
+        voter::run(&args)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let mut out = std::io::stdout().lock();
     if args.list {
         for bench in bench::ALL {

@@ -27,6 +27,8 @@ pub(crate) struct Core {
     heard: Mutex<Option<Heard>>,
     /// Since when this voter leads without having been answered once.
     unanswered: Mutex<Option<Instant>>,
+    /// Since when this voter leads, as the election gate saw it.
+    leading: Mutex<Option<Instant>>,
 }
 
 /// The last sign of life of a leader.
@@ -46,6 +48,7 @@ impl Core {
             aside: AtomicBool::new(false),
             heard: Mutex::new(None),
             unanswered: Mutex::new(None),
+            leading: Mutex::new(None),
         }
     }
 
@@ -96,6 +99,18 @@ impl Core {
     /// Whether this voter leads, with or without a quorum.
     pub(crate) fn leads(&self) -> bool {
         self.raft.metrics().borrow().state == ServerState::Leader
+    }
+
+    /// Looks whether this voter leads; [`Core::led_for`] counts from here.
+    pub(crate) fn note_lead(&self) {
+        let leads = self.leads();
+        let mut leading = self.lock(&self.leading);
+        *leading = if leads { leading.or_else(|| Some(Instant::now())) } else { None };
+    }
+
+    /// How long this voter has led at least, to within a period of the gate.
+    pub(crate) fn led_for(&self) -> Duration {
+        self.lock(&self.leading).map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// The leader as openraft names it, with its node.

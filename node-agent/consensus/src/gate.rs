@@ -50,6 +50,47 @@ impl Gate {
     }
 }
 
+/// When this voter stands for election by itself. *pure*
+///
+/// An open gate says that every lease this voter can know of is over, so that
+/// openraft's own wait (a lease and a random time-out, counted in ticks) only
+/// delays. The voters stand in turn, by their ids, one election apart: so they
+/// rarely ask for votes at the same time. openraft's time-out remains behind it.
+#[derive(Debug, Default)]
+struct Stand {
+    open_since: Option<Instant>,
+    stood_at: Option<Instant>,
+}
+
+impl Stand {
+    fn is_due(&mut self, is_open: bool, turn: Option<u32>, now: Instant, timing: &Timing) -> bool {
+        let (true, Some(turn)) = (is_open, turn) else {
+            *self = Self::default();
+            return false;
+        };
+        let since = *self.open_since.get_or_insert(now);
+        let is_turn = now.duration_since(since) >= timing.turn * turn;
+        // A lost election is repeated by openraft's time-out first.
+        let is_again = self.stood_at.is_some_and(|at| now.duration_since(at) < timing.election_max * 2);
+        let is_due = is_turn && !is_again;
+        if is_due {
+            self.stood_at = Some(now);
+        }
+        is_due
+    }
+}
+
+/// This voter's place among the voters; `None` when it has no vote or is alone
+/// (then openraft elects at once by itself).
+fn turn_of(core: &Core) -> Option<u32> {
+    let metrics = core.raft.metrics();
+    let membership = metrics.borrow().membership_config.clone();
+    let mut voters: Vec<u64> = membership.voter_ids().collect();
+    voters.sort_unstable();
+    let place = voters.iter().position(|id| *id == core.me.raft_id.0)?;
+    if voters.len() > 1 { u32::try_from(place).ok() } else { None }
+}
+
 /// Whether the ids are a majority of every set of the (joint) membership.
 fn has_quorum(membership: &Membership, ids: impl Iterator<Item = u64> + Clone) -> bool {
     let sets = membership.get_joint_config();
@@ -76,6 +117,7 @@ pub(crate) async fn run(core: Arc<Core>) {
     let mut probes = FuturesUnordered::new();
     let mut busy = BTreeSet::new();
     let mut was_open = false;
+    let mut stand = Stand::default();
     let mut seq = 0;
     loop {
         tokio::select! {
@@ -95,11 +137,18 @@ pub(crate) async fn run(core: Arc<Core>) {
                 }
             }
         }
+        core.note_lead();
         let is_open = decide(&core, &gate);
         core.raft.runtime_config().elect(is_open);
         if is_open != was_open {
             tracing::debug!(is_open, "election gate moved");
             was_open = is_open;
+        }
+        if stand.is_due(is_open, turn_of(&core), Instant::now(), &core.timing) {
+            // Failing means that Raft has stopped, and this task ends with it.
+            if core.raft.trigger().elect().await.is_err() {
+                return;
+            }
         }
     }
 }
@@ -171,6 +220,26 @@ mod tests {
         // A stale report of a leader does not close it, a fresh one does.
         check(&[&[1, 2, 3]], &[(2, 100, false), (3, 700, true)], false, true);
         check(&[&[1, 2, 3]], &[(2, 100, false), (3, 500, true)], false, false);
+    }
+
+    #[test]
+    fn voters_stand_in_turn_once_the_gate_is_open_and_again_after_a_lost_election() {
+        let (timing, start) = (Timing::LAN, Instant::now());
+        let at = |ms| start + Duration::from_millis(ms);
+        let mut first = Stand::default();
+        assert!(!first.is_due(false, Some(0), at(0), &timing));
+        assert!(first.is_due(true, Some(0), at(200), &timing));
+        assert!(!first.is_due(true, Some(0), at(400), &timing));
+        assert!(first.is_due(true, Some(0), at(2_100), &timing));
+        let mut third = Stand::default();
+        assert!(!third.is_due(true, Some(2), at(200), &timing));
+        assert!(!third.is_due(true, Some(2), at(400), &timing));
+        assert!(third.is_due(true, Some(2), at(500), &timing));
+        // A leader was there meanwhile: the turn counts anew.
+        assert!(!third.is_due(false, Some(2), at(600), &timing));
+        assert!(!third.is_due(true, Some(2), at(5_000), &timing));
+        // No vote, no turn.
+        assert!(!Stand::default().is_due(true, None, at(5_000), &timing));
     }
 
     #[tokio::test]

@@ -9,8 +9,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use openraft::error::{ChangeMembershipError, ClientWriteError, InitializeError, RaftError};
+use osmoda_proto::raft::v1 as wire;
+use osmoda_proto::raft::v1::raft_client::RaftClient;
 use osmoda_types::RaftId;
 use tokio::sync::Semaphore;
+use tonic::transport::Channel;
 
 use crate::core::{Core, member};
 use crate::error::MembershipError;
@@ -95,28 +98,77 @@ impl Changes {
         Some(metrics.last_log_index.unwrap_or(0).saturating_sub(matching.index))
     }
 
-    /// Stays silent until another voter leads.
+    /// Asks the best successor to stand for election, and stays silent until
+    /// another voter leads.
+    ///
+    /// openraft 0.9 refuses votes within the lease of the leader last heard. A
+    /// leader's own lease runs from its election, so once it is over, leader
+    /// and successor are a majority of three at once. In larger groups others
+    /// are needed too, and the leader stays silent for their lease first.
     pub(crate) async fn step_aside(&self) -> Result<Member, MembershipError> {
         let core = &self.core;
         if !core.leads() {
             return core.leader().ok_or(MembershipError::NotLeader { leader: None });
         }
-        if core.raft.metrics().borrow().membership_config.voter_ids().count() < 2 {
+        let voters = core.raft.metrics().borrow().membership_config.voter_ids().count();
+        if voters < 2 {
             return Err(MembershipError::NoSuccessor);
+        }
+        let lease = core.timing.lease();
+        let own_lease = lease.saturating_sub(core.led_for());
+        if let Some(leader) = self.other_leader(own_lease).await? {
+            return Ok(leader);
         }
         let Some(_aside) = Aside::begin(core) else { return Err(MembershipError::InProgress) };
         tracing::info!("stepping aside");
-        let mut metrics = core.raft.metrics();
-        let me = core.me.raft_id.0;
+        let silence = if voters > 3 { lease } else { Duration::ZERO };
+        if let Some(leader) = self.other_leader(silence).await? {
+            return Ok(leader);
+        }
+        // Unless somebody stood by itself meanwhile, or nobody is close enough.
+        if core.leads()
+            && let Some(successor) = self.successor()
+        {
+            self.ask_to_stand(successor).await;
+        }
+        self.other_leader(core.timing.step_aside_limit()).await?.ok_or(MembershipError::NoSuccessor)
+    }
+
+    /// The other voter that has most of the log.
+    fn successor(&self) -> Option<Member> {
+        let metrics = self.core.raft.metrics();
+        let metrics = metrics.borrow();
+        let replication = metrics.replication.as_ref()?;
+        let membership = metrics.membership_config.membership();
+        let others = membership.voter_ids().filter(|id| *id != self.core.me.raft_id.0);
+        let matching = others.filter_map(|id| Some(((*replication.get(&id)?)?.index, id)));
+        let (_, best) = matching.max()?;
+        membership.get_node(&best).map(|seat| member(best, seat))
+    }
+
+    /// A refusal is no error: then an election comes by itself.
+    async fn ask_to_stand(&self, successor: Member) {
+        let core = &self.core;
+        let term = core.raft.metrics().borrow().current_term;
+        let request = wire::TimeoutNowRequest { leader: core.me.raft_id.0, term, to: successor.raft_id.0 };
+        let call = |mut client: RaftClient<Channel>| async move { client.timeout_now(request).await };
+        if let Err(error) = core.links.call(successor.node_id, core.timing.heartbeat, call).await {
+            tracing::info!(successor = %successor.node_id.short(), %error, "the successor was not told");
+        }
+    }
+
+    /// Waits for another voter to lead, at most `limit`.
+    async fn other_leader(&self, limit: Duration) -> Result<Option<Member>, MembershipError> {
+        let mut metrics = self.core.raft.metrics();
+        let me = self.core.me.raft_id.0;
         let followed = metrics.wait_for(|metrics| metrics.current_leader.is_some_and(|leader| leader != me));
-        match tokio::time::timeout(core.timing.step_aside_limit(), followed).await {
-            Ok(Ok(metrics)) => {
-                let leader = metrics.current_leader.expect("waited for a leader");
+        match tokio::time::timeout(limit, followed).await {
+            Ok(Ok(metrics)) => Ok(metrics.current_leader.map(|leader| {
                 let seat = metrics.membership_config.membership().get_node(&leader).copied();
-                Ok(member(leader, &seat.unwrap_or_default()))
-            }
+                member(leader, &seat.unwrap_or_default())
+            })),
             Ok(Err(_)) => Err(MembershipError::Stopped),
-            Err(_) => Err(MembershipError::NoSuccessor),
+            Err(_) => Ok(None),
         }
     }
 }

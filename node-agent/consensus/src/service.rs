@@ -219,6 +219,25 @@ impl RaftRpc for RaftService {
         Ok(Response::new(wire::SnapshotReply { vote: Some(codec::vote_to_wire(&answer.vote)) }))
     }
 
+    async fn timeout_now(
+        &self,
+        request: Request<wire::TimeoutNowRequest>,
+    ) -> Result<Response<wire::TimeoutNowReply>, Status> {
+        let (_, extensions, request) = request.into_parts();
+        self.admit(&extensions, request.leader, request.to)?;
+        let core = &self.shared.core;
+        let (leader, term) = {
+            let metrics = core.raft.metrics();
+            let metrics = metrics.borrow();
+            (metrics.current_leader, metrics.current_term)
+        };
+        if leader != Some(request.leader) || term != request.term {
+            return Err(Status::failed_precondition("only the leader of this term hands over"));
+        }
+        core.raft.trigger().elect().await.map_err(stopped)?;
+        Ok(Response::new(wire::TimeoutNowReply {}))
+    }
+
     async fn probe(&self, request: Request<wire::ProbeRequest>) -> Result<Response<wire::ProbeReply>, Status> {
         let (_, extensions, request) = request.into_parts();
         self.admit(&extensions, request.raft_id, request.to)?;

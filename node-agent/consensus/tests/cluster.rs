@@ -182,6 +182,16 @@ async fn a_peer_speaks_only_for_the_voter_on_its_own_node() {
     let chunk = wire::SnapshotChunk { head: Some(head), ..Default::default() };
     let sent = from_2.install_snapshot(tokio_stream::once(chunk)).await;
     assert_eq!(sent.unwrap_err().code(), Code::PermissionDenied);
+    // Only the leader hands over, and in its own name.
+    let follower = [2, 3].into_iter().find(|id| fleet.status(1).leader.map(|of| of.raft_id.0) != Some(*id)).unwrap();
+    let mut from_follower = RaftClient::new(fleet.net.channel(node(follower), node(1)));
+    let term = fleet.status(1).term;
+    let hand_over = |leader| wire::TimeoutNowRequest { leader, term, to: 1 };
+    let refused = from_follower.timeout_now(hand_over(follower)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let refused = from_follower.timeout_now(hand_over(5 - follower)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+    assert_eq!(fleet.status(1).term, term);
     // An id nobody has: the first node that uses it keeps it.
     from_2.probe(probe(77, 1)).await.unwrap();
     let mut from_3 = RaftClient::new(fleet.net.channel(node(3), node(1)));

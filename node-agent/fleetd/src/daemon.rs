@@ -143,7 +143,8 @@ impl Parts {
     /// A node without a vote reads the log from voters.
     fn follow_others(&self, cx: &Boot) {
         let voters = self.voters.clone();
-        let followed = self.follower().follow_voters(self.client.clone(), move || voters.list());
+        let turn = usize::from(self.member.node.as_bytes()[0]);
+        let followed = self.follower().follow_voters(self.client.clone(), move || voters.list(), turn);
         cx.tasks().spawn(TaskKind::CRITICAL, "fleet log", followed);
     }
 

@@ -124,8 +124,8 @@ impl Inbound {
         match service {
             Service::Raft => self.raft.try_send(pipe).is_ok(),
             Service::Fleet => self.fleet.try_send(pipe).is_ok(),
-            // Links end at a controller, never at a node.
-            Service::Link => false,
+            // Links end at a controller, rooms and blobs at the mesh itself.
+            Service::Link | Service::Rooms | Service::Blobs => false,
         }
     }
 }

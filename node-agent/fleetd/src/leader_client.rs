@@ -3,17 +3,19 @@
 //! The caller does not know the leader; it has a hint, and every voter either
 //! is the leader, names it, or is away. One call tries the hint, follows at
 //! most [`REDIRECTS_MAX`] redirections and then the other voters, within one
-//! deadline. It does not repeat a request whose outcome is unknown: commands
-//! carry a request id and the reconciler that made them comes back.
+//! deadline. When it learns of another leader while it waits for an answer, it
+//! goes there with the same request: a command is known by its request id, and
+//! the other calls can be made twice. Otherwise a request whose outcome is
+//! unknown is not repeated here; the reconciler that made it comes back.
 
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use osmoda_kit::error::ApiError;
 use osmoda_node_api::mesh::Service;
 use osmoda_proto::fleet::v1::{self as pb, fleet_client::FleetClient};
 use osmoda_types::{ErrorCode, NodeId};
+use tokio::sync::watch;
 use tonic::transport::Channel;
 
 use crate::peers::Peers;
@@ -30,7 +32,7 @@ const REDIRECTS_MAX: usize = 3;
 #[derive(Debug, Clone)]
 pub(crate) struct LeaderClient {
     peers: Peers,
-    hint: Arc<Mutex<Option<NodeId>>>,
+    hint: watch::Sender<Option<NodeId>>,
 }
 
 /// What one voter answered.
@@ -44,16 +46,16 @@ pub(crate) enum Answer<T> {
 impl LeaderClient {
     /// Calls over those channels.
     pub(crate) fn new(peers: Peers) -> Self {
-        Self { peers, hint: Arc::default() }
+        Self { peers, hint: watch::Sender::new(None) }
     }
 
     /// Remembers who leads, from wherever it was learned.
     pub(crate) fn learn(&self, leader: Option<NodeId>) {
-        *self.hint.lock().unwrap_or_else(PoisonError::into_inner) = leader;
+        self.hint.send_if_modified(|hint| std::mem::replace(hint, leader) != leader);
     }
 
     fn hint(&self) -> Option<NodeId> {
-        *self.hint.lock().unwrap_or_else(PoisonError::into_inner)
+        *self.hint.borrow()
     }
 
     /// A client of one voter, with message limits.
@@ -90,13 +92,23 @@ impl LeaderClient {
         let mut next = self.hint().filter(|hint| voters.contains(hint)).or_else(|| voters.first().copied());
         while let Some(node) = next {
             tried.push(node);
-            let suggestion = match call(self.voter(node)).await {
-                Ok(Answer::Done(answer)) => {
+            let mut hint = self.hint.subscribe();
+            let is_elsewhere = |hint: &Option<NodeId>| hint.is_some_and(|hint| hint != node && voters.contains(&hint));
+            let answered = tokio::select! {
+                biased;
+                // Given up only for a leader that is asked the same again.
+                answered = call(self.voter(node)) => Some(answered),
+                // Cancel-safe: a watch keeps its newest value. `self` has the sender.
+                Ok(_) = wait_for_news(&mut hint, is_elsewhere) => None,
+            };
+            let suggestion = match answered {
+                None => self.hint(),
+                Some(Ok(Answer::Done(answer))) => {
                     self.learn(Some(node));
                     return Ok(answer);
                 }
-                Ok(Answer::NotLeader(leader)) => leader,
-                Err(status) => {
+                Some(Ok(Answer::NotLeader(leader))) => leader,
+                Some(Err(status)) => {
                     let error = error_of(&status);
                     if !matches!(error.code, ErrorCode::RaftUnavailable | ErrorCode::PeerOffline) {
                         return Err(error);
@@ -169,6 +181,79 @@ impl LeaderClient {
     }
 }
 
+/// Waits for the next hint that is so; what is known already is no news.
+async fn wait_for_news(
+    hint: &mut watch::Receiver<Option<NodeId>>,
+    is_so: impl Fn(&Option<NodeId>) -> bool,
+) -> Result<(), watch::error::RecvError> {
+    loop {
+        hint.changed().await?;
+        if is_so(&hint.borrow_and_update()) {
+            return Ok(());
+        }
+    }
+}
+
 fn leader_of(other: &pb::NotLeader) -> Option<NodeId> {
     NodeId::try_from(other.leader.as_slice()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::peers::{Dial, Dialled};
+
+    /// Nothing is dialled: these calls never use their client.
+    struct Nobody;
+
+    impl Dial for Nobody {
+        fn dial(&self, _node: NodeId, _service: Service) -> Dialled {
+            Box::pin(std::future::ready(Err(std::io::ErrorKind::NotConnected.into())))
+        }
+    }
+
+    const VOTERS: [NodeId; 3] = [NodeId::from_bytes([1; 32]), NodeId::from_bytes([2; 32]), NodeId::from_bytes([3; 32])];
+
+    #[tokio::test]
+    async fn a_call_to_a_dead_leader_goes_to_the_new_one_when_it_is_known() {
+        let client = LeaderClient::new(Peers::new(Arc::new(Nobody)));
+        client.learn(Some(VOTERS[0]));
+        let calls = Cell::new(0);
+        let asked = client.ask(&VOTERS, |_| {
+            calls.set(calls.get() + 1);
+            let is_first = calls.get() == 1;
+            if is_first {
+                // What is no other voter is no news.
+                client.learn(None);
+                client.learn(Some(NodeId::from_bytes([9; 32])));
+                client.learn(Some(VOTERS[1]));
+            }
+            async move {
+                if is_first {
+                    std::future::pending::<()>().await;
+                }
+                Ok(Answer::Done(7))
+            }
+        });
+        assert_eq!(asked.await.unwrap(), 7);
+        assert_eq!((calls.get(), client.hint()), (2, Some(VOTERS[1])));
+    }
+
+    #[tokio::test]
+    async fn redirections_are_followed_and_bounded() {
+        let client = LeaderClient::new(Peers::new(Arc::new(Nobody)));
+        let calls = Cell::new(0);
+        let asked = client.ask(&VOTERS, |_| {
+            calls.set(calls.get() + 1);
+            let other = VOTERS[calls.get() % 2];
+            async move { Ok(Answer::<()>::NotLeader(Some(other))) }
+        });
+        let error = asked.await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::RaftUnavailable);
+        assert!(calls.get() <= VOTERS.len() + REDIRECTS_MAX, "{}", calls.get());
+        assert_eq!(client.hint(), None);
+    }
 }

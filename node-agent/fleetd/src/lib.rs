@@ -24,6 +24,7 @@ mod config;
 mod daemon;
 mod dialling;
 mod fsm;
+mod heads;
 mod http;
 mod inbound;
 mod invites;

@@ -32,6 +32,14 @@ const EVENTS_MAX: usize = 4096;
 /// asks the next one almost at once; with none left it costs ten dials a second.
 const AGAIN: Duration = Duration::from_millis(100);
 
+/// How long a voter may take to begin its stream: a pipe over a link that is
+/// up, a round trip and the first head.
+const BEGIN_TIME: Duration = Duration::from_secs(1);
+
+/// Promised signs of life that may be missed: one late, one lost to a busy
+/// machine; after the third another voter is asked.
+const MISSED_MAX: u32 = 3;
+
 /// The newest state with the next log index to apply.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct View {
@@ -118,7 +126,8 @@ impl Follower {
         Ok(())
     }
 
-    /// Follows voters in turn until the stop.
+    /// Follows voters in turn until the stop, beginning anywhere (`turn`), so
+    /// that the nodes of a fleet do not all hang on the same voter.
     ///
     /// # Errors
     /// [`FollowError::Snapshot`]: this program is too old for the fleet.
@@ -126,9 +135,9 @@ impl Follower {
         mut self,
         client: LeaderClient,
         voters: impl Fn() -> Vec<NodeId>,
+        mut turn: usize,
     ) -> Result<(), FollowError> {
         let stop = self.shutdown.token(Stage::FinishAccepted);
-        let mut turn = 0usize;
         loop {
             let known = voters();
             if let Some(voter) = known.get(turn.checked_rem(known.len()).unwrap_or(0)) {
@@ -156,16 +165,22 @@ impl Follower {
 
     async fn follow_one(&mut self, client: &LeaderClient, voter: NodeId) -> Result<Result<(), ApiError>, FollowError> {
         let from_index = self.view.borrow().next_index;
-        let mut stream = match client.voter(voter).watch(pb::WatchRequest { from_index }).await {
-            Ok(stream) => stream.into_inner(),
-            Err(status) => return Ok(Err(error_of(&status))),
+        let mut asked = client.voter(voter);
+        let mut stream = match tokio::time::timeout(BEGIN_TIME, asked.watch(pb::WatchRequest { from_index })).await {
+            Ok(Ok(stream)) => stream.into_inner(),
+            Ok(Err(status)) => return Ok(Err(error_of(&status))),
+            Err(_) => return Ok(Err(silent())),
         };
+        // The first item may be the whole state, minutes long on a thin line;
+        // until the first head the probes of the pipe find a dead voter.
+        let mut patience = Duration::MAX;
         loop {
-            let item = match stream.message().await {
-                Ok(Some(pb::WatchItem { item: Some(item) })) => item,
-                Ok(Some(pb::WatchItem { item: None })) => continue,
-                Ok(None) => return Ok(Ok(())),
-                Err(status) => return Ok(Err(error_of(&status))),
+            let item = match tokio::time::timeout(patience, stream.message()).await {
+                Ok(Ok(Some(pb::WatchItem { item: Some(item) }))) => item,
+                Ok(Ok(Some(pb::WatchItem { item: None }))) => continue,
+                Ok(Ok(None)) => return Ok(Ok(())),
+                Ok(Err(status)) => return Ok(Err(error_of(&status))),
+                Err(_) => return Ok(Err(silent())),
             };
             match item {
                 pb::watch_item::Item::Snapshot(snapshot) => self.restore(snapshot.index + 1, &snapshot.state)?,
@@ -176,6 +191,7 @@ impl Follower {
                 pb::watch_item::Item::Head(head) => {
                     let leader = NodeId::try_from(head.leader.as_slice()).ok();
                     client.learn(leader);
+                    patience = patience_of(&head);
                     self.view.send_if_modified(|view| std::mem::replace(&mut view.leader, leader) != leader);
                 }
             }
@@ -213,5 +229,18 @@ impl Follower {
                 break;
             }
         }
+    }
+}
+
+fn silent() -> ApiError {
+    ApiError::new(ErrorCode::PeerOffline, "the voter has gone silent")
+}
+
+/// How long the next item may take. A voter that promises nothing is left to
+/// the probes of its pipe.
+fn patience_of(head: &pb::WatchHead) -> Duration {
+    match head.next_within_ms {
+        0 => Duration::MAX,
+        within => Duration::from_millis(within.into()) * MISSED_MAX,
     }
 }

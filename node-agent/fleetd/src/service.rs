@@ -6,7 +6,6 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures_util::{Stream, StreamExt as _};
 use osmoda_consensus::{Committed, ProposeError, ReadError, Status as RaftStatus};
@@ -19,6 +18,7 @@ use tonic::{Request, Response, Status};
 
 use crate::authority::may_submit;
 use crate::caller::Caller;
+use crate::heads::Heads;
 use crate::invites::Invites;
 use crate::manifests::Manifests;
 use crate::reports::{self, Reports};
@@ -28,10 +28,6 @@ use crate::wire::{refuse, status_of};
 /// Followers of the log at once: every node of a full mesh, its controllers,
 /// and room for reconnects. More are told `busy` and come back.
 const WATCHERS_MAX: usize = 256;
-
-/// How often a follower is told where the head is when nothing happens. Half
-/// of what it takes as a sign of life.
-const HEAD_EVERY: Duration = Duration::from_secs(2);
 
 /// The service; clones are the same.
 #[derive(Clone)]
@@ -135,8 +131,7 @@ impl Fleet for FleetService {
             let _held = &permit;
             step.map(item_of).map_err(|error| refuse(ErrorCode::RaftUnavailable, error.to_string()))
         });
-        let heads = tokio_stream::wrappers::IntervalStream::new(tokio::time::interval(HEAD_EVERY));
-        let heads = heads.map(move |_| Ok(head_of(&voter)));
+        let heads = Heads::new(voter).into_stream().map(Ok);
         Ok(Response::new(Box::pin(until_first_ends(steps, heads))))
     }
 
@@ -235,16 +230,6 @@ fn item_of(step: Committed) -> pb::WatchItem {
         }),
     };
     pb::WatchItem { item: Some(item) }
-}
-
-fn head_of(voter: &Voter) -> pb::WatchItem {
-    let (leader, term) = voter.leader();
-    let head = pb::WatchHead {
-        index: voter.view().next_index.saturating_sub(1),
-        leader: leader.map(|node| node.as_bytes().to_vec()).unwrap_or_default(),
-        term,
-    };
-    pb::WatchItem { item: Some(pb::watch_item::Item::Head(head)) }
 }
 
 /// Both streams together, ending when the first one does.

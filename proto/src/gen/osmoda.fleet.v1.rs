@@ -606,6 +606,9 @@ pub struct WatchHead {
     pub leader: ::prost::alloc::vec::Vec<u8>,
     #[prost(uint64, tag = "3")]
     pub term: u64,
+    /// The next item of any kind comes within this time; 0 promises nothing.
+    #[prost(uint32, tag = "4")]
+    pub next_within_ms: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct WatchItem {

@@ -93,6 +93,19 @@ pub struct SnapshotReply {
     pub vote: ::core::option::Option<super::super::log::v1::Vote>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TimeoutNowRequest {
+    /// Raft id of the leader that steps aside, and its term.
+    #[prost(uint64, tag = "1")]
+    pub leader: u64,
+    #[prost(uint64, tag = "2")]
+    pub term: u64,
+    /// Raft id that is meant.
+    #[prost(uint64, tag = "3")]
+    pub to: u64,
+}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct TimeoutNowReply {}
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct ProbeRequest {
     #[prost(uint64, tag = "1")]
     pub raft_id: u64,
@@ -283,6 +296,31 @@ pub mod raft_client {
             req.extensions_mut().insert(GrpcMethod::new("osmoda.raft.v1.Raft", "Probe"));
             self.inner.unary(req, path, codec).await
         }
+        /// The leader asks this voter to stand for election at once.
+        pub async fn timeout_now(
+            &mut self,
+            request: impl tonic::IntoRequest<super::TimeoutNowRequest>,
+        ) -> std::result::Result<
+            tonic::Response<super::TimeoutNowReply>,
+            tonic::Status,
+        > {
+            self.inner
+                .ready()
+                .await
+                .map_err(|e| {
+                    tonic::Status::unknown(
+                        format!("Service was not ready: {}", e.into()),
+                    )
+                })?;
+            let codec = tonic_prost::ProstCodec::default();
+            let path = http::uri::PathAndQuery::from_static(
+                "/osmoda.raft.v1.Raft/TimeoutNow",
+            );
+            let mut req = request.into_request();
+            req.extensions_mut()
+                .insert(GrpcMethod::new("osmoda.raft.v1.Raft", "TimeoutNow"));
+            self.inner.unary(req, path, codec).await
+        }
     }
 }
 /// Generated server implementations.
@@ -318,6 +356,11 @@ pub mod raft_server {
             &self,
             request: tonic::Request<super::ProbeRequest>,
         ) -> std::result::Result<tonic::Response<super::ProbeReply>, tonic::Status>;
+        /// The leader asks this voter to stand for election at once.
+        async fn timeout_now(
+            &self,
+            request: tonic::Request<super::TimeoutNowRequest>,
+        ) -> std::result::Result<tonic::Response<super::TimeoutNowReply>, tonic::Status>;
     }
     #[derive(Debug)]
     pub struct RaftServer<T> {
@@ -556,6 +599,49 @@ pub mod raft_server {
                     let inner = self.inner.clone();
                     let fut = async move {
                         let method = ProbeSvc(inner);
+                        let codec = tonic_prost::ProstCodec::default();
+                        let mut grpc = tonic::server::Grpc::new(codec)
+                            .apply_compression_config(
+                                accept_compression_encodings,
+                                send_compression_encodings,
+                            )
+                            .apply_max_message_size_config(
+                                max_decoding_message_size,
+                                max_encoding_message_size,
+                            );
+                        let res = grpc.unary(method, req).await;
+                        Ok(res)
+                    };
+                    Box::pin(fut)
+                }
+                "/osmoda.raft.v1.Raft/TimeoutNow" => {
+                    #[allow(non_camel_case_types)]
+                    struct TimeoutNowSvc<T: Raft>(pub Arc<T>);
+                    impl<T: Raft> tonic::server::UnaryService<super::TimeoutNowRequest>
+                    for TimeoutNowSvc<T> {
+                        type Response = super::TimeoutNowReply;
+                        type Future = BoxFuture<
+                            tonic::Response<Self::Response>,
+                            tonic::Status,
+                        >;
+                        fn call(
+                            &mut self,
+                            request: tonic::Request<super::TimeoutNowRequest>,
+                        ) -> Self::Future {
+                            let inner = Arc::clone(&self.0);
+                            let fut = async move {
+                                <T as Raft>::timeout_now(&inner, request).await
+                            };
+                            Box::pin(fut)
+                        }
+                    }
+                    let accept_compression_encodings = self.accept_compression_encodings;
+                    let send_compression_encodings = self.send_compression_encodings;
+                    let max_decoding_message_size = self.max_decoding_message_size;
+                    let max_encoding_message_size = self.max_encoding_message_size;
+                    let inner = self.inner.clone();
+                    let fut = async move {
+                        let method = TimeoutNowSvc(inner);
                         let codec = tonic_prost::ProstCodec::default();
                         let mut grpc = tonic::server::Grpc::new(codec)
                             .apply_compression_config(

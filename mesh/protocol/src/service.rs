@@ -16,6 +16,10 @@ pub enum Service {
     Fleet,
     /// A node's reports to a controller; the node dials.
     Link,
+    /// Messages of rooms and their healing, between members of a room.
+    Rooms,
+    /// Content-addressed bytes, after everything else.
+    Blobs,
 }
 
 struct Row {
@@ -28,8 +32,10 @@ struct Row {
 
 /// The table. Priorities are quinn's: a stream with a higher number is sent
 /// first. Raft heartbeats must not wait behind anything (an election follows),
-/// fleet streams carry grants, link streams only tell.
-const TABLE: [Row; 3] = [
+/// fleet streams carry grants, rooms carry people's words, link streams only
+/// tell, blobs are bulk. A room guest reaches rooms and nothing else; which
+/// room is the room's own record.
+const TABLE: [Row; 5] = [
     Row { service: Service::Raft, name: "raft", callers: &[Role::Voter], owners: &[Role::Voter], priority: 100 },
     Row {
         service: Service::Fleet,
@@ -45,17 +51,33 @@ const TABLE: [Row; 3] = [
         owners: &[Role::Controller],
         priority: 20,
     },
+    Row {
+        service: Service::Rooms,
+        name: "rooms",
+        callers: &[Role::Voter, Role::Node, Role::RoomGuest],
+        owners: &[Role::Voter, Role::Node, Role::RoomGuest],
+        priority: 50,
+    },
+    Row {
+        service: Service::Blobs,
+        name: "blobs",
+        callers: &[Role::Voter, Role::Node],
+        owners: &[Role::Voter, Role::Node],
+        priority: -10,
+    },
 ];
 
 impl Service {
     /// Every service, in the order of the table.
-    pub const ALL: [Service; 3] = [Service::Raft, Service::Fleet, Service::Link];
+    pub const ALL: [Service; 5] = [Service::Raft, Service::Fleet, Service::Link, Service::Rooms, Service::Blobs];
 
     fn row(self) -> &'static Row {
         match self {
             Service::Raft => &TABLE[0],
             Service::Fleet => &TABLE[1],
             Service::Link => &TABLE[2],
+            Service::Rooms => &TABLE[3],
+            Service::Blobs => &TABLE[4],
         }
     }
 
@@ -112,7 +134,7 @@ impl<'de> serde::Deserialize<'de> for Service {
 
 /// A name that is no service of this version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown mesh service {0:?}; services are raft, fleet, link")]
+#[error("unknown mesh service {0:?}; services are raft, fleet, link, rooms, blobs")]
 pub struct UnknownService(pub String);
 
 #[cfg(test)]
@@ -142,6 +164,19 @@ mod tests {
                 "controller -fleet-> voter",
                 "voter -link-> controller",
                 "node -link-> controller",
+                "voter -rooms-> voter",
+                "voter -rooms-> node",
+                "voter -rooms-> room_guest",
+                "node -rooms-> voter",
+                "node -rooms-> node",
+                "node -rooms-> room_guest",
+                "room_guest -rooms-> voter",
+                "room_guest -rooms-> node",
+                "room_guest -rooms-> room_guest",
+                "voter -blobs-> voter",
+                "voter -blobs-> node",
+                "node -blobs-> voter",
+                "node -blobs-> node",
             ]
         );
         assert!("bulk".parse::<Service>().is_err());
@@ -149,8 +184,9 @@ mod tests {
 
     #[test]
     fn raft_goes_before_everything_else() {
-        for service in [Service::Fleet, Service::Link] {
+        for service in [Service::Fleet, Service::Link, Service::Rooms, Service::Blobs] {
             assert!(Service::Raft.priority() > service.priority());
+            assert!(service == Service::Blobs || service.priority() > Service::Blobs.priority());
         }
     }
 }

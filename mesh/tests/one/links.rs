@@ -87,8 +87,8 @@ async fn three_nodes_link_as_their_roles_need() {
     introduce(2, &[&voter, &node, &other]).await;
     voter.linked(node.id(), true).await;
     voter.linked(other.id(), true).await;
-    // No service is open between two plain nodes, so nobody dials.
-    assert!(!node.handle.peers().iter().any(|peer| peer.id == other.id() && peer.connected));
+    // Rooms are open between two plain nodes, the log is not.
+    node.linked(other.id(), true).await;
     let denied = node.handle.connect_stream(other.id(), Service::Fleet).await.unwrap_err();
     assert!(matches!(denied, MeshError::Denied { .. }), "{denied}");
     let denied = node.handle.connect_stream(voter.id(), Service::Raft).await.unwrap_err();

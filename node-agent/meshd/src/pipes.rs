@@ -14,6 +14,7 @@ use osmoda_kit::stream::{Opening, serve_streams};
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_mesh::{IncomingStream, MeshHandle, MeshStream, StreamPeer};
 use osmoda_node_api::mesh::{PipeHello, Service, deliver};
+use osmoda_types::ErrorCode;
 use tokio::io::copy_bidirectional_with_sizes;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::mpsc;
@@ -50,6 +51,11 @@ pub(crate) fn serve_outbound(cx: &Boot, listener: UnixListener, handle: &MeshHan
 
 async fn outbound(handle: &MeshHandle, opening: Opening<PipeHello>) {
     let PipeHello { peer, service } = opening.hello;
+    // The mesh daemon speaks these itself, in its own name.
+    if matches!(service, Service::Rooms | Service::Blobs) {
+        let text = format!("service {service} has no pipes; use its endpoints");
+        return opening.refuse(ApiError::new(ErrorCode::ServiceDenied, text)).await;
+    }
     match handle.connect_stream(peer, service).await {
         Ok(stream) => match opening.accept().await {
             Ok((_, pipe)) => join(pipe, stream).await,

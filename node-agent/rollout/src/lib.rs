@@ -15,6 +15,8 @@ mod rollout;
 mod signature;
 mod snapshot;
 mod state;
+#[cfg(any(test, feature = "testing"))]
+pub mod testing;
 #[cfg(test)]
 mod tests;
 mod view;

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use osmoda_types::{NodeId, NodeState, RolloutState};
 
-use super::fixture::{By, Cmd, End, NODES, SPECS, Said, Short, VOTERS, node, raft_id};
+use crate::testing::{By, Cmd, End, NODES, SPECS, Said, Short, VOTERS, node, raft_id};
 use crate::{FleetState, Phase, Rollout, Running};
 
 /// Most rollouts of one history.

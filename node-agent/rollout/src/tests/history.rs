@@ -10,11 +10,11 @@ use std::collections::BTreeMap;
 use osmoda_types::command::Command;
 use osmoda_types::{NodeState, RolloutState};
 
-use super::fixture::{Cmd, Log, node, raft_id, rollout, target};
 use super::generate::{Generator, Rng, Step};
 use super::invariants::Invariants;
 use super::model::{Class, Model};
 use crate::mutant::{self, Mutant};
+use crate::testing::{Cmd, Log, node, raft_id, rollout, target};
 use crate::{FleetState, Outcome, Reply, What};
 
 /// Histories of a full run.

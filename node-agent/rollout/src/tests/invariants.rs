@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use osmoda_types::{NodeState, RolloutId, RolloutState, StorePath};
 
-use super::fixture::{Cmd, End, Short, VOTERS, node};
+use crate::testing::{Cmd, End, Short, VOTERS, node};
 use crate::{Desired, FleetState, Outcome, Phase, What};
 
 /// What the checker remembers of one rollout.
@@ -143,7 +143,7 @@ fn check_voters(state: &FleetState) -> Result<(), String> {
 /// I8 and I6 as a node sees them: it is never sent anywhere but to its target
 /// while that is permitted, or to its recorded baseline.
 fn check_desired(state: &FleetState) -> Result<(), String> {
-    for who in 0..super::fixture::NODES {
+    for who in 0..crate::testing::NODES {
         let (there, back) = match state.desired(&node(who)) {
             Desired::Attempt(there) | Desired::Accepted(there) => (there, false),
             Desired::Baseline(there) => (there, true),

@@ -1,12 +1,9 @@
 //! Members, invites, keys and voters, with the code that each breach gets.
 
-use osmoda_types::command::{Body, LedgerHead, Order, SignedOrder};
-use osmoda_types::statement;
+use osmoda_types::command::{Body, LedgerHead, Order};
 use osmoda_types::{ErrorCode, InviteId, LedgerHash, MeshKey, RaftId, Right, Role};
 
-use super::fixture::{
-    ANN, Log, genesis, invite, member, network, node, principal, public, raft_id, sign, spend, subkey,
-};
+use crate::testing::{ANN, Log, genesis, invite, member, node, principal, public, raft_id, signed, spend, subkey};
 use crate::{InviteState, What};
 
 fn check(log: &mut Log, body: Body, expected: Result<(), ErrorCode>) {
@@ -104,14 +101,10 @@ fn a_raft_id_is_bound_once_and_only_to_a_voter_with_its_key() {
 fn principals_are_added_by_signed_order_only() {
     let mut log = Log::fleet();
     let carl = principal("carl", 210, &[Right::Deploy]);
-    let signed = |seed: u8, serial| {
-        let order = Order::AddPrincipal(carl.clone());
-        let signature = sign(seed, statement::control(&order, serial, &network()));
-        Body::Control(SignedOrder { order, serial, key: public(seed), signature })
-    };
-    check(&mut log, signed(201, 1), Err(ErrorCode::PrincipalDenied));
-    check(&mut log, signed(ANN, 1), Ok(()));
-    check(&mut log, signed(ANN, 1), Err(ErrorCode::OrderReplayed));
+    let order = |seed: u8, serial| signed(Order::AddPrincipal(carl.clone()), serial, seed, seed);
+    check(&mut log, order(201, 1), Err(ErrorCode::PrincipalDenied));
+    check(&mut log, order(ANN, 1), Ok(()));
+    check(&mut log, order(ANN, 1), Err(ErrorCode::OrderReplayed));
     assert!(log.state.principals().any(|entry| entry.principal == carl));
 }
 

@@ -1,7 +1,6 @@
 //! Tests of the state machine: tables, golden snapshot, and random histories
 //! beside an independent model.
 
-mod fixture;
 mod generate;
 mod history;
 mod invariants;

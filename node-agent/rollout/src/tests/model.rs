@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use osmoda_types::{NodeState, RolloutState, Wave};
 
-use super::fixture::{By, Cmd, End, NODES, SPECS, Said, Short, Spec, VOTERS};
+use crate::testing::{By, Cmd, End, NODES, SPECS, Said, Short, Spec, VOTERS};
 
 /// What the oracle says about a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

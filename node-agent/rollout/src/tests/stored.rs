@@ -2,8 +2,8 @@
 
 use osmoda_types::ErrorCode;
 
-use super::fixture::{By, Cmd, End, Log, Said, Short, raft_id, rollout};
 use super::generate::Rng;
+use crate::testing::{By, Cmd, End, Log, Said, Short, raft_id, rollout};
 use crate::{FleetState, Reply};
 
 /// A state with something in every list.
@@ -33,7 +33,7 @@ fn rich() -> FleetState {
     }
     let head = osmoda_types::LedgerHash::from_bytes([1; 32]);
     log.expect(osmoda_types::command::Body::LedgerHead(osmoda_types::command::LedgerHead {
-        node: super::fixture::node(0),
+        node: crate::testing::node(0),
         size: 1,
         hash: head,
     }));

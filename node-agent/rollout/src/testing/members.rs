@@ -1,0 +1,61 @@
+//! How the small fleet becomes one: genesis, invites, members, keys, orders.
+
+use osmoda_types::command::{Body, Genesis, Order, SignedOrder, SpendInvite};
+use osmoda_types::statement;
+use osmoda_types::{Invite, InviteId, Member, MeshEpoch, MeshKey, Principal, Purpose, Right, Role, SecretHash, Subkey};
+
+use super::ids::{network, node};
+use super::keys::{ANN, BOB, ballot_key, identity, public, sign};
+
+/// A member with that number.
+pub fn member(number: u8, role: Role) -> Member {
+    Member {
+        node: node(number),
+        name: format!("node-{number}"),
+        role,
+        mesh_key: MeshKey::from_bytes([number; 32]),
+        identity_key: public(identity(number)),
+        addresses: vec![format!("127.0.0.1:{}", 18800 + u16::from(number))],
+    }
+}
+
+/// A principal with a seed's key.
+pub fn principal(name: &str, seed: u8, rights: &[Right]) -> Principal {
+    Principal { name: name.into(), key: public(seed), rights: rights.to_vec() }
+}
+
+/// The first entry: operator ann, approver bob, node 0.
+pub fn genesis() -> Body {
+    Body::Genesis(Genesis {
+        network: network(),
+        mesh_epoch: MeshEpoch(1),
+        secret_hash: SecretHash::from_bytes([1; 32]),
+        principals: vec![principal("ann", ANN, &Right::ALL), principal("bob", BOB, &[Right::Approve])],
+        member: member(0, Role::Voter),
+    })
+}
+
+/// A voter's ballot key, endorsed by its identity.
+pub fn subkey(number: u8) -> Body {
+    let key = public(ballot_key(number));
+    let message = statement::subkey(Purpose::Ballot, &key, &node(number), MeshEpoch(1), &network());
+    let endorsement = sign(identity(number), message);
+    Body::RegisterSubkey(Subkey { node: node(number), purpose: Purpose::Ballot, key, epoch: MeshEpoch(1), endorsement })
+}
+
+/// An invite by node 0 that ends at one second.
+pub fn invite(number: u8, role: Role) -> Invite {
+    Invite { id: InviteId::from_bytes([number; 16]), role, expires_ms: 1000, issuer: node(0) }
+}
+
+/// A member that comes with an invite.
+pub fn spend(invite: u8, member: Member, at_ms: i64) -> Body {
+    let invite = InviteId::from_bytes([invite; 16]);
+    Body::SpendInvite(SpendInvite { network: network(), invite, member, at_ms })
+}
+
+/// An order that names one seed's key and is signed by another's (or the same).
+pub fn signed(order: Order, serial: u64, claimed: u8, real: u8) -> Body {
+    let signature = sign(real, statement::control(&order, serial, &network()));
+    Body::Control(SignedOrder { order, serial, key: public(claimed), signature })
+}

@@ -9,9 +9,10 @@ use crate::checks::Checker;
 use crate::host::{Host, detached};
 use crate::probe::{Probe, Verdict};
 use crate::records::Records;
-use crate::trail::Trail;
+use crate::telling::{about, because, ended};
+use crate::trail::{Act, Trail};
 use osmoda_journal::generation::restore;
-use osmoda_journal::{Attempt, Cause, Entry, GuardLock, JournalError, Origin, Phase, State, Writer};
+use osmoda_journal::{Attempt, Cause, Entry, GuardLock, JournalError, Phase, State, Writer};
 use osmoda_kit::error::{ApiError, chain};
 use osmoda_types::{ErrorCode, HealthCheck};
 use serde_json::json;
@@ -102,6 +103,7 @@ impl Driver {
 
     async fn try_step(&mut self) -> Result<Next, ApiError> {
         let state = self.records.state().await?;
+        self.close_earlier(&state).await?;
         let Some(attempt) = state.attempt.clone() else { return Ok(self.rest().await) };
         if state.phase.is_guarded()
             && let Some(cause) = self.unguarded(&state, &attempt)?
@@ -188,18 +190,18 @@ impl Driver {
             tracing::warn!(attempt = attempt.id.0, position, reason, "check fails on the baseline already");
         }
         let failing_before = failing.iter().filter_map(|(position, _)| u32::try_from(*position).ok()).collect();
-        self.trail.begin(attempt.id, about(attempt)).await.map_err(|error| Cause::new(error.code, chain(&error)))?;
+        let intended = self.trail.intend(attempt.id, Act::Attempt, about(attempt)).await;
+        intended.map_err(|error| Cause::new(error.code, chain(&error)))?;
         let holder = self.host.start_guard(attempt.id).await?;
         Ok(Entry::Armed { guard_pid: holder.pid, failing_before, failed_units })
     }
 
     /// An undo needs no permission and no ledger; only the guard.
     async fn begin_undo(&mut self, attempt: &Attempt) -> Result<Entry, Cause> {
-        if let Err(error) = self.trail.begin(attempt.id, about(attempt)).await {
+        let put = self.trail.put_intent(attempt.id, Act::Attempt, about(attempt));
+        put.map_err(|error| Cause::new(error.code, chain(&error)))?;
+        if let Err(error) = self.trail.deliver().await {
             tracing::warn!(code = %error.code, "the ledger is away; the rollback goes on");
-            self.trail
-                .spool("watch.attempt.intent", about(attempt))
-                .map_err(|error| Cause::new(error.code, chain(&error)))?;
         }
         let holder = self.host.start_guard(attempt.id).await?;
         Ok(Entry::Armed { guard_pid: holder.pid, failing_before: Vec::new(), failed_units: Vec::new() })
@@ -266,7 +268,7 @@ impl Driver {
             return self.append(attempt, Entry::Reverting(Cause::new(ErrorCode::GuardFired, text))).await;
         }
         if state.phase == Phase::Accepted {
-            self.trail.commit(about(attempt)).await?;
+            self.trail.intend(attempt.id, Act::Commit, about(attempt)).await?;
             self.append(attempt, Entry::Committing).await?;
         }
         let (host, plan) = (Arc::clone(&self.host), attempt.plan.clone());
@@ -306,7 +308,8 @@ impl Driver {
     /// A restart of the host boots the baseline, so it is worth another look.
     async fn after_failed_rollback(&mut self, state: &State, attempt: &Attempt) -> Result<Next, ApiError> {
         self.tell(state, attempt)?;
-        self.trail.deliver().await;
+        // What is left is sent at the next look; this host has a worse problem.
+        self.trail.deliver().await.unwrap_or_default();
         if !self.restarted(state)? {
             let text = "the baseline could not be restored; restart the host, or restore it by hand";
             return Err(ApiError::new(ErrorCode::RollbackFailed, text));
@@ -327,22 +330,30 @@ impl Driver {
 
     /// Puts down, once per phase, what the ledger is to be told.
     fn tell(&mut self, state: &State, attempt: &Attempt) -> Result<(), ApiError> {
-        let kind = match state.phase {
-            Phase::RollingBack => "watch.rollback.intent",
-            Phase::Deferred => "watch.attempt.deferred",
-            _ => "watch.attempt.outcome",
-        };
         let mut payload = about(attempt);
         payload["state"] = json!(state.phase.as_str());
         if let Some(cause) = &attempt.cause {
-            payload["code"] = json!(cause.code.as_str());
-            payload["detail"] = json!(cause.detail);
+            because(&mut payload, cause);
         }
-        self.trail.tell(attempt.id, state.phase.as_str(), kind, payload)
+        self.trail.tell(attempt.id, state.phase, &payload)
+    }
+
+    /// A grant can come between the end of an attempt and its telling, most of
+    /// all when the daemon died there.
+    async fn close_earlier(&mut self, state: &State) -> Result<(), ApiError> {
+        let left = self.trail.left_open(state.attempt.as_ref().map(|attempt| attempt.id));
+        if left.is_empty() {
+            return Ok(());
+        }
+        let records = self.records.history().await?;
+        for attempt in left {
+            self.trail.close(attempt, &ended(&records, attempt))?;
+        }
+        Ok(())
     }
 
     async fn rest(&mut self) -> Next {
-        if self.trail.deliver().await { Next::OnChange } else { Next::After(RETRY) }
+        if self.trail.deliver().await.is_ok() { Next::OnChange } else { Next::After(RETRY) }
     }
 }
 
@@ -360,23 +371,4 @@ fn checks(attempt: &Attempt) -> Result<Vec<HealthCheck>, Cause> {
             .map_err(|error| Cause::new(ErrorCode::CheckFailed, format!("a check cannot be read: {error}")))
     };
     attempt.plan.checks.iter().map(parse).collect()
-}
-
-/// What the ledger is told of an attempt.
-fn about(attempt: &Attempt) -> serde_json::Value {
-    let plan = &attempt.plan;
-    let mut payload = json!({
-        "attempt": attempt.id,
-        "epoch": plan.epoch,
-        "origin": if plan.origin == Origin::Fleet { "fleet" } else { "local" },
-        "target": plan.target,
-        "baseline": plan.baseline,
-    });
-    if let Some(rollout) = plan.rollout {
-        payload["rollout"] = json!(rollout);
-    }
-    if let Some(manifest) = plan.manifest {
-        payload["manifest"] = json!(manifest);
-    }
-    payload
 }

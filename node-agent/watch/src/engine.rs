@@ -11,8 +11,8 @@ use crate::records::Records;
 use crate::trail::Trail;
 use crate::view;
 use osmoda_journal::{Attempt, Cause, Entry, Phase, Plan, State};
-use osmoda_kit::audit::Audit;
 use osmoda_kit::error::ApiError;
+use osmoda_kit::http::UnixClient;
 use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_node_api::watch::{AcceptRequest, AttemptView, ContactRequest, GrantRequest, History, RevertRequest};
@@ -37,9 +37,9 @@ impl Engine {
     ///
     /// # Errors
     /// When the trail or the HTTP client cannot be set up.
-    pub fn start(host: Arc<Host>, records: Records, audit: Audit, tasks: &Tasks) -> Result<Self, ApiError> {
+    pub fn start(host: Arc<Host>, records: Records, agentd: &UnixClient, tasks: &Tasks) -> Result<Self, ApiError> {
         let checker = Checker::new(&host.settings().host_root).map_err(ApiError::internal)?;
-        let trail = Trail::open(audit, &host.settings().state_dir)?;
+        let trail = Trail::open(agentd, &host.settings().state_dir)?;
         let (alarm_sender, alarm) = tokio::sync::watch::channel(None);
         let driver = Driver {
             host: Arc::clone(&host),

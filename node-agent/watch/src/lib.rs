@@ -8,7 +8,7 @@
 //! - `stage`, `trust`: what may be moved to, and who said so;
 //! - `engine`, `driver`, `probe`: one attempt, step by step;
 //! - `host`, `checks`: the effects, and the questions asked of the host;
-//! - `trail`: what the ledger is told;
+//! - `trail`, `telling`: what the ledger is told;
 //! - `switch`: the sessions of the earlier product.
 
 mod api;
@@ -22,6 +22,7 @@ mod records;
 mod service;
 mod stage;
 mod switch;
+mod telling;
 mod trail;
 mod trust;
 mod view;

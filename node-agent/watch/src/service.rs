@@ -9,7 +9,6 @@ use crate::stage::Staging;
 use crate::switch::Switches;
 use crate::trust::Trust;
 use axum::Router;
-use osmoda_kit::audit::Audit;
 use osmoda_kit::boot::{Boot, BootError, Daemon, Service};
 use osmoda_kit::clock::SharedClock;
 use osmoda_kit::error::ApiError;
@@ -44,7 +43,7 @@ impl Daemon for Watch {
             "host recognised"
         );
         let outside = Outside {
-            audit: cx.audit(),
+            agentd: cx.client("agentd"),
             fleetd: cx.client("fleetd").with_time_limit(FLEETD_TIME_MAX),
             clock: cx.clock(),
             make_observer: Arc::new(|| Box::new(LogSteps)),
@@ -56,8 +55,8 @@ impl Daemon for Watch {
 
 /// What the daemon needs of the rest of the host.
 pub struct Outside {
-    /// The ledger.
-    pub audit: Audit,
+    /// agentd, which keeps the ledger.
+    pub agentd: UnixClient,
     /// fleetd.
     pub fleetd: UnixClient,
     /// The clock for people.
@@ -74,7 +73,7 @@ pub fn assemble(settings: Settings, outside: Outside, tasks: &Tasks) -> Result<(
     let state_dir = settings.state_dir.clone();
     let records = Records::new(&state_dir, settings.clock.clone(), tasks.clone(), outside.make_observer);
     let host = Arc::new(Host::new(settings));
-    let engine = Engine::start(host, records, outside.audit, tasks)?;
+    let engine = Engine::start(host, records, &outside.agentd, tasks)?;
     let (switches, keeper) = Switches::open(engine.clone(), outside.clock)?;
     let stop = tasks.shutdown().token(Stage::FinishAccepted);
     tasks.spawn(TaskKind::CRITICAL, "switch sessions", keeper.run(stop));

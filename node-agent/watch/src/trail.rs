@@ -1,14 +1,19 @@
-//! What watch tells the ledger: an intent before each effect, one outcome per
-//! attempt, and nothing lost when the ledger is away.
+//! What watch tells the ledger: an intent before each effect, an outcome for
+//! every intent, and nothing lost when the ledger is away.
 //!
-//! Invariant: an activation and a commit have a durable intent or do not
-//! happen. Outcomes and rollbacks never wait for the ledger: they go into a
-//! file first and from there to the ledger, in order, at least once.
+//! Invariant: every row is in a file first and goes from there to the ledger, in
+//! order. An activation and a commit wait until their intent is in the ledger;
+//! outcomes and rollbacks wait for nothing. A row whose fate a crash or a lost
+//! answer hid is looked for in the ledger before it is sent again, so each intent
+//! meets its outcome. A damaged file is the one thing that leaves intents open.
 
+use osmoda_journal::Phase;
 use osmoda_kit::audit::Audit;
 use osmoda_kit::error::ApiError;
 use osmoda_kit::fsio;
-use osmoda_types::AttemptId;
+use osmoda_kit::http::UnixClient;
+use osmoda_node_api::agentd::{AgentdClient, EventQuery};
+use osmoda_types::{AttemptId, ErrorCode};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
@@ -16,42 +21,106 @@ use std::path::{Path, PathBuf};
 /// The largest trail file; a row is below 4 KiB, so this is some hundred rows.
 const TRAIL_BYTES_MAX: u64 = 1024 * 1024;
 
-/// The most rows kept while the ledger is away. An attempt makes three, and
-/// no attempt begins without the ledger, so only rollbacks can add to them.
+/// The most rows kept while the ledger is away. An attempt makes seven, and
+/// none is activated without the ledger, so only what is put off or rolled back
+/// can add to them.
 const SPOOL_ROWS_MAX: usize = 128;
 
-#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
-struct File {
-    /// The intent of the attempt under way: attempt and ledger row.
-    open: Option<(AttemptId, i64)>,
-    /// The last attempt and phase that were told.
-    #[serde(default)]
-    told: Option<(AttemptId, String)>,
-    /// Rows the ledger has not confirmed.
-    spool: VecDeque<Row>,
+/// How many of the newest intents are searched for one whose answer was lost.
+/// It is the last one that was sent, unless a ledger restored rows meanwhile.
+const SEARCH_ROWS: i64 = 50;
+
+/// What is intended and ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Act {
+    /// An attempt as a whole.
+    Attempt,
+    /// Moving the boot default to the target.
+    Commit,
+    /// Returning to the baseline.
+    Rollback,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Part {
+    Intent,
+    Outcome,
+    Deferred,
+}
+
+/// An intent that was put down.
+#[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
+struct Intended {
+    attempt: AttemptId,
+    act: Act,
+    /// Its row, once the ledger has confirmed it.
+    row: Option<i64>,
+    /// The ledger may hold it more than once.
+    is_repeated: bool,
+    /// An outcome was put down.
+    has_outcome: bool,
 }
 
 #[derive(Debug, Clone, serde::Serialize, serde::Deserialize)]
 struct Row {
-    kind: String,
+    attempt: AttemptId,
+    act: Act,
+    part: Part,
     payload: Value,
+}
+
+#[derive(Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    /// The intents of the last attempt, and older ones that are not over.
+    intended: Vec<Intended>,
+    /// The last attempt and phase that were told.
+    told: Option<(AttemptId, String)>,
+    /// Rows the ledger has not confirmed.
+    spool: VecDeque<Row>,
 }
 
 /// The trail; owned by the driver.
 #[derive(Debug)]
 pub(crate) struct Trail {
     audit: Audit,
+    ledger: AgentdClient,
     path: PathBuf,
     file: File,
+    /// The first row of the spool may be in the ledger already.
+    is_doubtful: bool,
+}
+
+impl Act {
+    const fn stem(self) -> &'static str {
+        match self {
+            Act::Attempt => "watch.attempt",
+            Act::Commit => "watch.commit",
+            Act::Rollback => "watch.rollback",
+        }
+    }
+}
+
+impl Row {
+    fn kind(&self) -> String {
+        let part = match self.part {
+            Part::Intent => "intent",
+            Part::Outcome => "outcome",
+            Part::Deferred => "deferred",
+        };
+        format!("{}.{part}", self.act.stem())
+    }
 }
 
 impl Trail {
-    /// The trail kept in `state_dir`. A damaged file is put aside, not trusted
-    /// and not overwritten.
+    /// The trail kept in `state_dir`, of rows for the ledger behind `agentd`. A
+    /// damaged file is put aside, not trusted and not overwritten.
     ///
     /// # Errors
     /// When the folder cannot be used.
-    pub(crate) fn open(audit: Audit, state_dir: &Path) -> Result<Self, ApiError> {
+    pub(crate) fn open(agentd: &UnixClient, state_dir: &Path) -> Result<Self, ApiError> {
         let path = state_dir.join("trail.json");
         let fail = |error: fsio::FsError| ApiError::new(error.code(), "the trail is unusable").with_source(error);
         let file = match fsio::read_limited(&path, TRAIL_BYTES_MAX).map_err(fail)? {
@@ -65,83 +134,221 @@ impl Trail {
                 }
             },
         };
-        Ok(Self { audit, path, file })
+        let (audit, ledger) = (Audit::new(agentd.clone()), AgentdClient::new(agentd.clone()));
+        // The run before may have ended between sending and noting it.
+        let is_doubtful = !file.spool.is_empty();
+        Ok(Self { audit, ledger, path, file, is_doubtful })
     }
 
-    /// Records the intent to begin an attempt.
+    /// Puts down an intent, once, and waits until the ledger has it.
     ///
     /// # Errors
-    /// [`osmoda_types::ErrorCode::LedgerUnavailable`]; the attempt must not begin.
-    pub(crate) async fn begin(&mut self, attempt: AttemptId, payload: Value) -> Result<(), ApiError> {
-        let intent = self.audit.intent("watch.attempt", payload).await?;
-        self.file.open = Some((attempt, intent.recorded().id));
-        self.save()
-    }
-
-    /// Records the intent to commit.
-    ///
-    /// # Errors
-    /// As [`Trail::begin`]; the boot default must not move.
-    pub(crate) async fn commit(&mut self, payload: Value) -> Result<(), ApiError> {
-        self.audit.record("watch.commit.intent", payload).await.map(drop)
-    }
-
-    /// Keeps a row for the ledger.
-    ///
-    /// # Errors
-    /// When it cannot be written down.
-    pub(crate) fn spool(&mut self, kind: &str, payload: Value) -> Result<(), ApiError> {
-        while self.file.spool.len() >= SPOOL_ROWS_MAX {
-            tracing::error!("the ledger has been away for too long, the oldest row is dropped");
-            self.file.spool.pop_front();
+    /// [`ErrorCode::LedgerUnavailable`] and the like; the act must not begin. The
+    /// intent stays in the trail and needs its outcome all the same.
+    pub(crate) async fn intend(&mut self, attempt: AttemptId, act: Act, payload: Value) -> Result<(), ApiError> {
+        self.put_intent(attempt, act, payload)?;
+        self.deliver().await?;
+        match self.find(attempt, act) {
+            Some(Intended { row: Some(_), .. }) => Ok(()),
+            _ => Err(ApiError::new(ErrorCode::LedgerGrammar, "the ledger refused the intent")),
         }
-        self.file.spool.push_back(Row { kind: kind.to_owned(), payload });
-        self.save()
     }
 
-    /// Keeps a row about a phase of an attempt, once. It names the attempt's
-    /// intent where that is known.
+    /// Puts down an intent, once.
     ///
     /// # Errors
     /// When it cannot be written down.
-    pub(crate) fn tell(
-        &mut self,
-        attempt: AttemptId,
-        phase: &str,
-        kind: &str,
-        mut payload: Value,
-    ) -> Result<(), ApiError> {
-        let news = (attempt, phase.to_owned());
+    pub(crate) fn put_intent(&mut self, attempt: AttemptId, act: Act, payload: Value) -> Result<(), ApiError> {
+        if self.find(attempt, act).is_none() {
+            self.intend_row(attempt, act, payload);
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    /// Puts down what a phase means for the acts of an attempt, once.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub(crate) fn tell(&mut self, attempt: AttemptId, phase: Phase, payload: &Value) -> Result<(), ApiError> {
+        let news = (attempt, phase.as_str().to_owned());
         if self.file.told.as_ref() == Some(&news) {
             return Ok(());
         }
-        if let Some((open, intent)) = self.file.open
-            && open == attempt
-        {
-            payload["intent"] = json!(intent);
+        let is_open = |act: &Option<&Intended>| act.is_some_and(|act| !act.has_outcome);
+        if is_open(&self.find(attempt, Act::Commit)) {
+            self.push(attempt, Act::Commit, Part::Outcome, payload);
+        }
+        match phase {
+            Phase::RollingBack if self.find(attempt, Act::Rollback).is_none() => {
+                self.intend_row(attempt, Act::Rollback, payload.clone());
+            }
+            Phase::RollingBack => {}
+            Phase::Deferred => {
+                self.push(attempt, Act::Attempt, Part::Deferred, payload);
+                if self.find(attempt, Act::Attempt).is_some() {
+                    self.push(attempt, Act::Attempt, Part::Outcome, payload);
+                }
+            }
+            _ => {
+                if self.find(attempt, Act::Rollback).is_some() {
+                    self.push(attempt, Act::Rollback, Part::Outcome, payload);
+                }
+                self.push(attempt, Act::Attempt, Part::Outcome, payload);
+            }
         }
         self.file.told = Some(news);
-        self.spool(kind, payload)
+        self.save()
     }
 
-    /// Sends what is kept; says whether nothing is left.
-    pub(crate) async fn deliver(&mut self) -> bool {
-        while let Some(row) = self.file.spool.front().cloned() {
-            if let Err(error) = self.audit.record(&row.kind, row.payload).await {
-                // Grammar faults would block everything behind them for ever.
-                if error.code != osmoda_types::ErrorCode::LedgerGrammar {
-                    tracing::warn!(code = %error.code, rows = self.file.spool.len(), "the ledger does not take rows");
-                    return false;
-                }
-                tracing::error!(kind = row.kind, error = %error, "the ledger refused a row, dropped");
-            }
-            self.file.spool.pop_front();
-            if let Err(error) = self.save() {
-                tracing::error!(error = %error, "the trail cannot be written");
-                return false;
+    /// Attempts other than the present one that have intents without outcome: a
+    /// next one began before their end was told.
+    pub(crate) fn left_open(&self, present: Option<AttemptId>) -> Vec<AttemptId> {
+        let open = self.file.intended.iter().filter(|act| !act.has_outcome && Some(act.attempt) != present);
+        let mut left: Vec<AttemptId> = open.map(|act| act.attempt).collect();
+        left.dedup();
+        left
+    }
+
+    /// Gives every open intent of an attempt its outcome.
+    ///
+    /// # Errors
+    /// When it cannot be written down.
+    pub(crate) fn close(&mut self, attempt: AttemptId, payload: &Value) -> Result<(), ApiError> {
+        for act in [Act::Commit, Act::Rollback, Act::Attempt] {
+            if self.find(attempt, act).is_some_and(|act| !act.has_outcome) {
+                self.push(attempt, act, Part::Outcome, payload);
             }
         }
-        true
+        self.save()
+    }
+
+    /// Sends what is kept.
+    ///
+    /// # Errors
+    /// Why rows are left.
+    pub(crate) async fn deliver(&mut self) -> Result<(), ApiError> {
+        while let Some(row) = self.file.spool.front().cloned() {
+            match self.send(&row).await {
+                Ok(()) => {}
+                // Grammar faults would block everything behind them for ever.
+                Err(error) if error.code == ErrorCode::LedgerGrammar => {
+                    tracing::error!(kind = row.kind(), error = %error, "the ledger refused a row, dropped");
+                    if row.part == Part::Intent {
+                        self.file.intended.retain(|act| (act.attempt, act.act) != (row.attempt, row.act));
+                    }
+                }
+                Err(error) => {
+                    self.is_doubtful = true;
+                    let rows = self.file.spool.len();
+                    tracing::warn!(code = %error.code, rows, "the ledger does not take rows");
+                    return Err(error);
+                }
+            }
+            self.is_doubtful = false;
+            self.file.spool.pop_front();
+            self.forget_ended();
+            self.save()?;
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, row: &Row) -> Result<(), ApiError> {
+        match row.part {
+            Part::Deferred => self.audit.record(&row.kind(), row.payload.clone()).await.map(drop),
+            Part::Intent => {
+                let present = if self.is_doubtful { self.search(row).await? } else { Vec::new() };
+                let id = match present.first() {
+                    Some(id) => *id,
+                    None => self.audit.record(&row.kind(), row.payload.clone()).await?.id,
+                };
+                let is_repeated = self.is_doubtful;
+                if let Some(act) = self.find_mut(row.attempt, row.act) {
+                    (act.row, act.is_repeated) = (Some(id), is_repeated);
+                }
+                Ok(())
+            }
+            Part::Outcome => {
+                let intents = match self.find(row.attempt, row.act) {
+                    Some(Intended { row: Some(id), is_repeated: false, .. }) => vec![*id],
+                    _ => self.search(row).await?,
+                };
+                if intents.is_empty() {
+                    let kind = format!("{}.unpaired", row.act.stem());
+                    return self.audit.record(&kind, row.payload.clone()).await.map(drop);
+                }
+                for intent in intents {
+                    let mut payload = row.payload.clone();
+                    payload["intent"] = json!(intent);
+                    self.audit.record(&row.kind(), payload).await?;
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The ledger's intents of the act that a row belongs to, oldest first.
+    async fn search(&self, row: &Row) -> Result<Vec<i64>, ApiError> {
+        let kind = Row { part: Part::Intent, ..row.clone() }.kind();
+        let query = EventQuery { kind: Some(kind), limit: SEARCH_ROWS, ..EventQuery::default() };
+        let events = self.ledger.events(&query).await.map_err(|error| {
+            ApiError::new(ErrorCode::LedgerUnavailable, "the ledger cannot be searched").with_source(error)
+        })?;
+        let is_wanted = |payload: &str| {
+            let payload: Value = serde_json::from_str(payload).unwrap_or_default();
+            payload["attempt"] == json!(row.attempt)
+        };
+        Ok(events.iter().rev().filter(|event| is_wanted(&event.payload)).map(|event| event.id).collect())
+    }
+
+    fn find(&self, attempt: AttemptId, act: Act) -> Option<&Intended> {
+        self.file.intended.iter().find(|one| (one.attempt, one.act) == (attempt, act))
+    }
+
+    fn find_mut(&mut self, attempt: AttemptId, act: Act) -> Option<&mut Intended> {
+        self.file.intended.iter_mut().find(|one| (one.attempt, one.act) == (attempt, act))
+    }
+
+    fn intend_row(&mut self, attempt: AttemptId, act: Act, payload: Value) {
+        self.file.intended.push(Intended { attempt, act, row: None, is_repeated: false, has_outcome: false });
+        self.push(attempt, act, Part::Intent, &payload);
+    }
+
+    fn push(&mut self, attempt: AttemptId, act: Act, part: Part, payload: &Value) {
+        if part == Part::Outcome
+            && let Some(act) = self.find_mut(attempt, act)
+        {
+            act.has_outcome = true;
+        }
+        self.make_room();
+        self.file.spool.push_back(Row { attempt, act, part, payload: payload.clone() });
+    }
+
+    /// Drops the oldest attempt that the ledger has heard nothing of; where there
+    /// is none, the oldest row.
+    fn make_room(&mut self) {
+        while self.file.spool.len() >= SPOOL_ROWS_MAX {
+            tracing::error!("the ledger has been away for too long, the oldest rows are dropped");
+            let heard = |attempt| self.file.intended.iter().any(|act| act.attempt == attempt && act.row.is_some());
+            let present = self.file.spool.back().map(|row| row.attempt);
+            let unheard =
+                self.file.spool.iter().map(|row| row.attempt).find(|one| !heard(*one) && Some(*one) != present);
+            match unheard {
+                Some(attempt) => {
+                    self.file.spool.retain(|row| row.attempt != attempt);
+                    self.file.intended.retain(|act| act.attempt != attempt);
+                }
+                None => drop(self.file.spool.pop_front()),
+            }
+        }
+    }
+
+    /// Intents of the last attempt are kept: its outcome can still change.
+    fn forget_ended(&mut self) {
+        let last = self.file.intended.last().map(|act| act.attempt);
+        let spool = &self.file.spool;
+        let is_due = |act: &Intended| spool.iter().any(|row| (row.attempt, row.act) == (act.attempt, act.act));
+        self.file.intended.retain(|act| !act.has_outcome || Some(act.attempt) == last || is_due(act));
     }
 
     fn save(&self) -> Result<(), ApiError> {

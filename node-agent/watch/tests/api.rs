@@ -2,16 +2,15 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail it with the line that surprised them")]
 
-use axum::routing::post;
-use axum::{Json, Router};
+mod ledger;
+
 use ed25519_dalek::SigningKey;
+use ledger::Ledger;
 use osmoda_journal::generation::{GenerationStore, Runner, SymlinkStore};
-use osmoda_journal::{HostClock, JOURNAL_FILE};
-use osmoda_kit::audit::{Append, Audit, Recorded};
+use osmoda_journal::{Cause, Entry, HostClock, JOURNAL_FILE, Journal, Writer};
 use osmoda_kit::clock::SystemClock;
-use osmoda_kit::error::ApiError;
 use osmoda_kit::http::testing::TestServer;
-use osmoda_kit::shutdown::Shutdown;
+use osmoda_kit::shutdown::{Shutdown, StopReason};
 use osmoda_kit::tasks::Tasks;
 use osmoda_kit::testing::wait_for;
 use osmoda_node_api::callers;
@@ -26,8 +25,7 @@ use osmoda_types::{
 use osmoda_watch::{LogSteps, Outside, Settings, StoreKind, assemble};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -50,10 +48,9 @@ fn child_guard() {
 struct Host {
     root: tempfile::TempDir,
     server: TestServer,
-    _ledger: TestServer,
-    _tasks: Tasks,
-    rows: Arc<Mutex<Vec<Append>>>,
-    ledger_is_away: Arc<AtomicBool>,
+    ledger: Ledger,
+    ledger_server: TestServer,
+    tasks: Tasks,
 }
 
 fn write_program(path: &Path, body: &str) {
@@ -98,28 +95,26 @@ impl Host {
     }
 
     fn at(root: tempfile::TempDir) -> Self {
-        let rows = Arc::new(Mutex::new(Vec::new()));
-        let ledger_is_away = Arc::new(AtomicBool::new(false));
-        let (seen, away) = (Arc::clone(&rows), Arc::clone(&ledger_is_away));
-        let append = move |Json(body): Json<Append>| async move {
-            if away.load(Ordering::SeqCst) {
-                return Err(ApiError::new(ErrorCode::StateDirUnusable, "away"));
-            }
-            let mut rows = seen.lock().unwrap();
-            rows.push(body);
-            Ok(Json(Recorded { id: i64::try_from(rows.len()).unwrap(), hash: "00".repeat(32) }))
-        };
-        let ledger = TestServer::open(Router::new().route("/ledger/append", post(append)));
-        let tasks = Tasks::new(Shutdown::new());
-        let outside = Outside {
-            audit: Audit::new(ledger.client()),
-            fleetd: ledger.client(),
-            clock: SystemClock::shared(),
-            make_observer: Arc::new(|| Box::new(LogSteps)),
-        };
-        let (_, router) = assemble(settings(root.path()), outside, &tasks).unwrap();
-        let server = TestServer::with_table(router, callers::WATCH);
-        Self { root, server, _ledger: ledger, _tasks: tasks, rows, ledger_is_away }
+        let ledger = Ledger::default();
+        let ledger_server = TestServer::open(ledger.router());
+        let (tasks, server) = start(root.path(), &ledger_server);
+        Self { root, server, ledger, ledger_server, tasks }
+    }
+
+    /// Ends the daemon wherever it is, and starts it again.
+    async fn restart(&mut self) {
+        self.tasks.shutdown().request(StopReason::Asked("restart".to_owned()));
+        self.tasks.drain(LIMIT).await;
+        (self.tasks, self.server) = start(self.root.path(), &self.ledger_server);
+    }
+
+    /// Waits until the ledger has heard everything.
+    async fn settled(&self) {
+        wait_for("paired rows", LIMIT, async || self.ledger.unpaired().is_empty().then_some(())).await;
+    }
+
+    fn set_ledger_away(&self, is_away: bool) {
+        self.ledger.lock().refused = is_away.then_some(("", ErrorCode::StateDirUnusable));
     }
 
     fn watch(&self) -> WatchClient {
@@ -168,9 +163,23 @@ impl Host {
         .await
     }
 
-    fn kinds(&self) -> Vec<String> {
-        self.rows.lock().unwrap().iter().map(|row| row.kind.clone()).collect()
+    /// The rows of the ledger, each as its type and state.
+    fn told(&self) -> Vec<String> {
+        let state = |row: &osmoda_kit::audit::Append| row.payload["state"].as_str().unwrap_or_default().to_owned();
+        self.ledger.lock().rows.iter().map(|row| format!("{} {}", row.kind, state(row)).trim().to_owned()).collect()
     }
+}
+
+fn start(root: &Path, ledger: &TestServer) -> (Tasks, TestServer) {
+    let tasks = Tasks::new(Shutdown::new());
+    let outside = Outside {
+        agentd: ledger.client(),
+        fleetd: ledger.client(),
+        clock: SystemClock::shared(),
+        make_observer: Arc::new(|| Box::new(LogSteps)),
+    };
+    let (_, router) = assemble(settings(root), outside, &tasks).unwrap();
+    (tasks, TestServer::with_table(router, callers::WATCH))
 }
 
 fn settings(root: &Path) -> Settings {
@@ -211,21 +220,30 @@ async fn a_granted_rollout_is_committed_and_can_be_reverted() {
     watch.accept(&AcceptRequest { attempt: grant.attempt }).await.unwrap();
     let view = host.until("the commit", |view| view.state == "committed").await;
     assert_eq!((view.current, view.profile), (Some(host.toplevel("b")), Some(host.toplevel("b"))));
-    wait_for("the rows", LIMIT, async || {
-        (host.kinds() == ["watch.attempt.intent", "watch.commit.intent", "watch.attempt.outcome"]).then_some(())
-    })
-    .await;
-    assert_eq!(host.rows.lock().unwrap()[2].payload["intent"], 1);
+    host.settled().await;
+    let committed = [
+        "watch.attempt.intent",
+        "watch.commit.intent",
+        "watch.commit.outcome committed",
+        "watch.attempt.outcome committed",
+    ];
+    assert_eq!(host.told(), committed);
 
     let wrong = RevertRequest { rollout: ROLLOUT, attempt: grant.attempt, to: host.toplevel("c") };
     assert_eq!(watch.revert(&wrong).await.unwrap_err().code, ErrorCode::Conflict);
     // The ledger does not stand in the way of a rollback.
-    host.ledger_is_away.store(true, Ordering::SeqCst);
+    host.set_ledger_away(true);
     watch.revert(&RevertRequest { to: host.toplevel("a"), ..wrong }).await.unwrap();
     let view = host.until("the revert", |view| view.state == "rolled_back").await;
     assert_eq!((view.current, view.profile), (Some(host.toplevel("a")), Some(host.toplevel("a"))));
-    host.ledger_is_away.store(false, Ordering::SeqCst);
-    wait_for("the late rows", LIMIT, async || (host.kinds().len() >= 4).then_some(())).await;
+    host.set_ledger_away(false);
+    let late = [
+        "watch.rollback.intent rolling_back",
+        "watch.rollback.outcome rolled_back",
+        "watch.attempt.outcome rolled_back",
+    ];
+    wait_for("the late rows", LIMIT, async || (host.told().len() >= 7).then_some(())).await;
+    assert_eq!((&host.told()[4..], host.ledger.unpaired()), (late.map(str::to_owned).as_slice(), Vec::new()));
     let stale = watch.grant(&GrantRequest { attempt: AttemptId(5), ..grant }).await.unwrap_err();
     assert_eq!(stale.code, ErrorCode::AttemptStale);
     assert!(watch.history().await.unwrap().records.iter().any(|record| record.kind == "reverting"));
@@ -263,12 +281,69 @@ async fn without_a_guard_or_a_ledger_nothing_is_activated() {
         if missing == "guard" {
             write_program(&host.root.path().join("guard.sh"), "#!/bin/sh\nexit 1\n");
         }
-        host.ledger_is_away.store(missing == "ledger", Ordering::SeqCst);
+        host.set_ledger_away(missing == "ledger");
         let grant = host.stage("a", "b").await;
         host.watch().grant(&grant).await.unwrap();
         let view = host.until("the deferral", |view| view.state == "deferred").await;
         assert_eq!((view.code, view.current), (Some(code), Some(host.toplevel("a"))));
+        host.set_ledger_away(false);
+        let rows = ["watch.attempt.intent", "watch.attempt.deferred deferred", "watch.attempt.outcome deferred"];
+        wait_for("the rows", LIMIT, async || (host.told() == rows).then_some(())).await;
+        assert_eq!(host.ledger.unpaired(), Vec::<String>::new());
     }
+}
+
+#[tokio::test]
+async fn a_target_that_fails_leaves_no_intent_open() {
+    let host = Host::new();
+    write_program(&host.toplevel("b").as_path().join("bin/switch-to-configuration"), "#!/bin/sh\nexit 100\n");
+    let grant = host.stage("a", "b").await;
+    host.watch().grant(&grant).await.unwrap();
+    host.until("the rollback", |view| view.state == "rolled_back").await;
+    let last = "watch.attempt.outcome rolled_back".to_owned();
+    wait_for("the rows", LIMIT, async || (host.told().last() == Some(&last)).then_some(())).await;
+    assert_eq!(host.ledger.unpaired(), Vec::<String>::new());
+    assert!(host.told().contains(&"watch.rollback.outcome rolled_back".to_owned()), "{:?}", host.told());
+}
+
+#[tokio::test]
+async fn an_intent_whose_answer_is_lost_is_found_again() {
+    let mut host = Host::new();
+    let grant = host.stage("a", "b").await;
+    // The first intent is recorded; neither this daemon nor the next hears of it.
+    host.ledger.lock().lost_answers = 1;
+    host.watch().grant(&grant).await.unwrap();
+    let deferred = "watch.attempt.outcome deferred".to_owned();
+    host.until("the deferral", |view| view.state == "deferred").await;
+    host.restart().await;
+    wait_for("the rows", LIMIT, async || (host.told().last() == Some(&deferred)).then_some(())).await;
+    assert_eq!(host.ledger.unpaired(), Vec::<String>::new());
+    assert_eq!(host.ledger.kinds().iter().filter(|kind| *kind == "watch.attempt.intent").count(), 1);
+}
+
+#[tokio::test]
+async fn an_end_that_was_not_told_is_told_after_the_next_grant() {
+    let mut host = Host::new();
+    let grant = host.stage("a", "b").await;
+    host.watch().grant(&grant).await.unwrap();
+    host.until("acceptance", |view| view.acceptable).await;
+    // The daemon dies before the end, and the next one meets a journal that went on.
+    host.tasks.shutdown().request(StopReason::Asked("test".to_owned()));
+    host.tasks.drain(LIMIT).await;
+    let mut journal = Journal::new(host.root.path().join(JOURNAL_FILE));
+    let mut write = |attempt, entry| {
+        journal.append(Writer::Guard, attempt, HostClock::default().now().unwrap(), entry).unwrap();
+    };
+    write(grant.attempt, Entry::RollingBack(Cause::new(ErrorCode::GuardFired, "silence")));
+    write(grant.attempt, Entry::RolledBack("by the test".to_owned()));
+    let plan = journal.read().unwrap().attempt.clone().unwrap().plan;
+    let later = AttemptId(grant.attempt.0 + 1);
+    journal.append(Writer::Watch, later, HostClock::default().now().unwrap(), Entry::Granted(Box::new(plan))).unwrap();
+    host.restart().await;
+    let told = "watch.attempt.outcome rolled_back".to_owned();
+    wait_for("the end of the first", LIMIT, async || host.told().contains(&told).then_some(())).await;
+    host.until("the end of the second", |view| view.resting && view.attempt == Some(later)).await;
+    host.settled().await;
 }
 
 #[tokio::test]

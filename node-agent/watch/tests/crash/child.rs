@@ -7,7 +7,6 @@ use axum::extract::State;
 use axum::routing::post;
 use osmoda_guard::Options;
 use osmoda_journal::{HostClock, Plan};
-use osmoda_kit::audit::Audit;
 use osmoda_kit::clock::SystemClock;
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::{Allowed, CallerTable, Callers, Credentials, Json, Row, UnixClient, serve_unix};
@@ -50,7 +49,7 @@ pub(crate) fn watch(root: &Path) {
         };
         let hook_root = PathBuf::from(root);
         let outside = Outside {
-            audit: Audit::new(UnixClient::new(root.join("agentd.sock"), Credentials::none())),
+            agentd: UnixClient::new(root.join("agentd.sock"), Credentials::none()),
             fleetd: UnixClient::new(root.join("fleetd.sock"), Credentials::none()),
             clock: SystemClock::shared(),
             make_observer: Arc::new(move || Box::new(Hook::new(&hook_root))),

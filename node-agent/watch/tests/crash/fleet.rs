@@ -4,18 +4,13 @@ use crate::LIMIT;
 use crate::child::{TestGrant, callers};
 use crate::hook::{CRASHED, Crash, When, kill};
 use crate::host::{Host, ROLLOUT};
-use axum::routing::post;
-use axum::{Json, Router};
 use osmoda_journal::{Attempt, Cause, Entry, Kind, Phase, Plan, State, Writer};
-use osmoda_kit::audit::{Append, Recorded};
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::serve_unix;
 use osmoda_kit::shutdown::{Shutdown, StopReason};
 use osmoda_kit::tasks::Tasks;
 use osmoda_node_api::watch::{AcceptRequest, AttemptView, ContactRequest, GrantRequest, RevertRequest, WatchClient};
 use osmoda_types::{AttemptId, ErrorCode, FleetEpoch, ManifestHash};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{Duration, Instant};
 
 /// How often the fleet speaks to the host.
@@ -140,7 +135,7 @@ async fn play(host: &mut Host, steps: &[Step], case: Crash) -> Result<(), String
     for step in steps {
         match step {
             Step::Flag(name, is_set) => host.set_flag(name, *is_set),
-            Step::RefuseCommits => host.refuse_commit.store(true, Ordering::SeqCst),
+            Step::RefuseCommits => host.ledger.lock().refused = Some(("watch.commit.intent", ErrorCode::DiskFull)),
             Step::SwitchedByHand => {
                 osmoda_journal::generation::GenerationStore::set(&host.store(), &host.toplevel("b")).unwrap();
                 host.run_toplevel("b");
@@ -162,7 +157,30 @@ async fn play(host: &mut Host, steps: &[Step], case: Crash) -> Result<(), String
     if !host.path().join(CRASHED).exists() {
         return Err("the arrow was never taken".to_owned());
     }
-    check_end(host)
+    check_end(host)?;
+    check_ledger(host).await
+}
+
+/// Once the ledger takes rows again, every intent in it gets its outcome.
+async fn check_ledger(host: &mut Host) -> Result<(), String> {
+    host.ledger.lock().refused = None;
+    let deadline = Instant::now() + LIMIT;
+    while Instant::now() < deadline {
+        host.keep_watch_running();
+        if is_all_told(host) && host.ledger.unpaired().is_empty() {
+            return Ok(());
+        }
+        tokio::time::sleep(BEAT).await;
+    }
+    Err(format!("unpaired: {:?} in {:?}", host.ledger.unpaired(), host.ledger.kinds()))
+}
+
+fn is_all_told(host: &Host) -> bool {
+    let trail = std::fs::read(host.path().join("trail.json")).unwrap_or_default();
+    let trail: serde_json::Value = serde_json::from_slice(&trail).unwrap_or_default();
+    let is_empty = |list: &serde_json::Value| list.as_array().is_some_and(Vec::is_empty);
+    let intended = trail["intended"].as_array().cloned().unwrap_or_default();
+    !trail["told"].is_null() && is_empty(&trail["spool"]) && intended.iter().all(|act| act["has_outcome"] == true)
 }
 
 /// Writes what a daemon would have written up to the arrow, and kills.
@@ -298,15 +316,6 @@ fn check_end(host: &Host) -> Result<(), String> {
 }
 
 fn serve_ledger(host: &Host, tasks: &Tasks) {
-    let refuse: Arc<AtomicBool> = Arc::clone(&host.refuse_commit);
-    let rows = Arc::new(AtomicI64::new(0));
-    let append = move |Json(body): Json<Append>| async move {
-        if body.kind == "watch.commit.intent" && refuse.load(Ordering::SeqCst) {
-            return Err(ApiError::new(ErrorCode::DiskFull, "refused by the test"));
-        }
-        Ok(Json(Recorded { id: rows.fetch_add(1, Ordering::SeqCst) + 1, hash: "00".repeat(32) }))
-    };
-    let router = Router::new().route("/ledger/append", post(append));
     let listener = tokio::net::UnixListener::bind(host.path().join("agentd.sock")).unwrap();
-    serve_unix(tasks, "agentd", listener, router, callers());
+    serve_unix(tasks, "agentd", listener, host.ledger.router(), callers());
 }

@@ -2,6 +2,7 @@
 //! supervisor that starts the daemon again when it has died.
 
 use crate::hook::{Crash, Victim, WATCH_PID, kill};
+use crate::ledger::Ledger;
 use osmoda_journal::generation::{Activation, GenerationStore, Runner, SymlinkStore};
 use osmoda_journal::{GuardLock, HostClock, JOURNAL_FILE, Journal, LOCK_FILE, Origin, Periods, Plan, State};
 use osmoda_kit::http::{Credentials, UnixClient};
@@ -9,8 +10,6 @@ use osmoda_types::{FleetEpoch, RolloutId, StorePath};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
 
 /// The rollout every fleet attempt belongs to.
 pub(crate) const ROLLOUT: RolloutId = RolloutId::from_bytes([7; 16]);
@@ -19,8 +18,7 @@ pub(crate) struct Host {
     root: tempfile::TempDir,
     watch: Option<Child>,
     pub starts: u32,
-    /// While set, the ledger takes no intent to commit.
-    pub refuse_commit: Arc<AtomicBool>,
+    pub ledger: Ledger,
 }
 
 impl Host {
@@ -30,7 +28,7 @@ impl Host {
         std::fs::create_dir_all(root.path().join("run")).unwrap();
         std::fs::write(root.path().join("boot_id"), "boot-1").unwrap();
         std::fs::write(root.path().join("crash.json"), serde_json::to_vec(&crash).unwrap()).unwrap();
-        let host = Self { root, watch: None, starts: 0, refuse_commit: Arc::default() };
+        let host = Self { root, watch: None, starts: 0, ledger: Ledger::default() };
         for name in ["a", "b", "c"] {
             host.make_toplevel(name);
         }

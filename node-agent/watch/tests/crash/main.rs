@@ -1,6 +1,6 @@
 //! SIGKILL of the daemon, of the guard, and of both, at every arrow of the
 //! journal: the host ends on its baseline or on a committed target, never
-//! between, and the journal says so.
+//! between, the journal says so, and every intent in the ledger has its outcome.
 //!
 //! The arrows are enumerated from the rules themselves. For each one a script
 //! leads a real daemon and a real guard, in processes of their own, through it;
@@ -14,6 +14,8 @@ mod child;
 mod fleet;
 mod hook;
 mod host;
+#[path = "../ledger/mod.rs"]
+mod ledger;
 
 use hook::{Crash, Victim, When};
 use osmoda_journal::arrows;

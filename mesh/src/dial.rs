@@ -5,15 +5,17 @@ use std::{net::SocketAddr, sync::Arc, time::Duration};
 use osmoda_kit::clock::SharedClock;
 use osmoda_mesh_crypto::{ClientCrypto, Mode, Party, Psk, QUIC_VERSION};
 use osmoda_mesh_protocol::{
-    Admitted, Backoff, CLOSE_REFUSED, FRAME_VERSION, Hello, KNOCK_NONCE_BYTES, Member, decode_json, frame_length, knock,
+    Admitted, Backoff, CLOSE_REFUSED, FRAME_VERSION, Hello, KNOCK_NONCE_BYTES, Member, REJOIN_RANDOM_BYTES,
+    SecretBytes, decode_json, frame_length, knock, rejoin_knock,
 };
-use osmoda_types::{MeshEpoch, MeshKey};
+use osmoda_types::{MeshKey, Role};
 use quinn::{ClientConfig, Connection, ConnectionId, Endpoint, RecvStream};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use crate::{
-    hub::{HubSender, Shared, close, may_call},
+    config::EpochSecret,
+    hub::{Established, HubSender, Shared, Way, close, may_call},
     link::ADMITTED_BYTES_MAX,
     listen::peer_identity,
     tie::Origin,
@@ -23,11 +25,17 @@ use crate::{
 /// A name is required by quinn's interface and unused by ours.
 const SERVER_NAME: &str = "mesh";
 
+/// Rounds of dials with the epochs before a node that is alone uses its own
+/// secret: two, so that a restart of the whole fleet or one lost packet does not
+/// look like a long absence.
+const ROUNDS_BEFORE_REJOIN: usize = 2;
+
 /// Keeps a link to `member` up; ends only by being aborted.
 pub(crate) async fn keep_linked(shared: Arc<Shared>, hub: HubSender, member: Member, kick: Arc<Notify>) {
     let mut links = shared.links.subscribe();
     let mut backoff = Backoff::new(shared.tuning.redial_first, shared.tuning.redial_max);
     let mut wait = first_wait(&shared, &member);
+    let mut round = 0;
     loop {
         if links.wait_for(|links| !links.is_up(&member.node)).await.is_err() {
             return;
@@ -37,6 +45,7 @@ pub(crate) async fn keep_linked(shared: Arc<Shared>, hub: HubSender, member: Mem
             // Safe to drop: a link that came up meanwhile is seen by wait_for above.
             linked = links.wait_for(|links| links.is_up(&member.node)) => match linked {
                 Ok(_) => {
+                    round = 0;
                     backoff.reset();
                     wait = Duration::ZERO;
                     continue;
@@ -48,7 +57,11 @@ pub(crate) async fn keep_linked(shared: Arc<Shared>, hub: HubSender, member: Mem
                 tracing::trace!(peer = %member.node, asked = kicked.is_ok(), "dialling");
             }
         }
-        if dial_all(&shared, &hub, &member).await {
+        let ways = ways(&shared, &member, round);
+        let way = &ways[round % ways.len()];
+        round += 1;
+        if dial_all(&shared, &hub, &member, way).await {
+            round = 0;
             backoff.reset();
             // The link is published; should it end at once, that is a failure.
             wait = backoff.after_failure(random());
@@ -65,13 +78,40 @@ fn first_wait(shared: &Shared, member: &Member) -> Duration {
     if both && own > member.node { shared.tuning.yield_first } else { Duration::ZERO }
 }
 
+/// What this node can prove that it belongs with.
+enum Proof {
+    Epoch(EpochSecret),
+    Rejoin(SecretBytes),
+}
+
+/// A round of dials uses one proof; the next round the next one. The epoch
+/// before the newest is for a peer that has not heard of the newest; coming
+/// back is for a node that has no link at all, has tried the epochs and talks
+/// to a voter.
+fn ways(shared: &Shared, member: &Member, round: usize) -> Vec<Proof> {
+    let epochs = shared.epochs.load();
+    let previous = epochs.previous(shared.clock.now_boot()).cloned();
+    let mut ways: Vec<_> = [Some(epochs.current().clone()), previous].into_iter().flatten().map(Proof::Epoch).collect();
+    let alone = shared.links.borrow().nodes().next().is_none();
+    if let Some(secret) = &shared.rejoin
+        && alone
+        && member.role == Role::Voter
+        && round >= ROUNDS_BEFORE_REJOIN
+    {
+        ways.push(Proof::Rejoin(secret.clone()));
+    }
+    ways
+}
+
 /// Tries each address once; whether a link is up now.
-async fn dial_all(shared: &Shared, hub: &HubSender, member: &Member) -> bool {
+async fn dial_all(shared: &Shared, hub: &HubSender, member: &Member, proof: &Proof) -> bool {
     for address in &member.addresses {
-        match dial(shared, member, *address).await {
+        match dial(shared, member, *address, proof).await {
             Ok((connection, admitted)) => {
+                let way = if matches!(proof, Proof::Epoch(_)) { Way::Epoch } else { Way::Rejoin };
                 let origin = Origin { initiator: shared.identity.node(), peer_incarnation: admitted.incarnation };
-                if hub.established(member.node, connection, origin, admitted.epoch).await {
+                let (peer, epoch) = (member.node, admitted.epoch);
+                if hub.established(Established { peer, connection, origin, epoch, way }).await {
                     return true;
                 }
             }
@@ -86,16 +126,25 @@ async fn dial_all(shared: &Shared, hub: &HubSender, member: &Member) -> bool {
     false
 }
 
-async fn dial(shared: &Shared, member: &Member, address: SocketAddr) -> Result<(Connection, Admitted), &'static str> {
-    let secret = shared.secrets.last().ok_or("no epoch secret")?;
+async fn dial(
+    shared: &Shared,
+    member: &Member,
+    address: SocketAddr,
+    proof: &Proof,
+) -> Result<(Connection, Admitted), &'static str> {
+    let (network, own) = (&shared.network, shared.identity.node());
+    let (psk, mode) = match proof {
+        Proof::Epoch(secret) => (Psk::mesh(network, secret.epoch, secret.secret.bytes()), Mode::Mesh(secret.epoch)),
+        Proof::Rejoin(secret) => (Psk::rejoin(network, &own, secret.bytes()), Mode::Rejoin(own)),
+    };
     let hello = Hello { version: FRAME_VERSION, incarnation: shared.incarnation };
     let hello = serde_json::to_vec(&hello).map_err(|_| "hello has no form")?;
     let expected = member.mesh_key;
     let party = Party {
         key: shared.identity.transport(),
-        psk: Psk::mesh(&shared.network, secret.epoch, secret.secret.bytes()),
+        psk,
         network: shared.network,
-        mode: Mode::Mesh(secret.epoch),
+        mode,
         // Both the member that was meant and one that still is: the snapshot
         // may have changed since this dialler was started.
         authorize: {
@@ -104,7 +153,7 @@ async fn dial(shared: &Shared, member: &Member, address: SocketAddr) -> Result<(
         },
     };
     let connection = connect(&shared.endpoint, party, hello, address, &shared.tuning, &shared.clock).await?;
-    match tokio::time::timeout(shared.tuning.handshake, read_admitted(&connection, secret.epoch)).await {
+    match tokio::time::timeout(shared.tuning.handshake, read_admitted(&connection, mode)).await {
         Ok(Some(admitted)) if peer_identity(&connection).is_some_and(|peer| peer.key == expected) => {
             Ok((connection, admitted))
         }
@@ -124,15 +173,18 @@ pub(crate) async fn connect(
     tuning: &Tuning,
     clock: &SharedClock,
 ) -> Result<Connection, &'static str> {
-    let (key, clock) = (party.psk.knock_key(), clock.clone());
+    let (key, clock, mode) = (party.psk.knock_key(), clock.clone(), party.mode);
     let mut config = ClientConfig::new(Arc::new(ClientCrypto::new(party, hello)));
     config.version(QUIC_VERSION);
     // One unidirectional stream: the listener's answer.
     config.transport_config(tuning.transport(1));
     config.initial_dst_cid_provider(Arc::new(move || {
-        let nonce = random().to_be_bytes();
-        const { assert!(KNOCK_NONCE_BYTES == size_of::<u64>()) };
-        ConnectionId::new(&knock(key.bytes(), nonce, clock.now_wall().as_millis()))
+        const { assert!(KNOCK_NONCE_BYTES == size_of::<u64>() && REJOIN_RANDOM_BYTES == 2) };
+        let (nonce, now_ms) = (random().to_be_bytes(), clock.now_wall().as_millis());
+        ConnectionId::new(&match mode {
+            Mode::Rejoin(_) => rejoin_knock(key.bytes(), [nonce[0], nonce[1]], now_ms),
+            Mode::Mesh(_) | Mode::Pair(_) => knock(key.bytes(), nonce, now_ms),
+        })
     }));
     let connecting = endpoint.connect_with(config, address, SERVER_NAME).map_err(|_| "address is not usable")?;
     match tokio::time::timeout(tuning.handshake, connecting).await {
@@ -142,10 +194,12 @@ pub(crate) async fn connect(
     }
 }
 
-async fn read_admitted(connection: &Connection, epoch: MeshEpoch) -> Option<Admitted> {
+async fn read_admitted(connection: &Connection, mode: Mode) -> Option<Admitted> {
     let mut stream = connection.accept_uni().await.ok()?;
     let admitted: Admitted = read_frame(&mut stream, ADMITTED_BYTES_MAX).await?;
-    (admitted.version == FRAME_VERSION && admitted.epoch == epoch).then_some(admitted)
+    // A member that comes back learns here which epoch is in force.
+    let fits = matches!(mode, Mode::Rejoin(_)) || mode == Mode::Mesh(admitted.epoch);
+    (admitted.version == FRAME_VERSION && fits).then_some(admitted)
 }
 
 /// Reads one frame, of at most `bytes_max`.

@@ -1,7 +1,9 @@
-//! What a first packet may knock at: each accepted epoch and each open invite
-//! is a door with its own knock key and its own handshake secret.
+//! What a first packet may knock at: each accepted epoch, each open invite and
+//! each member that may come back is a door with its own knock key and its own
+//! handshake secret.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use osmoda_mesh_crypto::{Aead, Authorize, KnockKey, Mode, Party, Psk, ServerCrypto};
@@ -9,7 +11,14 @@ use osmoda_mesh_protocol::{Members, SecretBytes, knock_is_valid};
 use osmoda_types::{InviteId, MeshKey, NetworkId};
 use quinn::{ServerConfig, ValidationTokenConfig};
 
-use crate::{config::EpochSecret, error::MeshError, identity::Identity, tuning::Tuning};
+use crate::{
+    config::{EpochSecret, RejoinSecret},
+    epochs::Epochs,
+    error::MeshError,
+    identity::Identity,
+    rejoin::Returners,
+    tuning::Tuning,
+};
 
 /// Bound on open invites. Each costs one HMAC (about 0.2 us, three time slots)
 /// per packet of a stranger (`mesh.md` section 8).
@@ -40,61 +49,103 @@ pub struct InviteSecret {
     pub expires_ms: i64,
 }
 
+/// When a door closes by itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Until {
+    /// It does not.
+    Replaced,
+    /// In boot time: an epoch that was followed by another.
+    Boot(Duration),
+    /// In wall time, in ms: an invite.
+    Wall(i64),
+}
+
 /// One accepted secret.
 pub(crate) struct Door {
     pub(crate) mode: Mode,
-    /// For an invite: when it is void.
-    pub(crate) expires_ms: Option<i64>,
     pub(crate) config: Arc<ServerConfig>,
+    until: Until,
     knock: KnockKey,
 }
 
-/// All doors of an endpoint. Replaced as a whole, so the listener reads one
-/// consistent set without a lock.
+impl Door {
+    /// Whether an invite's time is over at wall time `now_ms`.
+    pub(crate) fn expired(&self, now_ms: i64) -> bool {
+        matches!(self.until, Until::Wall(expires_ms) if now_ms >= expires_ms)
+    }
+
+    fn open_at(&self, now_boot: Duration) -> bool {
+        !matches!(self.until, Until::Boot(until) if now_boot >= until)
+    }
+}
+
+/// All doors of an endpoint. Each part is replaced as a whole, so the listener
+/// reads a consistent set without a lock.
 pub(crate) struct Doors {
     network: NetworkId,
     identity: Arc<Identity>,
     tuning: Tuning,
     members: Arc<ArcSwap<Members>>,
-    current: ArcSwap<Vec<Arc<Door>>>,
+    /// Newest first; at most two.
+    epochs: ArcSwap<Vec<Arc<Door>>>,
+    invites: ArcSwap<Vec<Arc<Door>>>,
+    returners: ArcSwap<Returners>,
 }
 
 impl Doors {
-    /// One door per epoch secret.
+    /// The doors of these secrets, and no invite.
     pub(crate) fn new(
         network: NetworkId,
         identity: Arc<Identity>,
         tuning: Tuning,
         members: Arc<ArcSwap<Members>>,
-        secrets: &[EpochSecret],
+        epochs: &Epochs,
+        rejoins: &[RejoinSecret],
     ) -> Self {
-        let doors = Self { network, identity, tuning, members, current: ArcSwap::default() };
-        let open = secrets.iter().map(|secret| {
-            let psk = Psk::mesh(&network, secret.epoch, secret.secret.bytes());
-            Arc::new(doors.build(psk, Mode::Mesh(secret.epoch), None))
-        });
-        doors.current.store(Arc::new(open.collect()));
+        let returners = ArcSwap::from_pointee(Returners::new(&network, rejoins));
+        let (invites, empty) = (ArcSwap::default(), ArcSwap::default());
+        let doors = Self { network, identity, tuning, members, epochs: empty, invites, returners };
+        doors.set_epochs(epochs);
         doors
     }
 
+    /// Replaces the doors of the epochs.
+    pub(crate) fn set_epochs(&self, epochs: &Epochs) {
+        let door = |secret: &EpochSecret, until| {
+            let psk = Psk::mesh(&self.network, secret.epoch, secret.secret.bytes());
+            Arc::new(self.build(psk, Mode::Mesh(secret.epoch), until))
+        };
+        let mut next = vec![door(epochs.current(), Until::Replaced)];
+        next.extend(epochs.previous_until().map(|(secret, until)| door(secret, Until::Boot(until))));
+        self.epochs.store(Arc::new(next));
+    }
+
+    /// Replaces the secrets of members that may come back.
+    pub(crate) fn set_returners(&self, rejoins: &[RejoinSecret]) {
+        self.returners.store(Arc::new(Returners::new(&self.network, rejoins)));
+    }
+
     /// The door that this connection id was made for, if any.
-    pub(crate) fn knocked(&self, dcid: &[u8], now_ms: i64) -> Option<Arc<Door>> {
-        let doors = self.current.load();
-        doors.iter().find(|door| knock_is_valid(door.knock.bytes(), dcid, now_ms)).cloned()
+    pub(crate) fn knocked(&self, dcid: &[u8], now_ms: i64, now_boot: Duration) -> Option<Arc<Door>> {
+        let (epochs, invites) = (self.epochs.load(), self.invites.load());
+        let open = epochs.iter().filter(|door| door.open_at(now_boot)).chain(invites.iter());
+        let mut open = open.filter(|door| knock_is_valid(door.knock.bytes(), dcid, now_ms));
+        open.next().cloned().or_else(|| {
+            let (mode, psk) = self.returners.load().knocked(dcid, now_ms)?;
+            Some(Arc::new(self.build(psk, mode, Until::Replaced)))
+        })
     }
 
     /// Opens an invite; opening the same id again replaces it.
     pub(crate) fn open_invite(&self, invite: &InviteSecret, now_ms: i64) -> Result<(), MeshError> {
         let psk = Psk::pair(&self.network, &invite.id, invite.secret.bytes());
         let mode = Mode::Pair(invite.id);
-        let door = Arc::new(self.build(psk, mode, Some(invite.expires_ms)));
-        let remembered = |door: &Arc<Door>| {
-            door.expires_ms.is_none_or(|expires| now_ms < expires.saturating_add(INVITE_REMEMBERED_MS))
-        };
+        let door = Arc::new(self.build(psk, mode, Until::Wall(invite.expires_ms)));
+        let remembered = |door: &Arc<Door>| !door.expired(now_ms.saturating_sub(INVITE_REMEMBERED_MS));
         let mut full = false;
-        self.current.rcu(|doors| {
+        self.invites.rcu(|doors| {
             let mut next: Vec<_> = doors.iter().filter(|d| d.mode != mode && remembered(d)).cloned().collect();
-            full = next.iter().filter(|door| door.expires_ms.is_some()).count() >= INVITES_MAX;
+            full = next.len() >= INVITES_MAX;
             if !full {
                 next.push(door.clone());
             }
@@ -106,18 +157,19 @@ impl Doors {
     /// The configuration quinn uses before a door is chosen: it only derives
     /// Initial keys and Retry tokens and bounds memory.
     pub(crate) fn default_config(&self) -> Result<ServerConfig, MeshError> {
-        let doors = self.current.load();
+        let doors = self.epochs.load();
         let door = doors.first().ok_or(MeshError::NoSecret)?;
         Ok(ServerConfig::clone(&door.config))
     }
 
-    fn build(&self, psk: Psk, mode: Mode, expires_ms: Option<i64>) -> Door {
+    fn build(&self, psk: Psk, mode: Mode, until: Until) -> Door {
         let knock = psk.knock_key();
+        let (members, own) = (self.members.clone(), self.identity.mesh_key());
         let authorize: Arc<dyn Authorize> = match mode {
-            Mode::Mesh(_) => {
-                let (members, own) = (self.members.clone(), self.identity.mesh_key());
-                Arc::new(move |key: &MeshKey| *key != own && members.load().by_key(key).is_some())
-            }
+            Mode::Mesh(_) => Arc::new(move |key: &MeshKey| *key != own && members.load().by_key(key).is_some()),
+            Mode::Rejoin(node) => Arc::new(move |key: &MeshKey| {
+                *key != own && members.load().by_key(key).is_some_and(|member| member.node == node)
+            }),
             // Whoever proves the invite's secret may ask; the enroller decides.
             Mode::Pair(_) => Arc::new(|_: &MeshKey| true),
         };
@@ -129,7 +181,7 @@ impl Doors {
         config.incoming_buffer_size_total(INCOMING_BUFFER_TOTAL_BYTES);
         // Tokens for later connections would be one more thing to replay.
         config.validation_token_config(quiet_tokens());
-        Door { mode, expires_ms, config: Arc::new(config), knock }
+        Door { mode, config: Arc::new(config), until, knock }
     }
 }
 

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use osmoda_mesh_protocol::{MembersError, Service};
-use osmoda_types::{ErrorCode, NodeId};
+use osmoda_types::{ErrorCode, MeshEpoch, NodeId};
 
 /// Why the mesh did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -20,6 +20,9 @@ pub enum MeshError {
     /// No epoch secret was given.
     #[error("no epoch secret of the network is known")]
     NoSecret,
+    /// Two secrets for one epoch: one of them is not the fleet's.
+    #[error("epoch {} is in force with another secret", .0.0)]
+    OtherSecret(MeshEpoch),
     /// The snapshot breaks its invariant.
     #[error("the membership snapshot is not usable")]
     Members(#[from] MembersError),
@@ -77,7 +80,7 @@ impl MeshError {
             MeshError::Denied { .. } => ErrorCode::ServiceDenied,
             MeshError::Refused { code, .. } => *code,
             MeshError::Timeout(_) => ErrorCode::Timeout,
-            MeshError::Registered(_) => ErrorCode::Conflict,
+            MeshError::Registered(_) | MeshError::OtherSecret(_) => ErrorCode::Conflict,
             MeshError::InvitesFull(_) => ErrorCode::Busy,
             MeshError::Stopping => ErrorCode::ShuttingDown,
         }

@@ -18,9 +18,11 @@ use tokio::{
 };
 
 use crate::{
-    config::MeshConfig,
+    config::{EpochSecret, MeshConfig, RejoinSecret},
+    counters::{Counters, Event},
     dial::random,
     door::{Doors, InviteSecret},
+    epochs::Epochs,
     error::MeshError,
     hub::{self, Hub, HubSender, Link, Shared},
     link::{self, OpenFault},
@@ -41,11 +43,12 @@ impl Mesh {
     /// # Errors
     /// [`MeshError::Socket`], [`MeshError::NoSecret`], [`MeshError::Members`].
     pub fn start(config: MeshConfig, tasks: &Tasks, clock: SharedClock) -> Result<MeshHandle, MeshError> {
-        let MeshConfig { identity, network, listen, mut secrets, members, enroller, tuning } = config;
+        let MeshConfig { identity, network, listen, secrets, members, enroller, tuning } = config;
         members.check()?;
-        secrets.sort_by_key(|secret| secret.epoch);
+        let epochs = Epochs::begin(&secrets, clock.now_wall().as_millis(), clock.now_boot())?;
         let members = Arc::new(ArcSwap::from_pointee(members));
-        let doors = Doors::new(network, identity.clone(), tuning.clone(), members.clone(), &secrets);
+        let (keys, allowed) = (identity.clone(), members.clone());
+        let doors = Doors::new(network, keys, tuning.clone(), allowed, &epochs, &secrets.rejoins);
         let server = doors.default_config()?;
         let failed = |source| MeshError::Socket { address: listen, source };
         let socket = socket::open(listen).map_err(failed)?;
@@ -62,7 +65,9 @@ impl Mesh {
             endpoint,
             incarnation: random(),
             members,
-            secrets,
+            epochs: ArcSwap::from_pointee(epochs),
+            rejoin: secrets.rejoin,
+            counters: Counters::default(),
             doors,
             services: ArcSwap::default(),
             links: watch::channel(Linked::default()).0,
@@ -119,7 +124,44 @@ impl MeshHandle {
     /// The epoch whose secret is used for dialling.
     #[must_use]
     pub fn epoch(&self) -> Option<MeshEpoch> {
-        self.shared.secrets.last().map(|secret| secret.epoch)
+        Some(self.shared.epochs.load().current().epoch)
+    }
+
+    /// The epochs that are accepted now, newest first: at most two.
+    #[must_use]
+    pub fn epochs(&self) -> Vec<MeshEpoch> {
+        self.shared.epochs.load().accepted(self.shared.clock.now_boot())
+    }
+
+    /// The newest epoch with its secret, for handing it to a member over an
+    /// admitted link.
+    #[must_use]
+    pub fn epoch_secret(&self) -> EpochSecret {
+        self.shared.epochs.load().current().clone()
+    }
+
+    /// Puts a newer epoch in force: from now on it is used for dialling, and the
+    /// one before is accepted, knock and handshake, for ten minutes. Links stay.
+    /// Returns whether it was newer. Storing it durably comes before, and is the
+    /// caller's (`state::store_epoch`).
+    ///
+    /// # Errors
+    /// [`MeshError::OtherSecret`] when the epoch has another secret already;
+    /// [`MeshError::Stopping`].
+    pub async fn install_epoch(&self, secret: EpochSecret) -> Result<bool, MeshError> {
+        self.hub.epoch(secret).await.ok_or(MeshError::Stopping)?
+    }
+
+    /// Replaces the secrets with which other members may come back. A member
+    /// that is not among them meets silence in that mode.
+    pub fn set_rejoin_secrets(&self, secrets: &[RejoinSecret]) {
+        self.shared.doors.set_returners(secrets);
+    }
+
+    /// How often something happened since the start.
+    #[must_use]
+    pub fn count(&self, event: Event) -> u64 {
+        self.shared.counters.count(event)
     }
 
     /// Opens a stream to a service of a peer, waiting a while for a link.

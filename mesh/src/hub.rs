@@ -12,15 +12,20 @@ use osmoda_kit::{
     shutdown::Stage,
     tasks::{TaskHandle, TaskKind, Tasks},
 };
-use osmoda_mesh_protocol::{CLOSE_DUPLICATE, CLOSE_GOING, CLOSE_NORMAL, CLOSE_REFUSED, Member, Members, Service};
+use osmoda_mesh_protocol::{
+    CLOSE_DUPLICATE, CLOSE_GOING, CLOSE_NORMAL, CLOSE_REFUSED, Member, Members, SecretBytes, Service,
+};
 use osmoda_types::{MeshEpoch, NetworkId, NodeId, Role};
 use quinn::{Connection, Endpoint, VarInt};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
     config::EpochSecret,
+    counters::Counters,
     dial,
     door::Doors,
+    epochs::Epochs,
+    error::MeshError,
     handle::Linked,
     identity::Identity,
     link,
@@ -48,8 +53,10 @@ pub(crate) struct Shared {
     /// Random per start: see `tie`.
     pub(crate) incarnation: u64,
     pub(crate) members: Arc<ArcSwap<Members>>,
-    /// Newest last; not empty.
-    pub(crate) secrets: Vec<EpochSecret>,
+    pub(crate) epochs: ArcSwap<Epochs>,
+    /// This node's own secret for coming back.
+    pub(crate) rejoin: Option<SecretBytes>,
+    pub(crate) counters: Counters,
     pub(crate) doors: Doors,
     pub(crate) services: ArcSwap<BTreeMap<Service, mpsc::Sender<IncomingStream>>>,
     pub(crate) links: watch::Sender<Linked>,
@@ -73,21 +80,45 @@ pub(crate) struct Link {
     pub(crate) since: Timestamp,
 }
 
+/// What proved that a peer belongs to the fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// The secret of an epoch.
+    Epoch,
+    /// The member's own secret.
+    Rejoin,
+}
+
 /// A connection whose peer has passed the handshake.
 pub(crate) struct Established {
     pub(crate) peer: NodeId,
     pub(crate) connection: Connection,
     pub(crate) origin: Origin,
     pub(crate) epoch: MeshEpoch,
-    /// Told whether the link was kept; a link that was not is closed already.
-    pub(crate) kept: oneshot::Sender<bool>,
+    pub(crate) way: Way,
 }
 
 pub(crate) enum Command {
-    Established(Established),
-    Ended { peer: NodeId, connection: usize },
-    Members { members: Members, done: oneshot::Sender<()> },
-    Close { done: oneshot::Sender<()> },
+    /// `kept` is told whether the link was; one that was not is closed already.
+    Established {
+        new: Established,
+        kept: oneshot::Sender<bool>,
+    },
+    Ended {
+        peer: NodeId,
+        connection: usize,
+    },
+    Members {
+        members: Members,
+        done: oneshot::Sender<()>,
+    },
+    Epoch {
+        secret: EpochSecret,
+        done: oneshot::Sender<Result<bool, MeshError>>,
+    },
+    Close {
+        done: oneshot::Sender<()>,
+    },
 }
 
 /// The way to the hub.
@@ -96,16 +127,9 @@ pub(crate) struct HubSender(mpsc::Sender<Command>);
 
 impl HubSender {
     /// Whether the link was kept. `false` also when the hub is gone.
-    pub(crate) async fn established(
-        &self,
-        peer: NodeId,
-        connection: Connection,
-        origin: Origin,
-        epoch: MeshEpoch,
-    ) -> bool {
+    pub(crate) async fn established(&self, new: Established) -> bool {
         let (kept, answer) = oneshot::channel();
-        let established = Established { peer, connection, origin, epoch, kept };
-        self.0.send(Command::Established(established)).await.is_ok() && answer.await.unwrap_or(false)
+        self.0.send(Command::Established { new, kept }).await.is_ok() && answer.await.unwrap_or(false)
     }
 
     pub(crate) async fn ended(&self, peer: NodeId, connection: usize) {
@@ -118,6 +142,13 @@ impl HubSender {
     pub(crate) async fn members(&self, members: Members) -> bool {
         let (done, answer) = oneshot::channel();
         self.0.send(Command::Members { members, done }).await.is_ok() && answer.await.is_ok()
+    }
+
+    /// Whether the epoch was newer; `None` when the hub is gone.
+    pub(crate) async fn epoch(&self, secret: EpochSecret) -> Option<Result<bool, MeshError>> {
+        let (done, answer) = oneshot::channel();
+        self.0.send(Command::Epoch { secret, done }).await.ok()?;
+        answer.await.ok()
     }
 
     pub(crate) async fn close(&self) -> bool {
@@ -170,11 +201,18 @@ impl Hub {
 
     async fn obey(&mut self, command: Command) {
         match command {
-            Command::Established(established) => self.establish(established),
+            Command::Established { new, kept } => {
+                let up = self.establish(new);
+                answer(kept, up);
+            }
             Command::Ended { peer, connection } => self.end(peer, connection),
             Command::Members { members, done } => {
                 self.replace_members(members);
                 answer(done, ());
+            }
+            Command::Epoch { secret, done } => {
+                let installed = self.install(&secret);
+                answer(done, installed);
             }
             Command::Close { done } => {
                 self.close_all().await;
@@ -183,23 +221,24 @@ impl Hub {
         }
     }
 
-    fn establish(&mut self, new: Established) {
-        let Established { peer, connection, origin, epoch, kept } = new;
+    /// Whether the link is published; otherwise it is closed.
+    fn establish(&mut self, new: Established) -> bool {
+        let Established { peer, connection, origin, epoch, way } = new;
         // The snapshot may have changed since the handshake.
         if self.shared.members.load().by_node(&peer).is_none() {
             close(&connection, CLOSE_REFUSED);
-            return answer(kept, false);
+            return false;
         }
         if let Some(old) = self.links.get(&peer) {
             let lost = old.connection.close_reason().is_some();
             if !lost && !tie::replaces(old.origin, origin) {
                 close(&connection, CLOSE_DUPLICATE);
-                return answer(kept, false);
+                return false;
             }
             close(&old.connection, CLOSE_DUPLICATE);
         }
         let link = Link { connection, origin, epoch, since: self.shared.clock.now_wall() };
-        tracing::info!(peer = %peer, address = %link.connection.remote_address(), "link up");
+        tracing::info!(peer = %peer, address = %link.connection.remote_address(), ?way, "link up");
         self.shared.tasks.spawn(
             TaskKind::BACKGROUND,
             format!("mesh link {}", peer.short()),
@@ -207,7 +246,7 @@ impl Hub {
         );
         self.links.insert(peer, link);
         self.publish();
-        answer(kept, true);
+        true
     }
 
     fn end(&mut self, peer: NodeId, connection: usize) {
@@ -217,6 +256,15 @@ impl Hub {
             tracing::info!(peer = %peer, "link down");
             self.publish();
         }
+    }
+
+    fn install(&self, secret: &EpochSecret) -> Result<bool, MeshError> {
+        let next = self.shared.epochs.load().with(secret, self.shared.clock.now_boot())?;
+        let Some(next) = next else { return Ok(false) };
+        self.shared.doors.set_epochs(&next);
+        self.shared.epochs.store(Arc::new(next));
+        tracing::info!(epoch = secret.epoch.0, "epoch in force");
+        Ok(true)
     }
 
     fn replace_members(&mut self, members: Members) {

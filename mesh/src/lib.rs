@@ -10,13 +10,14 @@
 //! and diallers); everybody else reads snapshots they publish. What members and
 //! secrets are is decided elsewhere and handed in.
 //!
-//! Not here: rooms, blobs, revocation of epochs, rate limits per source prefix;
-//! they are added beside the listener and the hub.
+//! Not here: rooms and blobs; they are added beside the listener and the hub.
 
 mod adapters;
 mod config;
+mod counters;
 mod dial;
 mod door;
+mod epochs;
 mod error;
 mod handle;
 mod hub;
@@ -24,6 +25,7 @@ mod identity;
 mod link;
 mod listen;
 mod pair;
+mod rejoin;
 mod socket;
 pub mod state;
 mod stream;
@@ -31,7 +33,8 @@ mod tie;
 mod tuning;
 
 pub use adapters::{PeerIo, incoming_stream, tonic_channel};
-pub use config::{EpochSecret, MeshConfig};
+pub use config::{EpochSecret, MeshConfig, RejoinSecret, Secrets};
+pub use counters::Event;
 pub use door::InviteSecret;
 pub use error::MeshError;
 pub use handle::{Linked, Mesh, MeshHandle};

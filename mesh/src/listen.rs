@@ -13,8 +13,9 @@ use osmoda_types::{InviteId, MeshEpoch};
 use quinn::{Connecting, Connection, Incoming};
 
 use crate::{
+    counters::Event,
     door::Door,
-    hub::{HubSender, Shared, close},
+    hub::{Established, HubSender, Shared, Way, close},
     pair,
     tie::Origin,
 };
@@ -56,8 +57,8 @@ fn begin(
     incoming: Incoming,
     under_way: usize,
 ) -> Option<BoxFuture<'static, ()>> {
-    let now_ms = shared.clock.now_wall().as_millis();
-    let Some(door) = shared.doors.knocked(&incoming.orig_dst_cid(), now_ms) else {
+    let (now_ms, now_boot) = (shared.clock.now_wall().as_millis(), shared.clock.now_boot());
+    let Some(door) = shared.doors.knocked(&incoming.orig_dst_cid(), now_ms, now_boot) else {
         incoming.ignore();
         return None;
     };
@@ -92,7 +93,11 @@ async fn complete(shared: Arc<Shared>, hub: HubSender, connecting: Connecting, d
         return close(&connection, CLOSE_REFUSED);
     };
     match door.mode {
-        Mode::Mesh(epoch) => join_link(&shared, &hub, connection, &identity, epoch).await,
+        Mode::Mesh(epoch) => join_link(&shared, &hub, connection, &identity, epoch, Way::Epoch).await,
+        Mode::Rejoin(_) => {
+            let epoch = shared.epochs.load().current().epoch;
+            join_link(&shared, &hub, connection, &identity, epoch, Way::Rejoin).await;
+        }
         Mode::Pair(invite) => enrol(&shared, connection, identity, invite, &door).await,
     }
 }
@@ -103,6 +108,7 @@ async fn join_link(
     connection: Connection,
     identity: &PeerIdentity,
     epoch: MeshEpoch,
+    way: Way,
 ) {
     let peer = shared.members.load().by_key(&identity.key).map(|member| member.node);
     let hello = decode_json::<Hello>(&identity.hello).ok().filter(|hello| hello.version == FRAME_VERSION);
@@ -110,13 +116,21 @@ async fn join_link(
         return close(&connection, CLOSE_REFUSED);
     };
     let origin = Origin { initiator: peer, peer_incarnation: hello.incarnation };
-    if !hub.established(peer, connection, origin, epoch).await {
-        tracing::debug!(peer = %peer, "link was not kept");
+    if !hub.established(Established { peer, connection, origin, epoch, way }).await {
+        return tracing::debug!(peer = %peer, "link was not kept");
+    }
+    match way {
+        Way::Epoch if epoch != shared.epochs.load().current().epoch => shared.counters.note(Event::OldEpochAccepted),
+        Way::Epoch => {}
+        Way::Rejoin => {
+            tracing::info!(%peer, "member came back by its own secret");
+            shared.counters.note(Event::RejoinAccepted);
+        }
     }
 }
 
 async fn enrol(shared: &Shared, connection: Connection, identity: PeerIdentity, invite: InviteId, door: &Door) {
-    let expired = door.expires_ms.is_some_and(|expires| shared.clock.now_wall().as_millis() >= expires);
+    let expired = door.expired(shared.clock.now_wall().as_millis());
     let work = pair::answer(shared, &connection, identity, invite, expired);
     match tokio::time::timeout(shared.tuning.spend + shared.tuning.handshake, work).await {
         Ok(Ok(())) => {}

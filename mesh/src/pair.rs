@@ -93,9 +93,6 @@ async fn enrol(
     let Some(enroller) = &shared.enroller else {
         return Err(refuse(ErrorCode::Unsupported, "this node does not admit joiners"));
     };
-    let Some(secret) = shared.secrets.last() else {
-        return Err(refuse(ErrorCode::Internal, "this node has no network secret"));
-    };
     let spent = tokio::time::timeout(shared.tuning.spend, enroller.spend(invite, joiner)).await;
     let enrolment = match spent {
         Ok(Ok(enrolment)) => enrolment,
@@ -103,10 +100,11 @@ async fn enrol(
         // It may have been committed: asking again with the same key tells.
         Err(_) => return Err(refuse(ErrorCode::OutcomeUnknown, "the fleet did not answer in time; try again")),
     };
+    let secret = shared.epochs.load().current().clone();
     Ok(Welcome {
         network: shared.network,
         epoch: secret.epoch,
-        epoch_secret: secret.secret.clone(),
+        epoch_secret: secret.secret,
         rejoin_secret: enrolment.rejoin_secret,
         role: enrolment.role,
         members: enrolment.members,

@@ -3,7 +3,8 @@
 //! ```text
 //! mesh.key  identity.key     32 bytes each
 //! epochs/<number>.key        32 bytes: the secret of an epoch
-//! rejoin.key                 32 bytes
+//! rejoin.key                 32 bytes: this node's own, for coming back
+//! rejoins.json               at a voter: {node: secret} of the other members
 //! members.json               the allow-list: {index, epoch, members}
 //! network.json               {version, network}; written last, so it says that
 //!                            the rest is complete
@@ -14,6 +15,7 @@
 //! Invariant: the allow-list on disk is never older than one that
 //! [`store_members`] reported as stored.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -23,19 +25,25 @@ use osmoda_kit::{
 };
 use osmoda_mesh_crypto::StaticKey;
 use osmoda_mesh_protocol::{Members, MembersError, SecretBytes};
-use osmoda_types::{ErrorCode, MeshEpoch, NetworkId};
+use osmoda_types::{ErrorCode, MeshEpoch, NetworkId, NodeId};
 use serde::{Deserialize, Serialize};
 
-use crate::{config::EpochSecret, identity::Identity};
+use crate::{
+    config::{EpochSecret, RejoinSecret, Secrets},
+    identity::Identity,
+};
 
 const MESH_KEY: &str = "mesh.key";
 const IDENTITY_KEY: &str = "identity.key";
 const REJOIN_KEY: &str = "rejoin.key";
+const REJOINS: &str = "rejoins.json";
 const EPOCHS: &str = "epochs";
 const MEMBERS: &str = "members.json";
 const NETWORK: &str = "network.json";
 const VERSION: u32 = 1;
 const MODE: u32 = 0o600;
+/// Epochs kept on disk: the newest and the one it followed.
+const EPOCHS_KEPT: usize = 2;
 /// Bound on a stored allow-list: 1,024 members of about 700 bytes.
 const MEMBERS_BYTES_MAX: u64 = 1024 * 1024;
 /// Bound on `network.json`: two fields.
@@ -61,8 +69,8 @@ pub struct MeshState {
     pub identity: Arc<Identity>,
     /// The fleet.
     pub network: NetworkId,
-    /// Oldest first.
-    pub secrets: Vec<EpochSecret>,
+    /// The newest epochs, and the secrets for coming back.
+    pub secrets: Secrets,
     /// The cached allow-list; empty when there is no cache, and then only
     /// pairing works.
     pub members: Members,
@@ -128,8 +136,8 @@ pub fn write_initial(dir: &Path, initial: &Initial) -> Result<(), StateError> {
 pub fn load(dir: &Path) -> Result<MeshState, StateError> {
     let identity = load_identity(dir)?;
     let network = load_network(dir)?.ok_or_else(|| StateError::NotEnrolled(dir.to_owned()))?;
-    let secrets = load_epochs(&dir.join(EPOCHS))?;
-    if secrets.is_empty() {
+    let secrets = load_secrets(dir)?;
+    if secrets.epochs.is_empty() {
         return Err(StateError::Key(KeyError::Missing { path: dir.join(EPOCHS) }));
     }
     let members = load_members(dir)?.unwrap_or_default();
@@ -150,17 +158,76 @@ pub fn store_members(dir: &Path, members: &Members) -> Result<bool, StateError> 
     Ok(true)
 }
 
-/// Stores the secret of an epoch.
+/// Stores the secret of an epoch, durably, and forgets all but the two newest:
+/// older ones are accepted by nobody. An epoch that is there already keeps the
+/// time of its change.
 ///
 /// # Errors
-/// [`StateError::File`].
+/// [`StateError::File`], [`StateError::Key`]; [`StateError::OtherSecret`] when
+/// the epoch has another secret already.
 pub fn store_epoch(dir: &Path, secret: &EpochSecret) -> Result<(), StateError> {
     let folder = dir.join(EPOCHS);
     fsio::create_private_dir(&folder)?;
-    fsio::write_atomic(&folder.join(format!("{}.key", secret.epoch)), secret.secret.bytes(), MODE)?;
+    let mut stored = load_epochs(&folder)?;
+    match stored.iter().find(|stored| stored.epoch == secret.epoch) {
+        Some(same) if same == secret => return Ok(()),
+        Some(other) => return Err(StateError::OtherSecret(other.epoch)),
+        None => fsio::write_atomic(&epoch_path(&folder, secret.epoch), secret.secret.bytes(), MODE)?,
+    }
+    stored.push(secret.clone());
+    stored.sort_by_key(|secret| std::cmp::Reverse(secret.epoch));
+    for old in stored.iter().skip(EPOCHS_KEPT) {
+        let path = epoch_path(&folder, old.epoch);
+        std::fs::remove_file(&path).map_err(|source| FsError::new("remove", &path, source))?;
+    }
     Ok(())
 }
 
+/// Replaces this node's own secret for coming back, durably.
+///
+/// # Errors
+/// [`StateError::File`].
+pub fn store_rejoin(dir: &Path, secret: &SecretBytes) -> Result<(), StateError> {
+    Ok(fsio::write_atomic(&dir.join(REJOIN_KEY), secret.bytes(), MODE)?)
+}
+
+/// Replaces the secrets with which other members may come back, durably. Only
+/// voters hold any.
+///
+/// # Errors
+/// [`StateError::File`].
+pub fn store_rejoins(dir: &Path, secrets: &[RejoinSecret]) -> Result<(), StateError> {
+    let file: BTreeMap<_, _> = secrets.iter().map(|secret| (secret.node, secret.secret.clone())).collect();
+    write_json(&dir.join(REJOINS), &file)
+}
+
+fn load_secrets(dir: &Path) -> Result<Secrets, StateError> {
+    let folder = dir.join(EPOCHS);
+    let epochs = load_epochs(&folder)?;
+    let changed_ms = epochs.last().and_then(|newest| written_ms(&epoch_path(&folder, newest.epoch)));
+    let rejoin = match keys::load(&dir.join(REJOIN_KEY)) {
+        Ok(secret) => Some(SecretBytes::new(*secret.expose())),
+        // A node without it works; it only cannot come back by itself.
+        Err(KeyError::Missing { .. }) => None,
+        Err(error) => return Err(error.into()),
+    };
+    let file: Option<BTreeMap<NodeId, SecretBytes>> = read_json(&dir.join(REJOINS), MEMBERS_BYTES_MAX)?;
+    let rejoins = file.unwrap_or_default().into_iter().map(|(node, secret)| RejoinSecret { node, secret });
+    Ok(Secrets { epochs, changed_ms, rejoin, rejoins: rejoins.collect() })
+}
+
+fn epoch_path(folder: &Path, epoch: MeshEpoch) -> PathBuf {
+    folder.join(format!("{epoch}.key"))
+}
+
+/// Wall time in ms when a file was written.
+fn written_ms(path: &Path) -> Option<i64> {
+    let written = std::fs::metadata(path).and_then(|metadata| metadata.modified()).ok()?;
+    let since = written.duration_since(std::time::UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_millis()).ok()
+}
+
+/// Reads every epoch's secret, oldest first.
 fn load_epochs(folder: &Path) -> Result<Vec<EpochSecret>, StateError> {
     let failed = |source| FsError::new("read", folder, source);
     let mut secrets = Vec::new();
@@ -237,6 +304,9 @@ pub enum StateError {
     /// The allow-list breaks its rules.
     #[error("the membership snapshot is not usable")]
     Members(#[from] MembersError),
+    /// Two secrets for one epoch.
+    #[error("epoch {} is stored with another secret", .0.0)]
+    OtherSecret(MeshEpoch),
     /// The host belongs to no fleet.
     #[error("this host belongs to no fleet yet ({}); run osmoda-node init or join", .0.display())]
     NotEnrolled(PathBuf),
@@ -255,6 +325,7 @@ impl StateError {
             StateError::NotEnrolled(_) => ErrorCode::IdentityMissing,
             StateError::OtherNetwork(_) => ErrorCode::InviteWrongNetwork,
             StateError::Members(_) => ErrorCode::BadRequest,
+            StateError::OtherSecret(_) => ErrorCode::Conflict,
             StateError::Damaged { .. } | StateError::Version { .. } => ErrorCode::StateDirUnusable,
         }
     }

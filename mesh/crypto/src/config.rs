@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use osmoda_types::{InviteId, MeshEpoch, MeshKey, NetworkId};
+use osmoda_types::{InviteId, MeshEpoch, MeshKey, NetworkId, NodeId};
 use quinn_proto::{
     ConnectError, ConnectionId, Side,
     crypto::{self, Keys, UnsupportedVersion},
@@ -40,6 +40,9 @@ pub enum Mode {
     Mesh(MeshEpoch),
     /// Between an issuer and a joiner, under the secret of an invite.
     Pair(InviteId),
+    /// Between a voter and a member that was away, under that member's own
+    /// secret.
+    Rejoin(NodeId),
 }
 
 /// One side of a handshake.
@@ -71,6 +74,10 @@ impl Party {
             Mode::Pair(invite) => {
                 out.push(2);
                 out.extend_from_slice(invite.as_bytes());
+            }
+            Mode::Rejoin(node) => {
+                out.push(3);
+                out.extend_from_slice(node.as_bytes());
             }
         }
         out

@@ -1,10 +1,10 @@
 //! The secrets a handshake starts from, each wiped when dropped and never
 //! formatted.
 //!
-//! Invariant: a [`Psk`] binds the network and either the epoch or the invite,
-//! so a secret of one place is useless in another (`secret::tests`).
+//! Invariant: a [`Psk`] binds the network and either the epoch, the invite or
+//! the returning member, so a secret of one place is useless in another (`secret::tests`).
 
-use osmoda_types::{InviteId, MeshEpoch, MeshKey, NetworkId};
+use osmoda_types::{InviteId, MeshEpoch, MeshKey, NetworkId, NodeId};
 use ring::hkdf;
 use zeroize::Zeroizing;
 
@@ -71,6 +71,12 @@ impl Psk {
         Self::derive(network, secret, b"invite", invite.as_bytes())
     }
 
+    /// The key with which one member comes back, known to it and to the voters.
+    #[must_use]
+    pub fn rejoin(network: &NetworkId, node: &NodeId, secret: &[u8; 32]) -> Self {
+        Self::derive(network, secret, b"rejoin", node.as_bytes())
+    }
+
     fn derive(network: &NetworkId, secret: &[u8; 32], kind: &[u8], name: &[u8]) -> Self {
         let prk = hkdf::Salt::new(hkdf::HKDF_SHA256, network.as_bytes()).extract(secret);
         Self(keys::fill_from(&prk, &[b"mesh1 psk ", kind, name]))
@@ -134,6 +140,9 @@ mod tests {
             Psk::mesh(&b, MeshEpoch(1), &secret),
             Psk::pair(&a, &InviteId::from_bytes([0; 16]), &secret),
             Psk::pair(&a, &InviteId::from_bytes([1; 16]), &secret),
+            Psk::rejoin(&a, &NodeId::from_bytes([0; 32]), &secret),
+            Psk::rejoin(&a, &NodeId::from_bytes([1; 32]), &secret),
+            Psk::rejoin(&b, &NodeId::from_bytes([1; 32]), &secret),
         ];
         for (i, left) in psks.iter().enumerate() {
             for right in &psks[i + 1..] {

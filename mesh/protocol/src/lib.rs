@@ -27,7 +27,10 @@ pub use frame::{
 };
 pub use invite::{INVITE_ADDRESSES_MAX, INVITE_LIFE_MS_MAX, INVITE_TEXT_BYTES_MAX, Invite, InviteError};
 pub use join::{Enrolment, JOIN_REQUEST_BYTES_MAX, JoinError, JoinRequest, Operator, WELCOME_BYTES_MAX, Welcome};
-pub use knock::{KNOCK_BYTES, KNOCK_NONCE_BYTES, KNOCK_SLOT_MS, knock, knock_is_valid};
+pub use knock::{
+    KNOCK_BYTES, KNOCK_NONCE_BYTES, KNOCK_SLOT_MS, REJOIN_RANDOM_BYTES, RejoinTable, knock, knock_is_valid,
+    rejoin_knock,
+};
 pub use members::{ADDRESSES_MAX, MEMBERS_MAX, Member, Members, MembersError, NAME_BYTES_MAX, name_is_valid, node_id};
 pub use peer::{PeerInfo, StreamPeer};
 pub use preamble::{ANSWER_BYTES_MAX, Answer, PREAMBLE_BYTES_MAX, Preamble, PreambleError};

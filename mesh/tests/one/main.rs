@@ -1,6 +1,8 @@
 //! Whole endpoints on the loopback interface, port 0.
 
 #[cfg(test)]
+mod epochs;
+#[cfg(test)]
 mod links;
 #[cfg(test)]
 mod node;

@@ -9,7 +9,7 @@ use osmoda_kit::{
     tasks::Tasks,
     testing::wait_for,
 };
-use osmoda_mesh::{Enroller, EpochSecret, Identity, Mesh, MeshConfig, MeshError, MeshHandle, Tuning};
+use osmoda_mesh::{Enroller, EpochSecret, Identity, Mesh, MeshConfig, MeshError, MeshHandle, Secrets, Tuning};
 use osmoda_mesh_crypto::StaticKey;
 use osmoda_mesh_protocol::{Member, Members, SecretBytes};
 use osmoda_types::{MeshEpoch, NetworkId, NodeId, Role};
@@ -33,6 +33,8 @@ pub(crate) struct Start {
     pub(crate) secret: [u8; 32],
     pub(crate) enroller: Option<Arc<dyn Enroller>>,
     pub(crate) idle: Duration,
+    pub(crate) rejoin: Option<SecretBytes>,
+    pub(crate) clock: SharedClock,
 }
 
 impl Start {
@@ -40,7 +42,9 @@ impl Start {
         let identity = identity(seed);
         let alone = members(1, vec![member(&identity, role, vec![])]);
         let listen = ([127, 0, 0, 1], 0).into();
-        Self { identity, role, listen, members: alone, secret: [1; 32], enroller: None, idle: Duration::from_secs(10) }
+        let idle = Duration::from_secs(10);
+        let (secret, enroller, rejoin) = ([1; 32], None, None);
+        Self { identity, role, listen, members: alone, secret, enroller, idle, rejoin, clock: clock() }
     }
 
     pub(crate) fn run(self) -> Node {
@@ -53,12 +57,12 @@ impl Start {
             identity: self.identity.clone(),
             network: NETWORK,
             listen: self.listen,
-            secrets: vec![EpochSecret { epoch: MeshEpoch(1), secret: SecretBytes::new(self.secret) }],
+            secrets: Secrets { rejoin: self.rejoin.clone(), ..epoch(1, self.secret).into() },
             members: self.members.clone(),
             enroller: self.enroller.clone(),
             tuning: Tuning { idle: self.idle, keep_alive: Duration::from_millis(300), ..Tuning::default() },
         };
-        let handle = Mesh::start(config, &tasks, clock())?;
+        let handle = Mesh::start(config, &tasks, self.clock.clone())?;
         Ok(Node { handle, identity: self.identity.clone(), role: self.role, tasks })
     }
 }
@@ -84,6 +88,10 @@ impl Node {
         let report = self.tasks.drain(Duration::from_secs(5)).await;
         assert!(report.is_graceful(), "{report:?}");
     }
+}
+
+pub(crate) fn epoch(number: u32, secret: [u8; 32]) -> EpochSecret {
+    EpochSecret { epoch: MeshEpoch(number), secret: SecretBytes::new(secret) }
 }
 
 pub(crate) fn clock() -> SharedClock {

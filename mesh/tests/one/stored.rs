@@ -2,9 +2,9 @@
 
 use std::os::unix::fs::PermissionsExt;
 
-use osmoda_mesh::{EpochSecret, state};
+use osmoda_mesh::{EpochSecret, RejoinSecret, state};
 use osmoda_mesh_protocol::SecretBytes;
-use osmoda_types::{ErrorCode, MeshEpoch, NetworkId, Role};
+use osmoda_types::{ErrorCode, MeshEpoch, NetworkId, NodeId, Role};
 
 use crate::node::{NETWORK, member, members};
 
@@ -31,7 +31,9 @@ fn what_init_writes_is_what_the_daemon_loads() {
     let loaded = state::load(&dir).unwrap();
     assert_eq!(loaded.identity.node(), identity.node());
     assert_eq!((loaded.network, &loaded.members), (NETWORK, &initial.members));
-    assert_eq!(loaded.secrets, std::slice::from_ref(&initial.secret));
+    assert_eq!(loaded.secrets.epochs, std::slice::from_ref(&initial.secret));
+    assert_eq!(loaded.secrets.rejoin.as_ref(), Some(&initial.rejoin_secret));
+    assert!(loaded.secrets.rejoins.is_empty() && loaded.secrets.changed_ms.is_some());
     for file in ["mesh.key", "identity.key", "rejoin.key", "members.json", "network.json", "epochs/1.key"] {
         let mode = std::fs::metadata(dir.join(file)).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode, 0o600, "{file}");
@@ -47,17 +49,33 @@ fn a_newer_epoch_is_loaded_last_and_an_older_list_is_not_stored() {
     let dir = root.path();
     let initial = initial(dir);
     state::write_initial(dir, &initial).unwrap();
-    for epoch in [10, 2] {
-        let secret = EpochSecret { epoch: MeshEpoch(epoch), secret: SecretBytes::new([9; 32]) };
-        state::store_epoch(dir, &secret).unwrap();
+    let secret = |epoch, byte| EpochSecret { epoch: MeshEpoch(epoch), secret: SecretBytes::new([byte; 32]) };
+    for (epoch, kept) in [(10, vec![1, 10]), (2, vec![2, 10]), (11, vec![10, 11]), (11, vec![10, 11])] {
+        state::store_epoch(dir, &secret(epoch, 9)).unwrap();
+        let epochs: Vec<_> = state::load(dir).unwrap().secrets.epochs.iter().map(|secret| secret.epoch.0).collect();
+        assert_eq!(epochs, kept);
     }
-    let epochs: Vec<_> = state::load(dir).unwrap().secrets.iter().map(|secret| secret.epoch.0).collect();
-    assert_eq!(epochs, [1, 2, 10]);
+    assert_eq!(state::store_epoch(dir, &secret(11, 8)).unwrap_err().code(), ErrorCode::Conflict);
 
     let list = |index| members(index, initial.members.members.clone());
     assert!(!state::store_members(dir, &list(4)).unwrap());
     assert!(state::store_members(dir, &list(6)).unwrap());
     assert_eq!(state::load(dir).unwrap().members.index, 6);
+}
+
+#[test]
+fn secrets_of_others_are_replaced_as_a_whole() {
+    let root = tempfile::tempdir().unwrap();
+    let dir = root.path();
+    state::write_initial(dir, &initial(dir)).unwrap();
+    let of = |byte| RejoinSecret { node: NodeId::from_bytes([byte; 32]), secret: SecretBytes::new([byte; 32]) };
+    for held in [vec![of(1), of(2)], vec![of(2)], vec![]] {
+        state::store_rejoins(dir, &held).unwrap();
+        assert_eq!(state::load(dir).unwrap().secrets.rejoins, held);
+    }
+    state::store_rejoin(dir, &SecretBytes::new([9; 32])).unwrap();
+    assert_eq!(state::load(dir).unwrap().secrets.rejoin, Some(SecretBytes::new([9; 32])));
+    assert_eq!(std::fs::metadata(dir.join("rejoins.json")).unwrap().permissions().mode() & 0o777, 0o600);
 }
 
 #[test]

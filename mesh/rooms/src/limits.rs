@@ -1,0 +1,97 @@
+//! What one message, author, room or node may take, with the reasons.
+
+use std::time::Duration;
+
+/// Bytes of a message's text. A model's long answer fits; a file is a blob.
+/// Larger would let one member fill the others' queues with few messages.
+pub const TEXT_BYTES_MAX: usize = 32 * 1024;
+
+/// Bytes of a whole signed message: the text, eight parents and the fixed
+/// fields, which take under 600.
+pub const MESSAGE_BYTES_MAX: usize = TEXT_BYTES_MAX + 1024;
+
+/// Causal parents of one message (`mesh.md` section 6). Heads beyond eight are
+/// covered by the next message.
+pub const PARENTS_MAX: usize = 8;
+
+/// Bytes of a room's name.
+pub const NAME_BYTES_MAX: usize = 128;
+
+/// Members of a room at one time: the full mesh of links is meant for 32 nodes.
+pub const MEMBERS_MAX: usize = 64;
+
+/// Members of a room over its life, those that left included: their messages
+/// stay readable only with their keys.
+pub const MEMBERS_EVER_MAX: usize = 256;
+
+/// Bytes of a signed room record: 256 entries of under 90 bytes.
+pub const RECORD_BYTES_MAX: usize = 32 * 1024;
+
+/// Rooms on one node; each has an index in memory.
+pub const ROOMS_MAX: usize = 64;
+
+/// Rooms of one creator that a node keeps, so that one member cannot use up
+/// [`ROOMS_MAX`] of the others.
+pub const ROOMS_PER_CREATOR_MAX: usize = 16;
+
+/// Messages that a room keeps at most; the record may say less.
+pub const ROOM_MESSAGES_MAX: u32 = 50_000;
+
+/// Bytes of messages that a room keeps at most.
+pub const ROOM_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Messages of one author that a room keeps: with fewer than three loud
+/// authors the room's own limit is never reached by one of them alone.
+pub const AUTHOR_MESSAGES_MAX: u32 = 20_000;
+
+/// Bytes of one author that a room keeps.
+pub const AUTHOR_BYTES_MAX: u64 = 24 * 1024 * 1024;
+
+/// Messages of all rooms on one node: about half a kilobyte of index each.
+pub const NODE_MESSAGES_MAX: usize = 200_000;
+
+/// How much a room may run over its retention before it is pruned: pruning one
+/// message at a time would rewrite the summary with each.
+pub const PRUNE_SLACK_PERCENT: u32 = 10;
+
+/// Messages an author may send at once before [`AUTHOR_RATE`] counts.
+pub const AUTHOR_BURST: u32 = 2_000;
+
+/// Messages per second of one author after the burst: far above people and
+/// models, far below what a link carries.
+pub const AUTHOR_RATE: u32 = 200;
+
+/// How far a message's clock may be ahead (`mesh.md` section 6).
+pub const AHEAD_ACCEPTED: Duration = Duration::from_secs(60);
+
+/// Up to here a message waits until its time has come; beyond it is refused.
+pub const AHEAD_QUARANTINED: Duration = Duration::from_secs(600);
+
+/// Messages of one room that wait for their time. A member whose clock is wrong
+/// fills this and no more.
+pub const QUARANTINE_MAX: usize = 256;
+
+/// Frame of reconciliation in bytes (`mesh.md` section 6).
+pub const RANGE_BYTES_MAX: usize = 32 * 1024;
+
+/// Ids asked for in one frame; with 16 bytes each it is half a range frame.
+pub const WANT_IDS_MAX: usize = 1024;
+
+/// Bytes of messages in one frame: a few round trips per megabyte, and no more
+/// than this is held per session.
+pub const BATCH_BYTES_MAX: usize = 256 * 1024;
+
+/// Bytes of any frame: the largest batch and one message over it.
+pub const FRAME_BYTES_MAX: usize = BATCH_BYTES_MAX + MESSAGE_BYTES_MAX + 1024;
+
+/// Round trips of one reconciliation. Each settles some hundred ids or splits
+/// ranges by 16; a room of 50,000 new ids takes under 200.
+pub const ROUNDS_MAX: u32 = 1_000;
+
+/// Ids of messages seen lately, asked before a signature is checked: some
+/// seconds of the loudest room.
+pub const SEEN_MAX: usize = 8_192;
+
+/// Ids of messages that were refused, so that healing does not fetch them again
+/// and again.
+pub const REFUSED_MAX: usize = 1_024;

@@ -120,3 +120,6 @@ fn key_of(deadline: &Deadline) -> TimerKey {
         Deadline::Node(of) => (of.rollout, Some(of.node), of.attempt.0),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -13,11 +13,16 @@ pub enum Event {
     OldEpochAccepted,
     /// A member came back by its own secret.
     RejoinAccepted,
+    /// A link's keys were updated by this end.
+    KeysUpdated,
+    /// A link was made anew while the old one was up.
+    LinkRenewed,
 }
 
 impl Event {
     /// Every kind.
-    pub const ALL: [Event; 2] = [Event::OldEpochAccepted, Event::RejoinAccepted];
+    pub const ALL: [Event; 4] =
+        [Event::OldEpochAccepted, Event::RejoinAccepted, Event::KeysUpdated, Event::LinkRenewed];
 
     /// Its name in the metrics.
     #[must_use]
@@ -25,6 +30,8 @@ impl Event {
         match self {
             Event::OldEpochAccepted => "old_epoch_accepted",
             Event::RejoinAccepted => "rejoin_accepted",
+            Event::KeysUpdated => "keys_updated",
+            Event::LinkRenewed => "link_renewed",
         }
     }
 }

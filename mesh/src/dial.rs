@@ -8,14 +8,14 @@ use osmoda_mesh_protocol::{
     Admitted, Backoff, CLOSE_REFUSED, FRAME_VERSION, Hello, KNOCK_NONCE_BYTES, Member, REJOIN_RANDOM_BYTES,
     SecretBytes, decode_json, frame_length, knock, rejoin_knock,
 };
-use osmoda_types::{MeshKey, Role};
+use osmoda_types::{MeshKey, NodeId, Role};
 use quinn::{ClientConfig, Connection, ConnectionId, Endpoint, RecvStream};
 use serde::de::DeserializeOwned;
 use tokio::sync::Notify;
 
 use crate::{
     config::EpochSecret,
-    hub::{Established, HubSender, Shared, Way, close, may_call},
+    hub::{Established, HubSender, Link, Shared, Way, close, may_call},
     link::ADMITTED_BYTES_MAX,
     listen::peer_identity,
     tie::Origin,
@@ -78,6 +78,32 @@ fn first_wait(shared: &Shared, member: &Member) -> Duration {
     if both && own > member.node { shared.tuning.yield_first } else { Duration::ZERO }
 }
 
+/// Why a link is dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Purpose {
+    /// There is none.
+    First,
+    /// There is one, and it is old.
+    Renewal,
+}
+
+/// Makes a link anew, under the newest epoch, while the old one is up. A try
+/// that fails changes nothing; the old link tries again later.
+pub(crate) async fn renew(shared: &Shared, hub: &HubSender, peer: NodeId, old: &Link) {
+    let members = shared.members.load_full();
+    let Some(member) = members.by_node(&peer) else { return };
+    let proof = Proof::Epoch(shared.epochs.load().current().clone());
+    let address = old.connection.remote_address();
+    match dial(shared, member, address, &proof, Purpose::Renewal).await {
+        Ok((connection, admitted)) => {
+            let origin = Origin { initiator: shared.identity.node(), peer_incarnation: admitted.incarnation };
+            let (epoch, way) = (admitted.epoch, Way::Epoch);
+            hub.established(Established { peer, connection, origin, epoch, way, renews: true }).await;
+        }
+        Err(reason) => tracing::debug!(%peer, %address, reason, "link not made anew yet"),
+    }
+}
+
 /// What this node can prove that it belongs with.
 enum Proof {
     Epoch(EpochSecret),
@@ -106,12 +132,13 @@ fn ways(shared: &Shared, member: &Member, round: usize) -> Vec<Proof> {
 /// Tries each address once; whether a link is up now.
 async fn dial_all(shared: &Shared, hub: &HubSender, member: &Member, proof: &Proof) -> bool {
     for address in &member.addresses {
-        match dial(shared, member, *address, proof).await {
+        match dial(shared, member, *address, proof, Purpose::First).await {
             Ok((connection, admitted)) => {
                 let way = if matches!(proof, Proof::Epoch(_)) { Way::Epoch } else { Way::Rejoin };
                 let origin = Origin { initiator: shared.identity.node(), peer_incarnation: admitted.incarnation };
                 let (peer, epoch) = (member.node, admitted.epoch);
-                if hub.established(Established { peer, connection, origin, epoch, way }).await {
+                let new = Established { peer, connection, origin, epoch, way, renews: false };
+                if hub.established(new).await {
                     return true;
                 }
             }
@@ -131,13 +158,14 @@ async fn dial(
     member: &Member,
     address: SocketAddr,
     proof: &Proof,
+    purpose: Purpose,
 ) -> Result<(Connection, Admitted), &'static str> {
     let (network, own) = (&shared.network, shared.identity.node());
     let (psk, mode) = match proof {
         Proof::Epoch(secret) => (Psk::mesh(network, secret.epoch, secret.secret.bytes()), Mode::Mesh(secret.epoch)),
         Proof::Rejoin(secret) => (Psk::rejoin(network, &own, secret.bytes()), Mode::Rejoin(own)),
     };
-    let hello = Hello { version: FRAME_VERSION, incarnation: shared.incarnation };
+    let hello = Hello { version: FRAME_VERSION, incarnation: shared.incarnation, renews: purpose == Purpose::Renewal };
     let hello = serde_json::to_vec(&hello).map_err(|_| "hello has no form")?;
     let expected = member.mesh_key;
     let party = Party {

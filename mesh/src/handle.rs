@@ -177,17 +177,17 @@ impl MeshHandle {
         let limit = self.shared.tuning.open;
         let deadline = Instant::now() + limit;
         loop {
-            let connection = tokio::time::timeout_at(deadline, self.connection(peer, service))
+            let link = tokio::time::timeout_at(deadline, self.link(peer, service))
                 .await
                 .map_err(|_| MeshError::Offline(peer))??;
-            match tokio::time::timeout(limit, link::open_stream(&connection, service)).await {
+            match tokio::time::timeout(limit, link::open_stream(&link, service)).await {
                 Ok(Ok(stream)) => return Ok(stream),
                 Ok(Err(OpenFault::Refused(code))) => return Err(MeshError::Refused { peer, service, code }),
                 Err(_) => return Err(MeshError::Timeout(peer)),
                 // The link went away under us, perhaps for a better one (two
                 // nodes that dial each other): nothing was said on it, so the
                 // next link is as good.
-                Ok(Err(OpenFault::Lost)) => self.left(peer, &connection, deadline).await?,
+                Ok(Err(OpenFault::Lost)) => self.left(peer, &link.connection, deadline).await?,
             }
         }
     }
@@ -204,7 +204,7 @@ impl MeshHandle {
         }
     }
 
-    async fn connection(&self, peer: NodeId, service: Service) -> Result<Connection, MeshError> {
+    async fn link(&self, peer: NodeId, service: Service) -> Result<Link, MeshError> {
         if self.shared.tasks.shutdown().reached(Stage::RefuseNew) {
             return Err(MeshError::Stopping);
         }
@@ -223,7 +223,7 @@ impl MeshHandle {
             kick.notify_one();
         }
         let up = links.wait_for(|links| links.is_up(&peer)).await.map_err(|_| MeshError::Stopping)?;
-        up.0.get(&peer).map(|link| link.connection.clone()).ok_or(MeshError::Offline(peer))
+        up.0.get(&peer).cloned().ok_or(MeshError::Offline(peer))
     }
 
     /// Registers the acceptor of a service; peers are refused until then, and
@@ -249,6 +249,7 @@ impl MeshHandle {
     #[must_use]
     pub fn peers(&self) -> Vec<PeerInfo> {
         let (members, links) = (self.members(), self.shared.links.borrow().clone());
+        let now = self.shared.clock.now_boot();
         let others = members.members.iter().filter(|member| member.node != self.local_id());
         others
             .map(|member| {
@@ -262,6 +263,7 @@ impl MeshHandle {
                     address: link.map(|link| link.connection.remote_address()).or(member.addresses.first().copied()),
                     since_ms: link.map(|link| link.since.as_millis()),
                     epoch: link.map(|link| link.epoch),
+                    link: link.map(|link| link.info(now)),
                 }
             })
             .collect()

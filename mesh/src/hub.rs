@@ -4,7 +4,14 @@
 //! newest snapshot; when a snapshot drops a member, its link is closed before
 //! `update_members` returns (`tests/one.rs`).
 
-use std::{collections::BTreeMap, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use osmoda_kit::{
@@ -13,7 +20,7 @@ use osmoda_kit::{
     tasks::{TaskHandle, TaskKind, Tasks},
 };
 use osmoda_mesh_protocol::{
-    CLOSE_DUPLICATE, CLOSE_GOING, CLOSE_NORMAL, CLOSE_REFUSED, Member, Members, SecretBytes, Service,
+    CLOSE_DUPLICATE, CLOSE_GOING, CLOSE_NORMAL, CLOSE_REFUSED, LinkInfo, Member, Members, SecretBytes, Service,
 };
 use osmoda_types::{MeshEpoch, NetworkId, NodeId, Role};
 use quinn::{Connection, Endpoint, VarInt};
@@ -21,7 +28,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
     config::EpochSecret,
-    counters::Counters,
+    counters::{Counters, Event},
     dial,
     door::Doors,
     epochs::Epochs,
@@ -30,7 +37,7 @@ use crate::{
     identity::Identity,
     link,
     pair::Enroller,
-    stream::IncomingStream,
+    stream::{InUse, IncomingStream},
     tie::{self, Origin},
     tuning::Tuning,
 };
@@ -77,7 +84,47 @@ pub(crate) struct Link {
     pub(crate) connection: Connection,
     pub(crate) origin: Origin,
     pub(crate) epoch: MeshEpoch,
+    pub(crate) way: Way,
     pub(crate) since: Timestamp,
+    pub(crate) state: Arc<LinkState>,
+}
+
+impl Link {
+    /// Whether a link made today would be proven with another secret.
+    pub(crate) fn is_stale(&self, epochs: &Epochs) -> bool {
+        let newest = epochs.current().epoch;
+        match self.way {
+            Way::Epoch => newest != self.epoch,
+            Way::Rejoin => newest >= self.epoch,
+        }
+    }
+
+    /// What it has carried, at boot time `now`.
+    pub(crate) fn info(&self, now: Duration) -> LinkInfo {
+        let stats = self.connection.stats();
+        LinkInfo {
+            sent_packets: stats.path.sent_packets,
+            lost_packets: stats.path.lost_packets,
+            mtu: stats.path.current_mtu,
+            bytes_in: stats.udp_rx.bytes,
+            bytes_out: stats.udp_tx.bytes,
+            key_age_ms: millis(now).saturating_sub(self.state.keyed_ms.load(Ordering::Relaxed)),
+        }
+    }
+}
+
+/// What changes about a link while it is up.
+#[derive(Debug)]
+pub(crate) struct LinkState {
+    /// Boot time of the last key update by this end, in ms.
+    pub(crate) keyed_ms: AtomicU64,
+    /// Another link has followed; this one only finishes its streams.
+    pub(crate) followed: AtomicBool,
+    pub(crate) in_use: InUse,
+}
+
+pub(crate) fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What proved that a peer belongs to the fleet.
@@ -96,6 +143,8 @@ pub(crate) struct Established {
     pub(crate) origin: Origin,
     pub(crate) epoch: MeshEpoch,
     pub(crate) way: Way,
+    /// Made while an older link of the same dialler is up.
+    pub(crate) renews: bool,
 }
 
 pub(crate) enum Command {
@@ -172,12 +221,14 @@ pub(crate) struct Hub {
     shared: Arc<Shared>,
     sender: HubSender,
     links: BTreeMap<NodeId, Link>,
+    /// Links that another one has followed, by connection.
+    followed: BTreeMap<usize, (NodeId, Link)>,
     diallers: BTreeMap<NodeId, Dialler>,
 }
 
 impl Hub {
     pub(crate) fn new(shared: Arc<Shared>, sender: HubSender) -> Self {
-        Self { shared, sender, links: BTreeMap::new(), diallers: BTreeMap::new() }
+        Self { shared, sender, links: BTreeMap::new(), followed: BTreeMap::new(), diallers: BTreeMap::new() }
     }
 
     /// Runs until the stores close.
@@ -223,7 +274,7 @@ impl Hub {
 
     /// Whether the link is published; otherwise it is closed.
     fn establish(&mut self, new: Established) -> bool {
-        let Established { peer, connection, origin, epoch, way } = new;
+        let Established { peer, connection, origin, epoch, way, renews } = new;
         // The snapshot may have changed since the handshake.
         if self.shared.members.load().by_node(&peer).is_none() {
             close(&connection, CLOSE_REFUSED);
@@ -235,9 +286,18 @@ impl Hub {
                 close(&connection, CLOSE_DUPLICATE);
                 return false;
             }
-            close(&old.connection, CLOSE_DUPLICATE);
+            if renews && !lost && old.origin == origin {
+                old.state.followed.store(true, Ordering::Relaxed);
+                self.followed.insert(old.connection.stable_id(), (peer, old.clone()));
+                self.shared.counters.note(Event::LinkRenewed);
+            } else {
+                close(&old.connection, CLOSE_DUPLICATE);
+            }
         }
-        let link = Link { connection, origin, epoch, since: self.shared.clock.now_wall() };
+        let keyed_ms = millis(self.shared.clock.now_boot()).into();
+        let state = LinkState { keyed_ms, followed: false.into(), in_use: InUse::default() };
+        let (since, state) = (self.shared.clock.now_wall(), Arc::new(state));
+        let link = Link { connection, origin, epoch, way, since, state };
         tracing::info!(peer = %peer, address = %link.connection.remote_address(), ?way, "link up");
         self.shared.tasks.spawn(
             TaskKind::BACKGROUND,
@@ -250,6 +310,7 @@ impl Hub {
     }
 
     fn end(&mut self, peer: NodeId, connection: usize) {
+        self.followed.remove(&connection);
         // A link that was replaced ends too, and must not take the new one along.
         if self.links.get(&peer).is_some_and(|link| link.connection.stable_id() == connection) {
             self.links.remove(&peer);
@@ -291,6 +352,13 @@ impl Hub {
                 close(&link.connection, if member { CLOSE_GOING } else { CLOSE_REFUSED });
             }
         }
+        self.followed.retain(|_, (peer, link)| {
+            let keep = keeps(peer);
+            if !keep {
+                close(&link.connection, CLOSE_REFUSED);
+            }
+            keep
+        });
         self.publish();
         self.renew_diallers();
     }
@@ -339,7 +407,8 @@ impl Hub {
         for dialler in std::mem::take(&mut self.diallers).into_values() {
             dialler.task.abort();
         }
-        for link in std::mem::take(&mut self.links).into_values() {
+        let followed = std::mem::take(&mut self.followed).into_values().map(|(_, link)| link);
+        for link in std::mem::take(&mut self.links).into_values().chain(followed) {
             close(&link.connection, CLOSE_GOING);
         }
         self.publish();

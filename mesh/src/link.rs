@@ -1,15 +1,20 @@
 //! One link at work: admits the peer, answers its streams, notices the end.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
-use osmoda_mesh_protocol::{Admitted, Answer, FRAME_VERSION, Limits, Preamble, Service, StreamPeer, encode_frame};
+use osmoda_mesh_protocol::{
+    Admitted, Answer, CLOSE_DUPLICATE, FRAME_VERSION, Limits, Preamble, Service, StreamPeer, encode_frame,
+};
 use osmoda_types::{ErrorCode, NodeId};
-use quinn::{Connection, RecvStream, SendStream, VarInt};
+use quinn::{RecvStream, SendStream, VarInt};
 use tokio::{io::AsyncWriteExt, sync::mpsc::error::TrySendError};
 
 use crate::{
-    hub::{HubSender, Link, Shared},
+    counters::Event,
+    dial,
+    hub::{HubSender, Link, Shared, close, millis},
+    lifetime::{Drain, Due, Lifetime},
     stream::{IncomingStream, MeshStream},
     tuning::{PEER_STREAMS_MAX, raise_limits},
 };
@@ -28,7 +33,7 @@ pub(crate) async fn serve(shared: Arc<Shared>, hub: HubSender, peer: NodeId, lin
         tracing::debug!(peer = %peer, %error, "link ended before admission");
     }
     raise_limits(&link.connection);
-    take_streams(&shared, peer, &link).await;
+    work(&shared, &hub, peer, &link).await;
     hub.ended(peer, link.connection.stable_id()).await;
 }
 
@@ -46,14 +51,28 @@ async fn admit(shared: &Shared, link: &Link) -> std::io::Result<()> {
     stream.finish().map_err(std::io::Error::other)
 }
 
-async fn take_streams(shared: &Arc<Shared>, peer: NodeId, link: &Link) {
+/// Takes the peer's streams and minds the link's age, until it ends.
+async fn work(shared: &Arc<Shared>, hub: &HubSender, peer: NodeId, link: &Link) {
     // Bounded by PEER_STREAMS_MAX: quinn lets the peer open no more.
     let mut openings = FuturesUnordered::new();
+    let mut age = Age::new(shared, link);
+    let mut look = tokio::time::interval(shared.tuning.look);
+    look.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    // At most one: the successor of this link.
+    let mut renewal = FuturesUnordered::new();
     loop {
         tokio::select! {
             biased;
             // Safe to drop: what was not ready keeps its place in the set.
             Some(()) = openings.next(), if !openings.is_empty() => {}
+            // Safe to drop: what was not ready keeps its place in the set.
+            Some(()) = renewal.next(), if !renewal.is_empty() => {}
+            // Safe to drop: a tick that was not taken stays due.
+            _ = look.tick() => {
+                if age.look(shared, link) && renewal.is_empty() {
+                    renewal.push(dial::renew(shared, hub, peer, link));
+                }
+            }
             // Safe to drop: accepting takes the stream only when it is ready.
             stream = link.connection.accept_bi() => match stream {
                 Ok((send, recv)) => openings.push(open(shared, peer, link, send, recv)),
@@ -62,6 +81,43 @@ async fn take_streams(shared: &Arc<Shared>, peer: NodeId, link: &Link) {
                     return;
                 }
             },
+        }
+    }
+}
+
+/// A link's age, and what it does about it.
+struct Age {
+    life: Lifetime,
+    drain: Option<Drain>,
+    initiator: bool,
+}
+
+impl Age {
+    fn new(shared: &Shared, link: &Link) -> Self {
+        let life = Lifetime::new(shared.tuning.periods(), shared.clock.now_boot());
+        Self { life, drain: None, initiator: link.origin.initiator == shared.identity.node() }
+    }
+
+    /// Does what is due now; whether the link must be made anew.
+    fn look(&mut self, shared: &Shared, link: &Link) -> bool {
+        let now = shared.clock.now_boot();
+        if link.state.followed.load(Ordering::Relaxed) {
+            let drain = self.drain.get_or_insert_with(|| Drain::new(now));
+            let in_use = link.state.in_use.others() > 0;
+            if drain.over(now, in_use, shared.tuning.drain_quiet, shared.tuning.drain_max) {
+                close(&link.connection, CLOSE_DUPLICATE);
+            }
+            return false;
+        }
+        match self.life.look(now, self.initiator, link.is_stale(&shared.epochs.load())) {
+            Due::Nothing => false,
+            Due::KeyUpdate => {
+                link.connection.force_key_update();
+                link.state.keyed_ms.store(millis(now), Ordering::Relaxed);
+                shared.counters.note(Event::KeysUpdated);
+                false
+            }
+            Due::Handshake => true,
         }
     }
 }
@@ -93,7 +149,8 @@ async fn open(shared: &Arc<Shared>, peer: NodeId, link: &Link, mut send: SendStr
     if prioritised.is_err() || send.write_all(&Answer::Accepted.encode()).await.is_err() {
         return;
     }
-    place.send(IncomingStream { peer: who, stream: MeshStream::new(send, recv) });
+    let stream = MeshStream::new(send, recv, link.state.in_use.clone());
+    place.send(IncomingStream { peer: who, stream });
 }
 
 /// Who the peer is now, if it may call this service here.
@@ -129,13 +186,15 @@ async fn refuse(mut send: SendStream, code: ErrorCode) {
 }
 
 /// Opens a stream to a service of the peer: the dialling half of [`open`].
-pub(crate) async fn open_stream(connection: &Connection, service: Service) -> Result<MeshStream, OpenFault> {
-    let (mut send, mut recv) = connection.open_bi().await.map_err(|_| OpenFault::Lost)?;
+pub(crate) async fn open_stream(link: &Link, service: Service) -> Result<MeshStream, OpenFault> {
+    // Held from here, so that a link that is followed waits for the answer.
+    let in_use = link.state.in_use.clone();
+    let (mut send, mut recv) = link.connection.open_bi().await.map_err(|_| OpenFault::Lost)?;
     send.set_priority(service.priority()).map_err(|_| OpenFault::Lost)?;
     send.write_all(&Preamble { service }.encode()).await.map_err(|_| OpenFault::Lost)?;
     send.flush().await.map_err(|_| OpenFault::Lost)?;
     match read_answer(&mut recv).await {
-        Some(Answer::Accepted) => Ok(MeshStream::new(send, recv)),
+        Some(Answer::Accepted) => Ok(MeshStream::new(send, recv, in_use)),
         Some(Answer::Refused(code)) => Err(OpenFault::Refused(code)),
         None => Err(OpenFault::Lost),
     }

@@ -116,7 +116,7 @@ async fn join_link(
         return close(&connection, CLOSE_REFUSED);
     };
     let origin = Origin { initiator: peer, peer_incarnation: hello.incarnation };
-    if !hub.established(Established { peer, connection, origin, epoch, way }).await {
+    if !hub.established(Established { peer, connection, origin, epoch, way, renews: hello.renews }).await {
         return tracing::debug!(peer = %peer, "link was not kept");
     }
     match way {

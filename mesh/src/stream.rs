@@ -3,6 +3,7 @@
 use std::{
     io,
     pin::Pin,
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -16,11 +17,23 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 pub struct MeshStream {
     send: SendStream,
     recv: RecvStream,
+    _in_use: InUse,
+}
+
+/// Says that a link is in use, for as long as it lives.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct InUse(Arc<()>);
+
+impl InUse {
+    /// How many others of this link live.
+    pub(crate) fn others(&self) -> usize {
+        Arc::strong_count(&self.0) - 1
+    }
 }
 
 impl MeshStream {
-    pub(crate) fn new(send: SendStream, recv: RecvStream) -> Self {
-        Self { send, recv }
+    pub(crate) fn new(send: SendStream, recv: RecvStream, in_use: InUse) -> Self {
+        Self { send, recv, _in_use: in_use }
     }
 }
 

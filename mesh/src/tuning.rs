@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::lifetime::Periods;
 use quinn::{IdleTimeout, TransportConfig, VarInt};
 
 /// Streams of one peer that may be open at once after admission: three
@@ -49,6 +50,21 @@ pub struct Tuning {
     /// How long the node with the larger id lets the other one dial first where
     /// both may. Crossed links are resolved anyway; this makes them rare.
     pub yield_first: Duration,
+    /// How often a link updates its keys (`mesh.md` section 7, item 12).
+    pub key_update: Duration,
+    /// How often a link is made anew, for fresh ephemeral secrets.
+    pub rehandshake: Duration,
+    /// Between two tries of that; a peer that does not know the newest secret
+    /// yet is silent for `handshake`.
+    pub rehandshake_retry: Duration,
+    /// How often a link looks at its age and at its successor.
+    pub look: Duration,
+    /// How long no stream must have used a followed link before it ends: a
+    /// retransmission of the last bytes takes less.
+    pub drain_quiet: Duration,
+    /// How long streams may keep a followed link: long calls end, endless ones
+    /// are cut and come again on the new link.
+    pub drain_max: Duration,
     /// Time for an invite to be spent, a commit of the log included.
     pub spend: Duration,
 }
@@ -63,12 +79,22 @@ impl Default for Tuning {
             redial_first: Duration::from_millis(100),
             redial_max: Duration::from_secs(2),
             yield_first: Duration::from_millis(150),
+            key_update: Duration::from_secs(30 * 60),
+            rehandshake: Duration::from_secs(2 * 60 * 60),
+            rehandshake_retry: Duration::from_secs(30),
+            look: Duration::from_secs(5),
+            drain_quiet: Duration::from_secs(2),
+            drain_max: Duration::from_secs(60),
             spend: Duration::from_secs(15),
         }
     }
 }
 
 impl Tuning {
+    pub(crate) fn periods(&self) -> Periods {
+        Periods { key_update: self.key_update, handshake: self.rehandshake, retry: self.rehandshake_retry }
+    }
+
     /// The transport of a connection before admission: no stream of the peer,
     /// except the `answers` that a dialler must let its listener open.
     pub(crate) fn transport(&self, answers: u32) -> Arc<TransportConfig> {

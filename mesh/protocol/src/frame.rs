@@ -34,6 +34,10 @@ pub struct Hello {
     /// Random per start of the program: tells a restarted peer from a second
     /// connection of the same one.
     pub incarnation: u64,
+    /// This link is made anew while the dialler's old one is up: the old one
+    /// ends when its streams have.
+    #[serde(default)]
+    pub renews: bool,
 }
 
 /// The listener's word that the dialler is admitted.
@@ -123,12 +127,15 @@ mod tests {
 
     #[test]
     fn a_frame_reads_back_and_unknown_fields_are_ignored() {
-        let hello = Hello { version: 1, incarnation: u64::MAX };
+        let hello = Hello { version: 1, incarnation: u64::MAX, renews: true };
         let frame = encode_frame(&hello, 100).unwrap();
         let (prefix, body) = frame.split_first_chunk().unwrap();
         assert_eq!(frame_length(*prefix, 100).unwrap(), body.len());
         assert_eq!(decode_json::<Hello>(body).unwrap(), hello);
-        assert_eq!(decode_json::<Hello>(br#"{"version":1,"incarnation":1,"more":[1]}"#).unwrap().incarnation, 1);
+        assert_eq!(
+            decode_json::<Hello>(br#"{"version":1,"incarnation":1,"more":[1]}"#).unwrap(),
+            Hello { version: 1, incarnation: 1, renews: false }
+        );
         assert!(matches!(encode_frame(&hello, 10), Err(FrameError::TooLarge(_))));
         assert!(matches!(frame_length([0, 0, 0, 11], 10), Err(FrameError::TooLarge(11))));
     }

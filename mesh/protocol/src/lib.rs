@@ -32,7 +32,7 @@ pub use knock::{
     rejoin_knock,
 };
 pub use members::{ADDRESSES_MAX, MEMBERS_MAX, Member, Members, MembersError, NAME_BYTES_MAX, name_is_valid, node_id};
-pub use peer::{PeerInfo, StreamPeer};
+pub use peer::{LinkInfo, PeerInfo, StreamPeer};
 pub use preamble::{ANSWER_BYTES_MAX, Answer, PREAMBLE_BYTES_MAX, Preamble, PreambleError};
 pub use secret::SecretBytes;
 pub use service::{Service, UnknownService};

@@ -26,6 +26,35 @@ pub struct PeerInfo {
     pub since_ms: Option<i64>,
     /// The epoch of the link.
     pub epoch: Option<MeshEpoch>,
+    /// What the link has carried and how old its keys are.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub link: Option<LinkInfo>,
+}
+
+/// What a link has carried, from this end.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkInfo {
+    /// Packets sent.
+    pub sent_packets: u64,
+    /// Of those, packets that were found lost.
+    pub lost_packets: u64,
+    /// The largest datagram that the path is known to carry, in bytes.
+    pub mtu: u16,
+    /// Bytes of datagrams received.
+    pub bytes_in: u64,
+    /// Bytes of datagrams sent.
+    pub bytes_out: u64,
+    /// Milliseconds since this end last made or updated the keys; the other end
+    /// may have updated them since.
+    pub key_age_ms: u64,
+}
+
+impl LinkInfo {
+    /// Lost packets per million sent.
+    #[must_use]
+    pub fn loss_ppm(&self) -> u64 {
+        self.lost_packets.saturating_mul(1_000_000).checked_div(self.sent_packets).unwrap_or(0)
+    }
 }
 
 /// Who opened a stream, as the handshake and the newest snapshot say. Also the

@@ -3,6 +3,8 @@
 #[cfg(test)]
 mod epochs;
 #[cfg(test)]
+mod lifetime;
+#[cfg(test)]
 mod links;
 #[cfg(test)]
 mod node;

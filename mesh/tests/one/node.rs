@@ -15,6 +15,8 @@ use osmoda_mesh_protocol::{Member, Members, SecretBytes};
 use osmoda_types::{MeshEpoch, NetworkId, NodeId, Role};
 
 pub(crate) const LIMIT: Duration = Duration::from_secs(20);
+/// Ages are looked at so often; what they are is the clock's to say.
+const LOOK: Duration = Duration::from_millis(20);
 pub(crate) const NETWORK: NetworkId = NetworkId::from_bytes([7; 32]);
 
 pub(crate) struct Node {
@@ -60,7 +62,7 @@ impl Start {
             secrets: Secrets { rejoin: self.rejoin.clone(), ..epoch(1, self.secret).into() },
             members: self.members.clone(),
             enroller: self.enroller.clone(),
-            tuning: Tuning { idle: self.idle, keep_alive: Duration::from_millis(300), ..Tuning::default() },
+            tuning: Tuning { idle: self.idle, keep_alive: Duration::from_millis(300), look: LOOK, ..Tuning::default() },
         };
         let handle = Mesh::start(config, &tasks, self.clock.clone())?;
         Ok(Node { handle, identity: self.identity.clone(), role: self.role, tasks })

@@ -1,0 +1,373 @@
+//! The record of a room: its name, its members, how long it keeps messages.
+//!
+//! Rule of membership: **the creator's node signs it, alone.** A member adds
+//! somebody by asking the creator; whoever is in the newest record may read and
+//! write, nobody else. One writer means one newest record: revisions order them,
+//! and a creator that signs two records of one revision harms its own room only,
+//! because every node then keeps the one with the larger hash.
+//!
+//! Invariant: the room's id is the hash of its creator's key and nonce, so no
+//! other key can sign a record of it. Invariant: whether a message is admissible
+//! is a function of the newest record and the message alone, so nodes with the
+//! same record keep the same messages.
+
+use osmoda_types::{NodeId, PublicKey, Signature, statement};
+use serde::{Deserialize, Serialize};
+
+use crate::hlc::Hlc;
+use crate::id::RoomId;
+use crate::limits::{MEMBERS_EVER_MAX, MEMBERS_MAX, NAME_BYTES_MAX, RECORD_BYTES_MAX, ROOM_MESSAGES_MAX};
+
+const VERSION: u8 = 1;
+const LINE: &[u8] = b"mesh1 room record";
+const SIGNATURE_BYTES: usize = 64;
+
+/// The longest retention: ten years.
+const RETAIN_DAYS_MAX: u32 = 3_650;
+
+/// Who may become a member by asking.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Join {
+    /// Only whom a member adds.
+    Added,
+    /// Any voter or node of the fleet that knows the room's id.
+    Fleet,
+}
+
+/// How much a room keeps.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retention {
+    /// Messages; at most [`ROOM_MESSAGES_MAX`].
+    pub messages: u32,
+    /// Days.
+    pub days: u32,
+}
+
+impl Default for Retention {
+    /// A quarter of a year: longer history belongs into a store for it.
+    fn default() -> Self {
+        Self { messages: ROOM_MESSAGES_MAX, days: 90 }
+    }
+}
+
+/// One member, present or past.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Member {
+    /// Its node.
+    pub node: NodeId,
+    /// The key its messages are signed with.
+    pub key: PublicKey,
+    /// When it left or was removed; its messages up to then stay.
+    pub left: Option<Hlc>,
+}
+
+/// The record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Record {
+    /// Its creator's key.
+    pub creator: PublicKey,
+    /// Makes the id unique.
+    pub nonce: [u8; 16],
+    /// Its name.
+    pub name: String,
+    /// When it was made, in ms.
+    pub created_ms: u64,
+    /// Grows with each change.
+    pub revision: u64,
+    /// Who may join by asking.
+    pub join: Join,
+    /// How much it keeps.
+    pub retention: Retention,
+    /// Its members, in the order in which they came.
+    pub members: Vec<Member>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Fields {
+    creator: [u8; 32],
+    nonce: [u8; 16],
+    name: String,
+    created_ms: u64,
+    revision: u64,
+    join: Join,
+    retention: Retention,
+    members: Vec<([u8; 32], [u8; 32], Option<Hlc>)>,
+}
+
+/// Why bytes are no record, or a change to one is not possible.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum RecordError {
+    /// Over its size.
+    #[error("a room record over the limit")]
+    TooLarge,
+    /// It does not parse, or not in its canonical form.
+    #[error("not a room record of this version")]
+    Malformed,
+    /// A field breaks its rule.
+    #[error("a room record with a wrong {0}")]
+    Field(&'static str),
+    /// The signature is not its creator's.
+    #[error("a room record that its creator did not sign")]
+    Signature,
+    /// The room has as many members as it can.
+    #[error("the room has {MEMBERS_MAX} members, or had {MEMBERS_EVER_MAX} over its life")]
+    Full,
+}
+
+/// A record with its creator's signature.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Signed {
+    id: RoomId,
+    record: Record,
+    wire: Vec<u8>,
+}
+
+impl Record {
+    fn canonical(&self) -> Result<Vec<u8>, RecordError> {
+        let member = |member: &Member| (*member.node.as_bytes(), *member.key.as_bytes(), member.left);
+        let fields = Fields {
+            creator: *self.creator.as_bytes(),
+            nonce: self.nonce,
+            name: self.name.clone(),
+            created_ms: self.created_ms,
+            revision: self.revision,
+            join: self.join,
+            retention: self.retention,
+            members: self.members.iter().map(member).collect(),
+        };
+        postcard::to_extend(&fields, vec![VERSION]).map_err(|_| RecordError::Malformed)
+    }
+
+    fn check(&self) -> Result<(), RecordError> {
+        if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX || self.name.chars().any(char::is_control) {
+            return Err(RecordError::Field("name"));
+        }
+        let Retention { messages, days } = self.retention;
+        if !(1..=ROOM_MESSAGES_MAX).contains(&messages) || !(1..=RETAIN_DAYS_MAX).contains(&days) {
+            return Err(RecordError::Field("retention"));
+        }
+        let mut nodes: Vec<_> = self.members.iter().map(|member| member.node).collect();
+        nodes.sort_unstable();
+        nodes.dedup();
+        if nodes.len() != self.members.len() {
+            return Err(RecordError::Field("member twice"));
+        }
+        if self.members.len() > MEMBERS_EVER_MAX || self.present().count() > MEMBERS_MAX {
+            return Err(RecordError::Full);
+        }
+        Ok(())
+    }
+
+    /// The room's id.
+    #[must_use]
+    pub fn id(&self) -> RoomId {
+        RoomId::derive(&self.creator, &self.nonce)
+    }
+
+    /// Signs it.
+    ///
+    /// # Errors
+    /// [`RecordError`] when it breaks a rule.
+    pub fn sign(self, sign: impl FnOnce(&[u8]) -> Signature) -> Result<Signed, RecordError> {
+        self.check()?;
+        let canonical = self.canonical()?;
+        let signature = sign(&[LINE, &canonical].concat());
+        let wire = [&signature.as_bytes()[..], &canonical].concat();
+        Ok(Signed { id: self.id(), record: self, wire })
+    }
+
+    /// Those who are members now.
+    pub fn present(&self) -> impl Iterator<Item = &Member> {
+        self.members.iter().filter(|member| member.left.is_none())
+    }
+
+    /// Whether the node may read and write.
+    #[must_use]
+    pub fn has(&self, node: &NodeId) -> bool {
+        self.present().any(|member| member.node == *node)
+    }
+
+    /// The member behind a key, past ones included.
+    #[must_use]
+    pub fn member_of(&self, key: &PublicKey) -> Option<&Member> {
+        self.members.iter().find(|member| member.key == *key)
+    }
+
+    /// Whether a message of this author at this time belongs into the room.
+    #[must_use]
+    pub fn admits(&self, author: &PublicKey, at: Hlc) -> bool {
+        self.member_of(author).is_some_and(|member| member.left.is_none_or(|left| at <= left))
+    }
+
+    /// The next revision, with one more member; the same when it is one already.
+    ///
+    /// # Errors
+    /// [`RecordError::Full`].
+    pub fn with(&self, node: NodeId, key: PublicKey) -> Result<Self, RecordError> {
+        let mut next = self.clone();
+        match next.members.iter_mut().find(|member| member.node == node) {
+            Some(member) if member.left.is_none() => return Ok(next),
+            Some(member) => *member = Member { node, key, left: None },
+            None => next.members.push(Member { node, key, left: None }),
+        }
+        next.revision += 1;
+        next.check().map(|()| next)
+    }
+
+    /// The next revision, in which the member has left; the same when it is none.
+    #[must_use]
+    pub fn without(&self, node: &NodeId, at: Hlc) -> Self {
+        let mut next = self.clone();
+        if let Some(member) = next.members.iter_mut().find(|member| member.node == *node && member.left.is_none()) {
+            member.left = Some(at);
+            next.revision += 1;
+        }
+        next
+    }
+}
+
+impl Signed {
+    /// Reads a record off the wire and checks the signature.
+    ///
+    /// # Errors
+    /// [`RecordError`].
+    pub fn decode(wire: &[u8]) -> Result<Self, RecordError> {
+        if wire.len() > RECORD_BYTES_MAX {
+            return Err(RecordError::TooLarge);
+        }
+        let canonical = wire.get(SIGNATURE_BYTES..).ok_or(RecordError::Malformed)?;
+        let [VERSION, fields @ ..] = canonical else { return Err(RecordError::Malformed) };
+        let fields: Fields = postcard::from_bytes(fields).map_err(|_| RecordError::Malformed)?;
+        let member = |(node, key, left)| Member { node: NodeId::from_bytes(node), key: PublicKey::from_bytes(key), left };
+        let record = Record {
+            creator: PublicKey::from_bytes(fields.creator),
+            nonce: fields.nonce,
+            name: fields.name,
+            created_ms: fields.created_ms,
+            revision: fields.revision,
+            join: fields.join,
+            retention: fields.retention,
+            members: fields.members.into_iter().map(member).collect(),
+        };
+        record.check()?;
+        if record.canonical()? != canonical {
+            return Err(RecordError::Malformed);
+        }
+        let mut signature = [0; SIGNATURE_BYTES];
+        signature.copy_from_slice(&wire[..SIGNATURE_BYTES]);
+        statement::verify(&record.creator, &[LINE, canonical].concat(), &Signature::from_bytes(signature))
+            .map_err(|_| RecordError::Signature)?;
+        Ok(Self { id: record.id(), record, wire: wire.to_vec() })
+    }
+
+    /// The room.
+    #[must_use]
+    pub const fn id(&self) -> RoomId {
+        self.id
+    }
+
+    /// What it says.
+    #[must_use]
+    pub const fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// Its bytes.
+    #[must_use]
+    pub fn wire(&self) -> &[u8] {
+        &self.wire
+    }
+
+    /// Whether it replaces the other one of the same room.
+    #[must_use]
+    pub fn replaces(&self, other: &Signed) -> bool {
+        let rank = |signed: &Signed| (signed.record.revision, *blake3::hash(&signed.wire[SIGNATURE_BYTES..]).as_bytes());
+        self.id == other.id && rank(self) > rank(other)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use ed25519_dalek::SigningKey;
+
+    fn node(n: u8) -> NodeId {
+        NodeId::from_bytes([n; 32])
+    }
+
+    fn key(n: u8) -> (SigningKey, PublicKey) {
+        let key = SigningKey::from_bytes(&[n; 32]);
+        let public = statement::public_key(&key);
+        (key, public)
+    }
+
+    fn record() -> Record {
+        let creator = key(1).1;
+        Record {
+            creator,
+            nonce: [7; 16],
+            name: "ops".to_owned(),
+            created_ms: 5,
+            revision: 1,
+            join: Join::Added,
+            retention: Retention::default(),
+            members: vec![Member { node: node(1), key: creator, left: None }],
+        }
+    }
+
+    #[test]
+    fn a_record_reads_back_and_only_its_creator_can_sign_it() {
+        let signed = record().sign(|bytes| statement::sign(&key(1).0, bytes)).unwrap();
+        assert_eq!(Signed::decode(signed.wire()).unwrap(), signed);
+        let forged = record().sign(|bytes| statement::sign(&key(2).0, bytes)).unwrap();
+        assert_eq!(Signed::decode(forged.wire()), Err(RecordError::Signature));
+        // Another creator is another room.
+        assert_ne!(Record { creator: key(2).1, ..record() }.id(), signed.id());
+        let mut longer = signed.wire().to_vec();
+        longer.push(0);
+        assert_eq!(Signed::decode(&longer), Err(RecordError::Malformed));
+        assert_eq!(Signed::decode(&[0; 70]), Err(RecordError::Malformed));
+    }
+
+    #[test]
+    fn members_come_leave_and_come_back_and_what_they_said_before_stays() {
+        let other = key(2).1;
+        let with = record().with(node(2), other).unwrap();
+        assert!(with.has(&node(2)) && with.revision == 2);
+        assert_eq!(with.with(node(2), other).unwrap().revision, 2);
+        let without = with.without(&node(2), Hlc::at(100));
+        assert!(!without.has(&node(2)) && without.revision == 3);
+        assert!(without.admits(&other, Hlc::at(100)) && !without.admits(&other, Hlc::at(101)));
+        assert!(!without.admits(&key(3).1, Hlc::at(1)));
+        assert_eq!(without.without(&node(2), Hlc::at(200)), without);
+        assert!(without.with(node(2), other).unwrap().admits(&other, Hlc::at(101)));
+    }
+
+    #[test]
+    fn the_newer_revision_wins_and_of_two_equal_ones_everybody_keeps_the_same() {
+        let sign = |record: Record| record.sign(|bytes| statement::sign(&key(1).0, bytes)).unwrap();
+        let (old, new) = (sign(record()), sign(record().with(node(2), key(2).1).unwrap()));
+        assert!(new.replaces(&old) && !old.replaces(&new) && !old.replaces(&old));
+        let twin = sign(Record { name: "other".to_owned(), ..record() });
+        assert_ne!(twin.replaces(&old), old.replaces(&twin));
+    }
+
+    #[test]
+    fn wrong_fields_and_too_many_members_are_refused() {
+        let sign = |record: Record| record.sign(|bytes| statement::sign(&key(1).0, bytes));
+        assert!(matches!(sign(Record { name: "a\n".to_owned(), ..record() }), Err(RecordError::Field("name"))));
+        let none = Retention { messages: 0, days: 1 };
+        assert!(matches!(sign(Record { retention: none, ..record() }), Err(RecordError::Field(_))));
+        let mut full = record();
+        for n in 2..=64 {
+            full = full.with(node(n), key(n).1).unwrap();
+        }
+        assert_eq!(full.with(node(65), key(65).1), Err(RecordError::Full));
+        // A record of the largest possible room still fits its frame.
+        let mut ever = record();
+        ever.members = (0..=255).map(|n| Member { node: node(n), key: key(n).1, left: (n > 0).then(|| Hlc::at(n.into())) }).collect();
+        ever.name = "x".repeat(NAME_BYTES_MAX);
+        let signed = sign(ever).unwrap();
+        assert!(Signed::decode(signed.wire()).is_ok(), "{} bytes", signed.wire().len());
+    }
+}

@@ -1,0 +1,306 @@
+//! Healing one room between two nodes: who has what the other lacks, then the
+//! messages, in strict turns over one stream. *Pure: no I/O.*
+//!
+//! ```text
+//! opener                           answerer
+//!   Sync                      ->
+//!                             <-   Opened { equal } or Refused
+//!   Range                     ->                        negentropy, in rounds
+//!                             <-   Range
+//!   Want / More               ->                        what the opener lacks
+//!                             <-   Messages
+//!   Messages                  ->                        what the answerer lacks
+//!                             <-   Taken
+//!   Done                      ->
+//! ```
+//! Only one side speaks at a time, so no two queues can wait for each other.
+//! Both sides look at times from the larger horizon on, so what one of them has
+//! pruned is neither asked for nor offered.
+//!
+//! Invariant: a session ends: its rounds, the ids a peer may claim and the
+//! messages it may send are bounded, and every frame makes progress.
+
+use std::collections::{BTreeSet, VecDeque};
+
+use negentropy::{Id, Negentropy, NegentropyStorageVector};
+
+use crate::id::{IdPrefix, MessageId, RoomId};
+use crate::limits::{RANGE_BYTES_MAX, ROOM_MESSAGES_MAX, ROUNDS_MAX, WANT_IDS_MAX};
+use crate::wire::{Blob, Frame};
+
+/// Ids a peer may claim in one session: what two full rooms can differ by.
+const CLAIMS_MAX: usize = 2 * ROOM_MESSAGES_MAX as usize;
+
+/// Messages a peer may send for one question beyond the ids asked for: ids that
+/// share half of their bits, which do not occur by chance.
+const EXTRA_MAX: usize = 16;
+
+/// What a node has of a room: times and ids, ascending.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Snapshot {
+    /// From when on.
+    pub horizon_ms: u64,
+    /// The messages.
+    pub items: Vec<(u64, MessageId)>,
+}
+
+impl Snapshot {
+    /// The same from a later time on.
+    #[must_use]
+    pub fn from(mut self, horizon_ms: u64) -> Self {
+        if horizon_ms > self.horizon_ms {
+            let first = self.items.partition_point(|(wall_ms, _)| *wall_ms < horizon_ms);
+            self.items.drain(..first);
+            self.horizon_ms = horizon_ms;
+        }
+        self
+    }
+
+    /// A hash over all ids in it: equal for equal sets.
+    #[must_use]
+    pub fn fingerprint(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(b"mesh1 room set");
+        for (_, id) in &self.items {
+            hasher.update(id.as_bytes());
+        }
+        *hasher.finalize().as_bytes()
+    }
+
+    fn negentropy(self) -> Result<Negentropy<'static, NegentropyStorageVector>, SyncError> {
+        let mut storage = NegentropyStorageVector::with_capacity(self.items.len());
+        for (wall_ms, id) in self.items {
+            storage.insert(wall_ms, Id::from_byte_array(*id.as_bytes())).map_err(SyncError::Range)?;
+        }
+        storage.seal().map_err(SyncError::Range)?;
+        Negentropy::owned(storage, RANGE_BYTES_MAX as u64).map_err(SyncError::Range)
+    }
+}
+
+/// Why a session ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum SyncError {
+    /// The ranges of the peer make no sense.
+    #[error("the reconciliation failed")]
+    Range(#[source] negentropy::Error),
+    /// A frame that does not belong here.
+    #[error("the peer sent a frame out of turn")]
+    OutOfTurn,
+    /// The peer claims or sends more than there can be.
+    #[error("the peer goes over the bounds of a session")]
+    Bounds,
+}
+
+/// What the driver of a session does next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Do {
+    /// Send this and give the answer to `frame`.
+    Send(Frame),
+    /// Load messages from the front of this list, as many as fit into a batch
+    /// and at least one; then call `loaded`.
+    Load(Vec<MessageId>),
+    /// Find the messages behind these prefixes, parents first; then call `resolved`.
+    Resolve(Vec<IdPrefix>),
+    /// Check and keep these; then call `stored`.
+    Store(Vec<Blob>),
+    /// Send this, then it is over; without a frame it is over now.
+    Done(Option<Frame>),
+}
+
+#[derive(Debug)]
+enum Phase {
+    Opening(Snapshot),
+    Ranges,
+    Fetching { asked: usize, got: usize, more: bool },
+    Giving,
+}
+
+/// The side that opened the session.
+#[derive(Debug)]
+pub struct Opener {
+    phase: Phase,
+    ranges: Option<Negentropy<'static, NegentropyStorageVector>>,
+    rounds: u32,
+    skip: BTreeSet<MessageId>,
+    need: VecDeque<MessageId>,
+    have: VecDeque<MessageId>,
+}
+
+impl Opener {
+    /// A session over what this node has. Ids in `skip` are not fetched: they
+    /// were refused, or wait.
+    #[must_use]
+    pub fn new(room: RoomId, revision: u64, snapshot: Snapshot, skip: BTreeSet<MessageId>) -> (Self, Frame) {
+        let frame =
+            Frame::Sync { room, revision, horizon_ms: snapshot.horizon_ms, fingerprint: snapshot.fingerprint() };
+        let phase = Phase::Opening(snapshot);
+        let opener = Self { phase, ranges: None, rounds: 0, skip, need: VecDeque::new(), have: VecDeque::new() };
+        (opener, frame)
+    }
+
+    /// Takes the peer's frame. [`Frame::Refused`] and the record in
+    /// [`Frame::Opened`] are the driver's.
+    ///
+    /// # Errors
+    /// [`SyncError`]: the session is over.
+    pub fn frame(&mut self, frame: Frame) -> Result<Do, SyncError> {
+        match (std::mem::replace(&mut self.phase, Phase::Ranges), frame) {
+            (Phase::Opening(_), Frame::Opened { equal: true, .. }) => Ok(Do::Done(None)),
+            (Phase::Opening(snapshot), Frame::Opened { horizon_ms, .. }) => {
+                let mut ranges = snapshot.from(horizon_ms).negentropy()?;
+                let first = ranges.initiate().map_err(SyncError::Range)?;
+                self.ranges = Some(ranges);
+                Ok(Do::Send(Frame::Range(Blob(first))))
+            }
+            (Phase::Ranges, Frame::Range(Blob(bytes))) => self.range(&bytes),
+            (Phase::Fetching { asked, got, .. }, Frame::Messages { list, more }) => {
+                let got = got + list.len();
+                if got > asked + EXTRA_MAX || (more && list.is_empty()) {
+                    return Err(SyncError::Bounds);
+                }
+                self.phase = Phase::Fetching { asked, got, more };
+                if list.is_empty() { Ok(self.stored()) } else { Ok(Do::Store(list)) }
+            }
+            (Phase::Giving, Frame::Taken) => Ok(self.give()),
+            _ => Err(SyncError::OutOfTurn),
+        }
+    }
+
+    fn range(&mut self, bytes: &[u8]) -> Result<Do, SyncError> {
+        self.rounds += 1;
+        let ranges = self.ranges.as_mut().ok_or(SyncError::OutOfTurn)?;
+        let (mut have, mut need) = (Vec::new(), Vec::new());
+        let next = ranges.reconcile_with_ids(bytes, &mut have, &mut need).map_err(SyncError::Range)?;
+        let id = |id: Id| MessageId::from_bytes(id.to_bytes());
+        self.have.extend(have.into_iter().map(id));
+        self.need.extend(need.into_iter().map(id).filter(|id| !self.skip.contains(id)));
+        if self.need.len() > CLAIMS_MAX || self.rounds > ROUNDS_MAX {
+            return Err(SyncError::Bounds);
+        }
+        match next {
+            Some(bytes) => Ok(Do::Send(Frame::Range(Blob(bytes)))),
+            None => {
+                self.ranges = None;
+                // Ranges may be looked at twice when a frame was full.
+                distinct(&mut self.have);
+                distinct(&mut self.need);
+                Ok(self.fetch())
+            }
+        }
+    }
+
+    fn fetch(&mut self) -> Do {
+        let ids: Vec<_> = self.need.drain(..self.need.len().min(WANT_IDS_MAX)).collect();
+        if ids.is_empty() {
+            return self.give();
+        }
+        self.phase = Phase::Fetching { asked: ids.len(), got: 0, more: false };
+        Do::Send(Frame::Want(ids.iter().map(MessageId::prefix).collect()))
+    }
+
+    fn give(&mut self) -> Do {
+        self.phase = Phase::Giving;
+        if self.have.is_empty() {
+            return Do::Done(Some(Frame::Done));
+        }
+        Do::Load(self.have.iter().take(WANT_IDS_MAX).copied().collect())
+    }
+
+    /// The messages of [`Do::Store`] are kept, or refused one by one.
+    pub fn stored(&mut self) -> Do {
+        match self.phase {
+            Phase::Fetching { more: true, .. } => Do::Send(Frame::More),
+            _ => self.fetch(),
+        }
+    }
+
+    /// The first `taken` messages of [`Do::Load`] are in `list`; those that are
+    /// gone meanwhile are left out of it.
+    pub fn loaded(&mut self, taken: usize, list: Vec<Blob>) -> Do {
+        self.have.drain(..taken.clamp(1, self.have.len().max(1)).min(self.have.len()));
+        if list.is_empty() {
+            return self.give();
+        }
+        let more = !self.have.is_empty();
+        Do::Send(Frame::Messages { list, more })
+    }
+}
+
+/// The side that answers.
+#[derive(Debug)]
+pub struct Answerer {
+    ranges: Negentropy<'static, NegentropyStorageVector>,
+    rounds: u32,
+    taken: usize,
+    pending: VecDeque<MessageId>,
+}
+
+impl Answerer {
+    /// A session over what this node has, from the horizon it told the opener on.
+    ///
+    /// # Errors
+    /// [`SyncError::Range`].
+    pub fn new(snapshot: Snapshot) -> Result<Self, SyncError> {
+        Ok(Self { ranges: snapshot.negentropy()?, rounds: 0, taken: 0, pending: VecDeque::new() })
+    }
+
+    /// Takes the opener's frame. A [`Frame::Record`] is the driver's.
+    ///
+    /// # Errors
+    /// [`SyncError`]: the session is over.
+    pub fn frame(&mut self, frame: Frame) -> Result<Do, SyncError> {
+        match frame {
+            Frame::Range(Blob(bytes)) => {
+                self.rounds += 1;
+                if self.rounds > ROUNDS_MAX {
+                    return Err(SyncError::Bounds);
+                }
+                let answer = self.ranges.reconcile(&bytes).map_err(SyncError::Range)?;
+                Ok(Do::Send(Frame::Range(Blob(answer))))
+            }
+            Frame::Want(prefixes) => Ok(Do::Resolve(prefixes)),
+            Frame::More => Ok(self.load()),
+            Frame::Messages { list, .. } => {
+                self.taken += list.len();
+                if list.is_empty() || self.taken > CLAIMS_MAX {
+                    return Err(SyncError::Bounds);
+                }
+                Ok(Do::Store(list))
+            }
+            Frame::Done => Ok(Do::Done(None)),
+            _ => Err(SyncError::OutOfTurn),
+        }
+    }
+
+    /// These are the messages of [`Do::Resolve`].
+    pub fn resolved(&mut self, ids: Vec<MessageId>) -> Do {
+        self.pending = ids.into();
+        self.load()
+    }
+
+    fn load(&mut self) -> Do {
+        if self.pending.is_empty() {
+            return Do::Send(Frame::Messages { list: Vec::new(), more: false });
+        }
+        Do::Load(self.pending.iter().copied().collect())
+    }
+
+    /// As [`Opener::loaded`].
+    pub fn loaded(&mut self, taken: usize, list: Vec<Blob>) -> Do {
+        self.pending.drain(..taken.max(1).min(self.pending.len()));
+        if list.is_empty() && !self.pending.is_empty() {
+            return self.load();
+        }
+        Do::Send(Frame::Messages { list, more: !self.pending.is_empty() })
+    }
+
+    /// As [`Opener::stored`].
+    pub fn stored(&mut self) -> Do {
+        Do::Send(Frame::Taken)
+    }
+}
+
+fn distinct(ids: &mut VecDeque<MessageId>) {
+    let mut seen = BTreeSet::new();
+    ids.retain(|id| seen.insert(*id));
+}

@@ -56,10 +56,12 @@ pub fn fuzz_reconcile(bytes: &[u8]) {
     let (mut opener_lives, mut answerer_lives) = (true, true);
     for frame in frames {
         if opener_lives {
-            opener_lives = opener.frame(frame.clone()).map(|next| drive(next, |taken, list| opener.loaded(taken, list))).is_ok();
+            opener_lives =
+                opener.frame(frame.clone()).map(|next| drive(next, |taken, list| opener.loaded(taken, list))).is_ok();
         }
         if answerer_lives {
-            answerer_lives = answerer.frame(frame).map(|next| drive(next, |taken, list| answerer.loaded(taken, list))).is_ok();
+            answerer_lives =
+                answerer.frame(frame).map(|next| drive(next, |taken, list| answerer.loaded(taken, list))).is_ok();
         }
     }
 }

@@ -7,8 +7,8 @@
 //!            RoomLog (order) ◄┴─ Snapshot ◄─ Opener ══ frames ══ Answerer
 //! ```
 //! Everything is pure: time and randomness are arguments. Invariant: the same
-//! set of messages has the same order on every node (`tests::order`), and after
-//! healing two nodes have the same set (`tests::sim`).
+//! set of messages has the same order on every node (`tests/one/order.rs`), and after
+//! healing two nodes have the same set (`tests/one/sim.rs`).
 //!
 //! Not here: the store, the streams and the endpoints (`osmoda-meshd`). Text of
 //! a room is anybody's text: whoever gives it to a model marks it as untrusted.

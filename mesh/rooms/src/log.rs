@@ -7,7 +7,7 @@
 //! honest authors it is their time.
 //!
 //! Invariant: the order is a function of the set of messages, whatever order
-//! they came in (`order_tests`). Invariant: two messages with one author and
+//! they came in (`tests/one/order.rs`). Invariant: two messages with one author and
 //! number are both kept and the author is flagged.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
@@ -426,8 +426,7 @@ impl RoomLog {
     /// Sorts ids into the room's order; unknown ones are left out.
     #[must_use]
     pub fn sorted(&self, ids: &[MessageId]) -> Vec<MessageId> {
-        let mut keys: Vec<Key> =
-            ids.iter().filter_map(|id| self.entries.get(id).map(|entry| entry.key(*id))).collect();
+        let mut keys: Vec<Key> = ids.iter().filter_map(|id| self.entries.get(id).map(|entry| entry.key(*id))).collect();
         keys.sort_unstable();
         keys.into_iter().map(|key| key.id).collect()
     }

@@ -238,7 +238,8 @@ impl Signed {
         let canonical = wire.get(SIGNATURE_BYTES..).ok_or(RecordError::Malformed)?;
         let [VERSION, fields @ ..] = canonical else { return Err(RecordError::Malformed) };
         let fields: Fields = postcard::from_bytes(fields).map_err(|_| RecordError::Malformed)?;
-        let member = |(node, key, left)| Member { node: NodeId::from_bytes(node), key: PublicKey::from_bytes(key), left };
+        let member =
+            |(node, key, left)| Member { node: NodeId::from_bytes(node), key: PublicKey::from_bytes(key), left };
         let record = Record {
             creator: PublicKey::from_bytes(fields.creator),
             nonce: fields.nonce,
@@ -281,7 +282,8 @@ impl Signed {
     /// Whether it replaces the other one of the same room.
     #[must_use]
     pub fn replaces(&self, other: &Signed) -> bool {
-        let rank = |signed: &Signed| (signed.record.revision, *blake3::hash(&signed.wire[SIGNATURE_BYTES..]).as_bytes());
+        let rank =
+            |signed: &Signed| (signed.record.revision, *blake3::hash(&signed.wire[SIGNATURE_BYTES..]).as_bytes());
         self.id == other.id && rank(self) > rank(other)
     }
 }
@@ -365,7 +367,9 @@ mod tests {
         assert_eq!(full.with(node(65), key(65).1), Err(RecordError::Full));
         // A record of the largest possible room still fits its frame.
         let mut ever = record();
-        ever.members = (0..=255).map(|n| Member { node: node(n), key: key(n).1, left: (n > 0).then(|| Hlc::at(n.into())) }).collect();
+        ever.members = (0..=255)
+            .map(|n| Member { node: node(n), key: key(n).1, left: (n > 0).then(|| Hlc::at(n.into())) })
+            .collect();
         ever.name = "x".repeat(NAME_BYTES_MAX);
         let signed = sign(ever).unwrap();
         assert!(Signed::decode(signed.wire()).is_ok(), "{} bytes", signed.wire().len());

@@ -1,0 +1,176 @@
+//! Single rules: forms of messages, forks, lateness, retention, frames.
+
+use osmoda_mesh_rooms::{
+    Body, Hlc, Inserted, Message, MessageError, RoomLog, Unverified, fuzz_reconcile, fuzz_room_frame,
+    fuzz_room_message, fuzz_room_record,
+};
+use osmoda_types::statement;
+use proptest::prelude::*;
+
+use crate::world::{key, public, raw, record, room, write};
+
+#[test]
+fn a_message_reads_back_and_any_change_of_it_is_noticed() {
+    let first = raw(1, 1, None, vec![], Hlc::at(5), "hello");
+    let decoded = Unverified::decode(first.wire()).unwrap();
+    assert_eq!((decoded.id(), decoded.verify().unwrap()), (first.id(), first.clone()));
+    for place in 0..first.wire().len() {
+        let mut bytes = first.wire().to_vec();
+        bytes[place] ^= 1;
+        let survives = Unverified::decode(&bytes).and_then(Unverified::verify);
+        assert!(survives.is_err(), "byte {place}");
+    }
+    let mut longer = first.wire().to_vec();
+    longer.push(0);
+    assert_eq!(Unverified::decode(&longer), Err(MessageError::NotCanonical));
+    assert_eq!(Unverified::decode(&[1; 20]), Err(MessageError::Malformed));
+    assert!(matches!(Unverified::decode(&vec![0; 1 << 20]), Err(MessageError::TooLarge(_))));
+}
+
+#[test]
+fn messages_with_wrong_fields_are_not_signed_and_not_read() {
+    let some = raw(2, 1, None, vec![], Hlc::at(5), "x").id();
+    let base = Message {
+        room: room(),
+        author: public(1),
+        seq: 2,
+        prev: Some(some),
+        parents: vec![],
+        hlc: Hlc::at(1),
+        body: Body::Text("x".to_owned()),
+    };
+    let sign = |message: Message| message.sign(|bytes| statement::sign(&key(1), bytes));
+    assert!(sign(base.clone()).is_ok());
+    let wrong = [
+        Message { seq: 0, ..base.clone() },
+        Message { seq: 1, ..base.clone() },
+        Message { prev: None, ..base.clone() },
+        Message { parents: vec![some], ..base.clone() },
+        Message { body: Body::Text("x".repeat(40_000)), ..base.clone() },
+        Message {
+            parents: (0..9u8).map(|n| osmoda_mesh_rooms::MessageId::from_bytes([n + 1; 32])).collect(),
+            ..base.clone()
+        },
+        Message { parents: [2, 1].map(|n| osmoda_mesh_rooms::MessageId::from_bytes([n; 32])).to_vec(), ..base },
+    ];
+    for message in wrong {
+        assert!(sign(message.clone()).is_err(), "{message:?}");
+    }
+}
+
+#[test]
+fn two_messages_with_one_number_are_both_kept_and_their_author_is_flagged() {
+    let mut log = RoomLog::default();
+    let first = write(&log, 1, Hlc::at(1), "one");
+    assert_eq!(log.insert(&first), Inserted::New { late: false, fork: false });
+    assert_eq!(log.insert(&first), Inserted::Duplicate);
+    let second = write(&log, 1, Hlc::at(2), "two");
+    log.insert(&second);
+    assert!(!log.author(&public(1)).forked);
+    let twin = raw(1, 2, Some(first.id()), vec![], Hlc::at(3), "another two");
+    assert_eq!(log.insert(&twin), Inserted::New { late: false, fork: true });
+    assert!(log.contains(&second.id()) && log.contains(&twin.id()) && log.author(&public(1)).forked);
+    assert!(log.last(10).iter().all(|line| line.forked));
+    // A wrong predecessor is a fork too, in either order of arrival.
+    for reversed in [false, true] {
+        let mut log = RoomLog::default();
+        let stray = raw(1, 2, Some(twin.id()), vec![], Hlc::at(3), "stray");
+        let both = if reversed { [&stray, &first] } else { [&first, &stray] };
+        for message in both {
+            log.insert(message);
+        }
+        assert!(log.author(&public(1)).forked, "reversed: {reversed}");
+    }
+    // The mark outlives the messages.
+    log.prune(100, 0, 0);
+    assert!(log.is_empty() && log.author(&public(1)).forked);
+    let next = write(&log, 1, Hlc::at(200), "three");
+    assert_eq!(next.message().seq, 3);
+}
+
+#[test]
+fn a_late_message_takes_its_place_and_is_flagged() {
+    let mut log = RoomLog::default();
+    let (early, later) = (raw(1, 1, None, vec![], Hlc::at(5), "early"), raw(2, 1, None, vec![], Hlc::at(9), "later"));
+    log.insert(&later);
+    assert_eq!(log.insert(&early), Inserted::New { late: true, fork: false });
+    let lines = log.last(10);
+    assert_eq!(
+        lines.iter().map(|line| (line.id, line.place, line.late)).collect::<Vec<_>>(),
+        [(early.id(), 1, true), (later.id(), 2, false)]
+    );
+    assert_eq!(log.line_of(&later.id()), Some(lines[1]));
+    assert_eq!(log.last(1), lines[1..]);
+}
+
+#[test]
+fn retention_keeps_the_newest_and_the_places_count_on() {
+    let mut log = RoomLog::default();
+    for n in 1..=10 {
+        let message = write(&log, 1, Hlc::at(n), "x");
+        log.insert(&message);
+    }
+    let size = log.bytes() / 10;
+    assert_eq!(log.prune(0, 6, u64::MAX).len(), 4);
+    assert_eq!((log.summary().horizon_ms, log.summary().messages, log.len()), (5, 4, 6));
+    assert_eq!(log.last(1)[0].place, 10);
+    log.prune(0, usize::MAX, size * 3 + size / 2);
+    assert_eq!(log.len(), 3);
+    assert!(log.prune(0, 3, u64::MAX).is_empty());
+    assert_eq!(write(&log, 1, Hlc::at(20), "y").message().seq, 11);
+}
+
+#[test]
+fn messages_of_a_member_that_left_stay_up_to_then() {
+    let mut log = RoomLog::default();
+    for n in 1..=4 {
+        let message = write(&log, 1, Hlc::at(n), "x");
+        log.insert(&message);
+    }
+    let record = record(2).without(&crate::world::node(1), Hlc::at(2));
+    assert_eq!(log.remove_unless(|author, at| record.admits(author, at)).len(), 2);
+    assert_eq!(log.len(), 2);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
+        fuzz_room_message(&bytes);
+        fuzz_room_record(&bytes);
+        fuzz_room_frame(&bytes);
+        fuzz_reconcile(&bytes);
+    }
+
+    #[test]
+    fn changed_messages_are_read_or_refused(place in 0..200usize, value in any::<u8>(), cut in 0..200usize) {
+        let mut bytes = raw(1, 1, None, vec![], Hlc::at(5), "hello").wire().to_vec();
+        let place = place % bytes.len();
+        bytes[place] = value;
+        bytes.truncate(bytes.len() - cut.min(bytes.len()));
+        fuzz_room_message(&bytes);
+    }
+
+    #[test]
+    fn changed_ranges_are_answered_or_refused(place in 0..600usize, value in any::<u8>(), turns in 1..4usize) {
+        let snapshot = |from: u64| osmoda_mesh_rooms::Snapshot {
+            horizon_ms: 0,
+            items: (from..from + 300).map(|n| (n, osmoda_mesh_rooms::MessageId::of(&n.to_le_bytes()))).collect(),
+        };
+        let (mut opener, _) = osmoda_mesh_rooms::Opener::new(room(), 1, snapshot(0), Default::default());
+        let mut answerer = osmoda_mesh_rooms::Answerer::new(snapshot(150)).unwrap();
+        let opened = osmoda_mesh_rooms::Frame::Opened { horizon_ms: 0, equal: false, record: None, wants_record: false };
+        let mut next = opener.frame(opened).unwrap();
+        for turn in 0..turns {
+            let osmoda_mesh_rooms::Do::Send(osmoda_mesh_rooms::Frame::Range(mut range)) = next else { break };
+            if turn + 1 == turns {
+                let place = place % range.0.len();
+                range.0[place] = value;
+            }
+            let Ok(osmoda_mesh_rooms::Do::Send(answer)) = answerer.frame(osmoda_mesh_rooms::Frame::Range(range)) else { break };
+            let Ok(then) = opener.frame(answer) else { break };
+            next = then;
+        }
+    }
+}

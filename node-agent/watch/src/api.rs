@@ -2,9 +2,10 @@
 //! `node-agent/api`; here only the shapes are checked.
 
 use crate::engine::Engine;
+use crate::fetch::Fetcher;
 use crate::host::detached;
-use crate::stage::Staging;
-use crate::switch::Switches;
+use crate::stage::{Staging, obtain};
+use crate::switch::{Switches, validate};
 use crate::trust::Trust;
 use axum::Router;
 use axum::body::Bytes;
@@ -21,6 +22,11 @@ use osmoda_node_api::watch::{
 };
 use osmoda_types::{ErrorCode, ManifestHash, StorePath};
 use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a download for a local switch may take: the default prefetch
+/// deadline of manifests.
+const LOCAL_FETCH_TIME_MAX: Duration = Duration::from_secs(1800);
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -29,6 +35,8 @@ pub(crate) struct Endpoints {
     pub engine: Engine,
     /// The staged rollouts.
     pub staging: Staging,
+    /// The host's caches.
+    pub fetcher: Fetcher,
     /// The operators.
     pub trust: Trust,
     /// The sessions.
@@ -94,8 +102,7 @@ async fn history(State(endpoints): Shared) -> Result<Json<History>, ApiError> {
 async fn stage(State(endpoints): Shared, Json(request): Json<StageRequest>) -> Result<Json<Staged>, ApiError> {
     // A journal that cannot be read can take no grant; say so before the vote.
     endpoints.engine.records().state().await?;
-    let (staging, host) = (endpoints.staging.clone(), Arc::clone(endpoints.engine.host()));
-    detached("stage", move || staging.stage(&host, &request)).await?.map(Json)
+    endpoints.staging.stage(endpoints.engine.host(), &endpoints.fetcher, request).await.map(Json)
 }
 
 async fn grant(State(endpoints): Shared, Json(request): Json<GrantRequest>) -> Result<Json<AttemptView>, ApiError> {
@@ -124,6 +131,10 @@ async fn switch_begin(
     State(endpoints): Shared,
     Json(request): Json<SwitchBegin>,
 ) -> Result<Json<SwitchBegun>, ApiError> {
+    validate(&request)?;
+    if let Ok(target) = StorePath::new(request.plan.trim()) {
+        obtain(endpoints.engine.host(), &endpoints.fetcher, &target, LOCAL_FETCH_TIME_MAX).await?;
+    }
     endpoints.switches.begin(request).await.map(Json)
 }
 

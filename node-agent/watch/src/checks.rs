@@ -178,7 +178,10 @@ mod tests {
             assert!(checker.ask(&http(200)).await.unwrap_err().contains("302"));
         };
         tokio::join!(serve, ask);
-        drop(listener);
+        // Bound and not listening: nobody else can answer there.
+        let silent = tokio::net::TcpSocket::new_v4().unwrap();
+        silent.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+        let port = silent.local_addr().unwrap().port();
         assert!(checker.ask(&HealthCheck::TcpPort { host: "127.0.0.1".to_owned(), port }).await.is_err());
     }
 

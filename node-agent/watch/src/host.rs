@@ -169,26 +169,39 @@ impl Host {
         if self.settings.store != StoreKind::Nix {
             return Ok(());
         }
-        let folder = self.settings.host_root.join("nix/var/nix/gcroots/osmoda");
-        let fail = |error: std::io::Error| Cause::new(ErrorCode::StoreUnavailable, format!("no GC root: {error}"));
-        std::fs::create_dir_all(&folder).map_err(fail)?;
-        let mut roots =
-            vec![("baseline", plan.baseline.as_path().to_owned()), ("target", plan.target.as_path().to_owned())];
-        let guard = self.settings.guard_program.canonicalize().map_err(fail)?;
+        let guard = self.settings.guard_program.canonicalize().map_err(no_root)?;
+        self.hold("baseline", plan.baseline.as_path())?;
+        self.hold("target", plan.target.as_path())?;
         let store_folder: PathBuf = guard.components().take(4).collect();
         if store_folder.starts_with("/nix/store") {
-            roots.push(("guard", store_folder));
-        }
-        for (name, target) in roots {
-            let (link, fresh) = (folder.join(name), folder.join(format!(".{name}.new")));
-            match std::fs::remove_file(&fresh) {
-                Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(fail(error)),
-                _ => {}
-            }
-            std::os::unix::fs::symlink(target, &fresh).map_err(fail)?;
-            std::fs::rename(&fresh, &link).map_err(fail)?;
+            self.hold("guard", &store_folder)?;
         }
         Ok(())
+    }
+
+    /// Keeps a store path from the garbage collector, in the place of what was
+    /// held under the name before.
+    ///
+    /// # Errors
+    /// [`ErrorCode::StoreUnavailable`] as a cause.
+    pub fn hold(&self, name: &str, target: &Path) -> Result<(), Cause> {
+        let folder = self.settings.host_root.join("nix/var/nix/gcroots/osmoda");
+        std::fs::create_dir_all(&folder).map_err(no_root)?;
+        let (link, fresh) = (folder.join(name), folder.join(format!(".{name}.new")));
+        match std::fs::remove_file(&fresh) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(no_root(error)),
+            _ => {}
+        }
+        std::os::unix::fs::symlink(target, &fresh).map_err(no_root)?;
+        std::fs::rename(&fresh, &link).map_err(no_root)
+    }
+
+    /// Checks that the closure is here and, where that is demanded, signed. Blocking.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ClosureMissing`], [`ErrorCode::ClosureUnsigned`].
+    pub fn verify(&self, target: &StorePath) -> Result<(), ApiError> {
+        self.store.verify(target).map_err(|error| store_error(&error))
     }
 
     /// Starts a guard for the attempt, unless one stands by already, and waits
@@ -357,9 +370,13 @@ impl Host {
     }
 }
 
+fn no_root(error: std::io::Error) -> Cause {
+    Cause::new(ErrorCode::StoreUnavailable, format!("no GC root: {error}"))
+}
+
 /// The wire form of a store error.
 #[must_use]
-pub(crate) fn store_error(error: &StoreError) -> ApiError {
+fn store_error(error: &StoreError) -> ApiError {
     ApiError::new(error.code(), chain(error))
 }
 

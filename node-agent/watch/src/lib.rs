@@ -5,7 +5,7 @@
 //! are records too, or refusals. A guard, which is another process, stands by
 //! from before the activation until the acceptance. The pieces:
 //!
-//! - `stage`, `trust`: what may be moved to, and who said so;
+//! - `stage`, `fetch`, `trust`: what may be moved to, from where, and who said so;
 //! - `engine`, `driver`, `probe`: one attempt, step by step;
 //! - `host`, `checks`: the effects, and the questions asked of the host;
 //! - `trail`, `telling`: what the ledger is told;
@@ -16,6 +16,7 @@ mod checks;
 mod config;
 mod driver;
 mod engine;
+mod fetch;
 mod host;
 mod probe;
 mod records;

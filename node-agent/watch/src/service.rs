@@ -1,14 +1,16 @@
 //! Puts the daemon together.
 
 use crate::api::{Endpoints, router};
-use crate::config::{Config, Settings};
+use crate::config::{Config, Settings, StoreKind};
 use crate::engine::Engine;
+use crate::fetch::Fetcher;
 use crate::host::Host;
 use crate::records::{LogSteps, MakeObserver, Records};
 use crate::stage::Staging;
 use crate::switch::Switches;
 use crate::trust::Trust;
 use axum::Router;
+use osmoda_journal::generation::find_program;
 use osmoda_kit::boot::{Boot, BootError, Daemon, Service};
 use osmoda_kit::clock::SharedClock;
 use osmoda_kit::error::ApiError;
@@ -72,6 +74,8 @@ pub struct Outside {
 pub fn assemble(settings: Settings, outside: Outside, tasks: &Tasks) -> Result<(Engine, Router), ApiError> {
     let state_dir = settings.state_dir.clone();
     let records = Records::new(&state_dir, settings.clock.clone(), tasks.clone(), outside.make_observer);
+    // The symlink store keeps what somebody put there; nothing can be fetched.
+    let program = (settings.store == StoreKind::Nix).then(|| find_program("nix-store")).flatten();
     let host = Arc::new(Host::new(settings));
     let engine = Engine::start(host, records, &outside.agentd, tasks)?;
     let (switches, keeper) = Switches::open(engine.clone(), outside.clock)?;
@@ -81,6 +85,7 @@ pub fn assemble(settings: Settings, outside: Outside, tasks: &Tasks) -> Result<(
         engine: engine.clone(),
         staging: Staging::in_folder(&state_dir),
         trust: Trust::in_folder(&state_dir),
+        fetcher: Fetcher::new(program, tasks.clone()),
         switches,
         fleetd: outside.fleetd,
     };

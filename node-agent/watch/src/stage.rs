@@ -5,7 +5,8 @@
 //! here. What was staged survives a restart of the daemon, because the manifest
 //! is kept and everything is checked again when it is read.
 
-use crate::host::Host;
+use crate::fetch::Fetcher;
+use crate::host::{Host, detached};
 use crate::trust::Trust;
 use osmoda_journal::{Origin, Periods, Plan};
 use osmoda_kit::error::{ApiError, chain};
@@ -14,6 +15,8 @@ use osmoda_node_api::watch::{GrantRequest, STAGE_BYTES_MAX, StageRequest, Staged
 use osmoda_types::manifest::MANIFEST_BYTES_MAX;
 use osmoda_types::{ErrorCode, Manifest, RolloutId, StorePath};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// Round trips to the quorum after the activation (`rollout.md` 5.3, step 4).
 const CONTACTS_REQUIRED: u32 = 2;
@@ -36,21 +39,37 @@ impl Staging {
         Self { folder: state_dir.join("staged"), trust: Trust::in_folder(state_dir) }
     }
 
-    /// Checks and keeps a rollout. Blocking: it may verify a whole closure.
+    /// Checks and keeps a rollout; fetches its closure where the store has not
+    /// all of it.
     ///
     /// # Errors
     /// The code of the first thing that is wrong.
-    pub(crate) fn stage(&self, host: &Host, request: &StageRequest) -> Result<Staged, ApiError> {
+    pub(crate) async fn stage(
+        &self,
+        host: &Arc<Host>,
+        fetcher: &Fetcher,
+        request: StageRequest,
+    ) -> Result<Staged, ApiError> {
+        let (staging, examined, request) = (self.clone(), Arc::clone(host), Arc::new(request));
+        let asked = Arc::clone(&request);
+        let (manifest, target, running) = detached("stage", move || staging.examine(&examined, &asked)).await??;
+        let limit = Duration::from_millis(manifest.policy.timings.prefetch_deadline_ms);
+        obtain(host, fetcher, &target, limit).await?;
+        tracing::info!(rollout = %request.rollout, name = manifest.name, %target, "rollout staged");
+        let staging = self.clone();
+        detached("keep", move || staging.keep(&request)).await??;
+        Ok(Staged { staged: true, current: running })
+    }
+
+    /// Everything but the closure. Returns the target and what the host runs.
+    fn examine(&self, host: &Host, request: &StageRequest) -> Result<(Manifest, StorePath, StorePath), ApiError> {
         let (manifest, plan) = self.check(request, request.parent_epoch)?;
         let (running, _) = host.observed()?;
         let running = running.ok_or_else(|| conflict("the host does not say what it runs".to_owned()))?;
         if running != plan.baseline {
             return Err(conflict(format!("the host runs {running}, not the baseline {}", plan.baseline)));
         }
-        host.store().verify(&plan.target).map_err(|error| crate::host::store_error(&error))?;
-        tracing::info!(rollout = %request.rollout, name = manifest.name, target = %plan.target, "rollout staged");
-        self.keep(request)?;
-        Ok(Staged { staged: true, current: running })
+        Ok((manifest, plan.target, running))
     }
 
     /// The plan of a granted rollout, from what was staged.
@@ -136,6 +155,31 @@ impl Staging {
     fn file(&self, rollout: &RolloutId) -> PathBuf {
         self.folder.join(format!("{rollout}.json"))
     }
+}
+
+/// Makes sure that the whole closure is here and good, fetching what is missing
+/// within `limit`.
+///
+/// # Errors
+/// As [`Fetcher::fetch`], and what the store says of the closure.
+pub(crate) async fn obtain(
+    host: &Arc<Host>,
+    fetcher: &Fetcher,
+    target: &StorePath,
+    limit: Duration,
+) -> Result<(), ApiError> {
+    let verify = async || {
+        let (host, target) = (Arc::clone(host), target.clone());
+        detached("verify", move || host.verify(&target)).await?
+    };
+    match verify().await {
+        Err(error) if error.code == ErrorCode::ClosureMissing && fetcher.can_fetch() => {}
+        verified => return verified,
+    }
+    // Held before it is there, so that it is not collected between two calls.
+    host.hold("staged", target.as_path()).map_err(|cause| ApiError::new(cause.code, cause.detail))?;
+    fetcher.fetch(target, limit).await?;
+    verify().await
 }
 
 /// A move to where the host already is proves nothing.

@@ -215,7 +215,6 @@ impl Keeper {
     }
 
     async fn begin(&mut self, request: SwitchBegin) -> Result<SwitchBegun, ApiError> {
-        validate(&request)?;
         let (running, _) = self.engine.host().observed()?;
         let previous = running.ok_or_else(|| {
             ApiError::new(ErrorCode::StoreUnavailable, "the host does not say what it runs, so nothing could be undone")
@@ -442,7 +441,11 @@ fn local_plan(request: &SwitchBegin, id: &str, target: StorePath, baseline: Stor
     })
 }
 
-fn validate(request: &SwitchBegin) -> Result<(), ApiError> {
+/// Whether a request has the documented shape.
+///
+/// # Errors
+/// [`ErrorCode::BadRequest`].
+pub(crate) fn validate(request: &SwitchBegin) -> Result<(), ApiError> {
     let bad = |text: String| Err(ApiError::new(ErrorCode::BadRequest, text));
     if request.plan.trim().is_empty() || request.plan.len() > 4096 {
         return bad("plan: 1 to 4096 bytes".to_owned());

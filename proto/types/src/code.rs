@@ -88,8 +88,12 @@ codes! {
     OrderReplayed = "order_replayed", 409;
     /// No member of the fleet has this node id.
     NodeUnknown = "node_unknown", 404;
+    /// The node was removed from the fleet; its keys are never admitted again.
+    NodeRevoked = "node_revoked", 403;
     /// The target closure is not in the store and cannot be fetched.
     ClosureMissing = "closure_missing", 404;
+    /// The target closure is on its way, or no cache of the host gives it yet.
+    ClosurePending = "closure_pending", 503;
     /// The target closure carries no signature of a trusted key.
     ClosureUnsigned = "closure_unsigned", 403;
     /// The target equals the node's baseline, so there is nothing to deploy or prove.

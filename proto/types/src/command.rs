@@ -77,6 +77,13 @@ pub enum Body {
     Control(SignedOrder),
     /// How long a node's ledger is, for witnessing.
     LedgerHead(LedgerHead),
+    /// Begins the next mesh epoch, with a fresh secret.
+    RotateEpoch {
+        /// The epoch after the one in force.
+        epoch: MeshEpoch,
+        /// Hash of its network secret.
+        secret_hash: SecretHash,
+    },
 }
 
 /// The beginning of a fleet.
@@ -348,6 +355,11 @@ pub enum Order {
         /// Which target.
         target: StorePath,
     },
+    /// Removes a member for good: its keys are never admitted again.
+    Revoke {
+        /// Who.
+        node: NodeId,
+    },
 }
 
 impl Order {
@@ -363,6 +375,7 @@ impl Order {
             Self::Freeze { .. } => "freeze",
             Self::Unfreeze { .. } => "unfreeze",
             Self::Allow { .. } => "allow",
+            Self::Revoke { .. } => "revoke",
         }
     }
 
@@ -370,7 +383,7 @@ impl Order {
     #[must_use]
     pub const fn right(&self) -> Right {
         match self {
-            Self::AddPrincipal(_) => Right::Admin,
+            Self::AddPrincipal(_) | Self::Revoke { .. } => Right::Admin,
             _ => Right::Control,
         }
     }

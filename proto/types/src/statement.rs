@@ -53,6 +53,7 @@ pub fn control(order: &Order, serial: u64, network: &NetworkId) -> Vec<u8> {
         }
         Order::Freeze { scope } | Order::Unfreeze { scope } => field(scope.as_bytes()),
         Order::Allow { target } => field(target.as_str().as_bytes()),
+        Order::Revoke { node } => field(node.as_bytes()),
     }
     bytes
 }

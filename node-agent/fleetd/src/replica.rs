@@ -198,7 +198,11 @@ impl Follower {
         }
     }
 
-    fn restore(&mut self, next_index: u64, bytes: &[u8]) -> Result<(), FollowError> {
+    /// Takes the whole state, if it is newer.
+    ///
+    /// # Errors
+    /// [`FollowError::Snapshot`]: this program is too old for the fleet.
+    pub(crate) fn restore(&mut self, next_index: u64, bytes: &[u8]) -> Result<(), FollowError> {
         if next_index <= self.view.borrow().next_index {
             // A voter that lags behind what this node already applied.
             return Ok(());

@@ -3,8 +3,10 @@
 //!
 //! The log's word alone adds nobody on a host: an order travels with its
 //! signature, and a host that refuses it deploys nothing for that operator.
-//! Orders go in the order of their serials, so that who was added by an added
-//! principal comes after it.
+//! Orders go in the order of their serials, which is the one that `watch` wants
+//! from each signer. Serials of two signers are clocks of two machines, so an
+//! order of somebody who was added himself may come too early; what is refused
+//! is told again as long as another order was taken.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
@@ -54,28 +56,42 @@ impl Trust {
     /// Tells what is new. Returns whether everything was told; the first order
     /// that cannot be told now holds up those after it.
     async fn tell(&self, state: &FleetState, told: &mut BTreeSet<(PublicKey, u64)>) -> bool {
-        for (order, principal) in orders(state) {
-            if told.contains(&(order.key, order.serial)) {
-                continue;
-            }
-            let request = TrustRequest {
-                principal: principal.clone(),
-                serial: order.serial,
-                operator_key: order.key,
-                signature: order.signature,
-            };
-            match self.host.trust(&request).await {
-                Ok(trusted) => tracing::info!(principal = principal.name, all = trusted.operators, "operator trusted"),
-                Err(error) if error.code.is_retryable() => {
-                    tracing::debug!(code = %error.code, "watch does not take the order yet");
-                    return false;
+        let mut pending = orders(state);
+        pending.retain(|(order, _)| !told.contains(&(order.key, order.serial)));
+        loop {
+            let before = pending.len();
+            let mut refused = Vec::new();
+            for (order, principal) in pending {
+                match self.host.trust(&request(order, principal)).await {
+                    Ok(trusted) => {
+                        tracing::info!(principal = principal.name, all = trusted.operators, "operator trusted");
+                        told.insert((order.key, order.serial));
+                    }
+                    Err(error) if error.code.is_retryable() => {
+                        tracing::debug!(code = %error.code, "watch does not take the order yet");
+                        return false;
+                    }
+                    Err(error) => refused.push((order, principal, error.code)),
                 }
-                // After a restart everything is told again, and refused as known.
-                Err(error) => tracing::debug!(code = %error.code, principal = principal.name, "order not taken"),
             }
-            told.insert((order.key, order.serial));
+            if refused.len() == before {
+                for (order, principal, code) in refused {
+                    tracing::info!(%code, principal = principal.name, "operator not trusted here");
+                    told.insert((order.key, order.serial));
+                }
+                return true;
+            }
+            pending = refused.into_iter().map(|(order, principal, _)| (order, principal)).collect();
         }
-        true
+    }
+}
+
+fn request(order: &SignedOrder, principal: &Principal) -> TrustRequest {
+    TrustRequest {
+        principal: principal.clone(),
+        serial: order.serial,
+        operator_key: order.key,
+        signature: order.signature,
     }
 }
 
@@ -91,3 +107,6 @@ fn orders(state: &FleetState) -> Vec<(&SignedOrder, &Principal)> {
     orders.sort_by_key(|(signed, _)| signed.serial);
     orders
 }
+
+#[cfg(test)]
+mod tests;

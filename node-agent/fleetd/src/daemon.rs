@@ -165,11 +165,12 @@ impl Parts {
         );
         let reports = Reports::default();
         let service = FleetService::new(voter.clone(), self.manifests.clone(), reports.clone(), invites.clone());
-        self.waiting().serve(&consensus.service(), service, cx.tasks());
-        self.listen(cx)?;
+        // Before anybody can reach this voter: nothing stands before the genesis.
         if let Beginning::Genesis(genesis) = &self.beginning {
             self.begin_fleet(&voter, genesis).await?;
         }
+        self.waiting().serve(&consensus.service(), service, cx.tasks());
+        self.listen(cx)?;
         let elector = self.start_voting(cx, me.node_id, me.raft_id)?;
         let driver = Driver {
             voter: voter.clone(),

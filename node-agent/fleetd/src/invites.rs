@@ -3,6 +3,8 @@
 //! The secret lives in this node's mesh; the log holds the name, the role and
 //! the end. An invite is announced in the log first and opened in the mesh
 //! second, so that no joiner can prove a secret the fleet knows nothing of.
+//! Only a voter that the log knows issues invites: one that has just started
+//! waits until its registration is applied here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -32,6 +34,10 @@ const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// How long the entry that spends an invite may take to arrive here.
 const APPLY_TIME: Duration = Duration::from_secs(5);
+
+/// How long a voter that has just started may take to be in the log: the
+/// registrar tries twice a second, and the leader may have to be elected first.
+const REGISTERED_TIME: Duration = Duration::from_secs(5);
 
 /// A new invite.
 pub(crate) struct Minted {
@@ -75,7 +81,8 @@ impl Invites {
     ///
     /// # Errors
     /// [`ErrorCode::BadRequest`] for a role nobody can be invited to or too long
-    /// a life; whatever the log or the mesh answers.
+    /// a life; [`ErrorCode::RaftUnavailable`] when this voter is not in the log
+    /// in time; whatever the log or the mesh answers.
     pub(crate) async fn mint(&self, role: pb::Role, ttl_ms: u64) -> Result<Minted, ApiError> {
         let bad = |text: &str| ApiError::new(ErrorCode::BadRequest, text);
         let role = Role::try_from(role).map_err(|error| bad(&error.to_string()))?;
@@ -87,6 +94,7 @@ impl Invites {
             return Err(bad("an invite lives for a day at most"));
         }
         let inner = &self.inner;
+        registered(&inner.replica, inner.node).await?;
         let id = InviteId::from_bytes(*uuid::Uuid::new_v4().as_bytes());
         let expires_ms = inner.clock.now_wall().plus(ttl).as_millis();
         let record = Invite { id, role, expires_ms, issuer: inner.node };
@@ -148,6 +156,17 @@ impl Invites {
     }
 }
 
+/// Waits until the log, as far as it is applied here, has the node as a voter.
+/// Its registration is an entry of its own, some time after the first start.
+async fn registered(replica: &Replica, node: NodeId) -> Result<(), ApiError> {
+    let mut views = replica.subscribe();
+    let known = views.wait_for(|view| view.state.voters().any(|(voter, _)| *voter == node));
+    match tokio::time::timeout(REGISTERED_TIME, known).await {
+        Ok(Ok(_)) => Ok(()),
+        _ => Err(unavailable("the fleet does not know this voter yet")),
+    }
+}
+
 fn unavailable(text: &str) -> ApiError {
     ApiError::new(ErrorCode::RaftUnavailable, text)
 }
@@ -186,3 +205,6 @@ fn operators_of(state: &FleetState) -> Vec<Operator> {
         })
         .collect()
 }
+
+#[cfg(test)]
+mod tests;

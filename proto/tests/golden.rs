@@ -81,6 +81,7 @@ fn orders() -> Vec<Order> {
         Order::Freeze { scope: "web".into() },
         Order::Unfreeze { scope: "web".into() },
         Order::Allow { target: path("b") },
+        Order::Revoke { node: node(1) },
     ]
 }
 
@@ -151,6 +152,8 @@ fn bodies() -> Vec<Body> {
             .into_iter()
             .map(|order| Body::Control(SignedOrder { order, serial: 1_700_000_000_001, key, signature })),
     );
+    // What came later is added at the end, so that the lines above stay.
+    bodies.push(Body::RotateEpoch { epoch: MeshEpoch(2), secret_hash: SecretHash::from_bytes([17; 32]) });
     bodies
 }
 

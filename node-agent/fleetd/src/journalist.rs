@@ -54,6 +54,8 @@ fn row_of(event: &Event) -> (&'static str, Value) {
         What::Begun(network) => ("fleet.begun", json!({ "network": network })),
         What::Joined(node) => ("fleet.joined", json!({ "node": node })),
         What::Moved(node) => ("fleet.moved", json!({ "node": node })),
+        What::Revoked(node) => ("fleet.revoked", json!({ "node": node })),
+        What::EpochBegun(epoch) => ("fleet.mesh_epoch", json!({ "epoch": epoch })),
         What::InviteOpened(invite) => ("fleet.invite.opened", json!({ "invite": invite })),
         What::InviteExpired(invite) => ("fleet.invite.expired", json!({ "invite": invite })),
         What::SubkeyRegistered(node, purpose) => ("fleet.subkey", json!({ "node": node, "purpose": purpose })),

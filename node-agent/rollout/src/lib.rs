@@ -24,5 +24,5 @@ mod view;
 pub use outcome::{Event, Outcome, Reply, Signer, What};
 pub use rollout::{Cause, Elector, PauseReason, Phase, Rollout, Row, Running};
 pub use snapshot::SnapshotError;
-pub use state::{Denied, FleetState, Freeze, InviteEntry, InviteState, MemberEntry, PrincipalEntry};
+pub use state::{Denied, FleetState, Freeze, InviteEntry, InviteState, MemberEntry, PrincipalEntry, Revoked};
 pub use view::{Desired, Move, Timer};

@@ -6,8 +6,8 @@
 
 use osmoda_proto::fleet::v1 as pb;
 use osmoda_types::{
-    AttemptId, ErrorCode, FleetEpoch, InviteId, NetworkId, NodeId, NodeState, PublicKey, Purpose, RaftId, RolloutId,
-    RolloutState, StorePath, Vote,
+    AttemptId, ErrorCode, FleetEpoch, InviteId, MeshEpoch, NetworkId, NodeId, NodeState, PublicKey, Purpose, RaftId,
+    RolloutId, RolloutState, StorePath, Vote,
 };
 use prost::Message as _;
 
@@ -126,6 +126,10 @@ pub enum What {
     Joined(NodeId),
     /// A member moved.
     Moved(NodeId),
+    /// A member was removed for good.
+    Revoked(NodeId),
+    /// The mesh began another epoch.
+    EpochBegun(MeshEpoch),
     /// An invite was announced.
     InviteOpened(InviteId),
     /// An invite ended without a joiner.

@@ -17,7 +17,7 @@ use prost::Message as _;
 use sha2::Digest as _;
 
 use crate::outcome::Reply;
-use crate::state::{Denied, FleetState, Freeze, InviteEntry, InviteState, MemberEntry, PrincipalEntry};
+use crate::state::{Denied, FleetState, Freeze, InviteEntry, InviteState, MemberEntry, PrincipalEntry, Revoked};
 
 /// The only format there is.
 const VERSION: u32 = 1;
@@ -100,6 +100,8 @@ impl FleetState {
             rollouts: self.rollouts.values().map(Into::into).collect(),
             ledger_heads: self.ledger_heads.values().map(Into::into).collect(),
             answers: self.answers.iter().filter_map(|request| self.encode_answer(request)).collect(),
+            revoked: self.revoked.iter().map(encode_revoked).collect(),
+            rotation_due: self.rotation_due,
         }
         .encode_to_vec()
     }
@@ -150,6 +152,8 @@ impl FleetState {
             })?,
             answers: answered.iter().map(|(request, _)| *request).collect(),
             answered: answered.into_iter().collect(),
+            revoked: collect(wire.revoked, decode_revoked)?,
+            rotation_due: wire.rotation_due,
         })
     }
 
@@ -234,6 +238,26 @@ fn encode_freeze((scope, freeze): (&String, &Freeze)) -> pb::StateFreeze {
 fn encode_denied((target, denied): (&StorePath, &Denied)) -> pb::StateDenied {
     let rollout = denied.rollout.as_bytes().to_vec();
     pb::StateDenied { target: target.to_string(), rollout, index: denied.index }
+}
+
+fn encode_revoked((node, revoked): (&NodeId, &Revoked)) -> pb::StateRevoked {
+    pb::StateRevoked {
+        node: node.as_bytes().to_vec(),
+        mesh_key: revoked.mesh_key.as_bytes().to_vec(),
+        identity_key: revoked.identity_key.as_bytes().to_vec(),
+        name: revoked.name.clone(),
+        index: revoked.index,
+    }
+}
+
+fn decode_revoked(wire: pb::StateRevoked) -> Result<(NodeId, Revoked), SnapshotError> {
+    let revoked = Revoked {
+        mesh_key: id("revoked.mesh_key", &wire.mesh_key)?,
+        identity_key: id("revoked.identity_key", &wire.identity_key)?,
+        name: wire.name,
+        index: wire.index,
+    };
+    Ok((id("revoked.node", &wire.node)?, revoked))
 }
 
 fn decode_answer(wire: pb::StateAnswer) -> Result<(RequestId, Reply), SnapshotError> {

@@ -28,6 +28,10 @@ pub(crate) const MEMBERS_MAX: usize = 10_100;
 /// How many ended invites are remembered, so that a second use is told apart.
 pub(crate) const ENDED_INVITES_MAX: usize = 4096;
 
+/// How many revoked members are remembered: every member twice over. The oldest
+/// are forgotten then; a forgotten one still needs a new invite to come back.
+pub(crate) const REVOKED_MAX: usize = 2 * MEMBERS_MAX;
+
 /// The replicated state of a fleet.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct FleetState {
@@ -51,6 +55,9 @@ pub struct FleetState {
     pub(crate) ledger_heads: BTreeMap<NodeId, LedgerHead>,
     pub(crate) answers: VecDeque<RequestId>,
     pub(crate) answered: BTreeMap<RequestId, Reply>,
+    pub(crate) revoked: BTreeMap<NodeId, Revoked>,
+    /// A member was revoked that knows the secret of the epoch in force.
+    pub(crate) rotation_due: bool,
 }
 
 /// A member and since when.
@@ -60,6 +67,20 @@ pub struct MemberEntry {
     pub member: Member,
     /// Index of the entry that admitted it.
     pub joined_index: u64,
+}
+
+/// A member that was removed for good: the keys, because those are what must
+/// never be admitted again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revoked {
+    /// Its transport key.
+    pub mesh_key: MeshKey,
+    /// Its identity key.
+    pub identity_key: PublicKey,
+    /// Its name of then; the name is free again.
+    pub name: String,
+    /// Index of the order.
+    pub index: u64,
 }
 
 /// A principal and its last serial.
@@ -148,7 +169,19 @@ impl FleetState {
         (self.mesh_epoch, self.secret_hash)
     }
 
-    /// Index of the last change of members; names a version of the allow-list.
+    /// Whether the mesh needs a new epoch: a revoked member knows the secret of
+    /// the one in force.
+    #[must_use]
+    pub fn rotation_due(&self) -> bool {
+        self.rotation_due
+    }
+
+    /// Members that were removed for good.
+    pub fn revoked(&self) -> impl Iterator<Item = (&NodeId, &Revoked)> {
+        self.revoked.iter()
+    }
+
+    /// Index of the last change of members or of the mesh epoch; names a version of the allow-list.
     #[must_use]
     pub fn members_index(&self) -> u64 {
         self.members_index

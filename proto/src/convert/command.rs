@@ -1,7 +1,7 @@
 //! The command: which body it carries.
 
 use osmoda_types::command::{Body, Command};
-use osmoda_types::{NodeId, RaftId};
+use osmoda_types::{MeshEpoch, NodeId, RaftId};
 
 use super::{ConvertError, id, required, rollout_id};
 use crate::fleet::v1 as pb;
@@ -51,6 +51,9 @@ impl From<&Body> for Wire {
             }
             Body::Control(signed) => Self::Control(signed.into()),
             Body::LedgerHead(head) => Self::LedgerHead(head.into()),
+            Body::RotateEpoch { epoch, secret_hash } => {
+                Self::RotateEpoch(pb::RotateEpoch { epoch: epoch.0, secret_hash: secret_hash.as_bytes().to_vec() })
+            }
         }
     }
 }
@@ -83,6 +86,10 @@ impl TryFrom<Wire> for Body {
             }
             Wire::Control(wire) => Self::Control(wire.try_into()?),
             Wire::LedgerHead(wire) => Self::LedgerHead(wire.try_into()?),
+            Wire::RotateEpoch(wire) => Self::RotateEpoch {
+                epoch: MeshEpoch(wire.epoch),
+                secret_hash: id("rotate_epoch.secret_hash", &wire.secret_hash)?,
+            },
         })
     }
 }

@@ -20,6 +20,7 @@ impl From<&SignedOrder> for pb::SignedOrder {
             Order::Freeze { scope } => Wire::Freeze(pb::OfScope { scope: scope.clone() }),
             Order::Unfreeze { scope } => Wire::Unfreeze(pb::OfScope { scope: scope.clone() }),
             Order::Allow { target } => Wire::Allow(pb::OfTarget { target: target.to_string() }),
+            Order::Revoke { node } => Wire::Revoke(pb::OfNode { node: node.as_bytes().to_vec() }),
         };
         Self {
             order: Some(order),
@@ -46,6 +47,7 @@ impl TryFrom<pb::SignedOrder> for SignedOrder {
             Wire::Freeze(wire) => Order::Freeze { scope: wire.scope },
             Wire::Unfreeze(wire) => Order::Unfreeze { scope: wire.scope },
             Wire::Allow(wire) => Order::Allow { target: path("control.target", wire.target)? },
+            Wire::Revoke(wire) => Order::Revoke { node: id("control.node", &wire.node)? },
         };
         Ok(Self {
             order,

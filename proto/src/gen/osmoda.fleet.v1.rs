@@ -326,6 +326,18 @@ pub struct OfTarget {
     pub target: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct OfNode {
+    #[prost(bytes = "vec", tag = "1")]
+    pub node: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct RotateEpoch {
+    #[prost(uint32, tag = "1")]
+    pub epoch: u32,
+    #[prost(bytes = "vec", tag = "2")]
+    pub secret_hash: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SignedOrder {
     #[prost(uint64, tag = "9")]
     pub serial: u64,
@@ -333,7 +345,7 @@ pub struct SignedOrder {
     pub key: ::prost::alloc::vec::Vec<u8>,
     #[prost(bytes = "vec", tag = "11")]
     pub signature: ::prost::alloc::vec::Vec<u8>,
-    #[prost(oneof = "signed_order::Order", tags = "1, 2, 3, 4, 5, 6, 7, 8")]
+    #[prost(oneof = "signed_order::Order", tags = "1, 2, 3, 4, 5, 6, 7, 8, 12")]
     pub order: ::core::option::Option<signed_order::Order>,
 }
 /// Nested message and enum types in `SignedOrder`.
@@ -356,6 +368,8 @@ pub mod signed_order {
         Unfreeze(super::OfScope),
         #[prost(message, tag = "8")]
         Allow(super::OfTarget),
+        #[prost(message, tag = "12")]
+        Revoke(super::OfNode),
     }
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -374,7 +388,7 @@ pub struct Command {
     pub request: ::prost::alloc::vec::Vec<u8>,
     #[prost(
         oneof = "command::Body",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20"
     )]
     pub body: ::core::option::Option<command::Body>,
 }
@@ -418,6 +432,8 @@ pub mod command {
         Control(super::SignedOrder),
         #[prost(message, tag = "19")]
         LedgerHead(super::LedgerHead),
+        #[prost(message, tag = "20")]
+        RotateEpoch(super::RotateEpoch),
     }
 }
 /// What apply answers to a command.
@@ -1650,6 +1666,19 @@ pub struct StateFreeze {
     pub index: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StateRevoked {
+    #[prost(bytes = "vec", tag = "1")]
+    pub node: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub mesh_key: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub identity_key: ::prost::alloc::vec::Vec<u8>,
+    #[prost(string, tag = "4")]
+    pub name: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub index: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StateAnswer {
     #[prost(bytes = "vec", tag = "1")]
     pub request: ::prost::alloc::vec::Vec<u8>,
@@ -1699,4 +1728,9 @@ pub struct State {
     pub ledger_heads: ::prost::alloc::vec::Vec<LedgerHead>,
     #[prost(message, repeated, tag = "20")]
     pub answers: ::prost::alloc::vec::Vec<StateAnswer>,
+    #[prost(message, repeated, tag = "21")]
+    pub revoked: ::prost::alloc::vec::Vec<StateRevoked>,
+    /// A member was revoked in the mesh epoch in force.
+    #[prost(bool, tag = "22")]
+    pub rotation_due: bool,
 }

@@ -99,6 +99,9 @@ impl FleetState {
         if self.members.contains_key(&spend.member.node) || self.members.values().any(taken) {
             return Err(ErrorCode::Conflict);
         }
+        if self.is_revoked(&spend.member) {
+            return Err(ErrorCode::NodeRevoked);
+        }
         if self.members.len() >= MEMBERS_MAX {
             return Err(ErrorCode::TooLarge);
         }

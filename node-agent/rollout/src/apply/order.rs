@@ -46,6 +46,7 @@ impl FleetState {
                 Done::NOW
             }
             Order::Allow { target } => self.allow(cx, target),
+            Order::Revoke { node } => self.revoke(cx, *node),
         }
     }
 
@@ -90,7 +91,7 @@ impl FleetState {
     /// Takes a node out. It is no longer charged and no longer counted as
     /// failed; where it may have moved, the rollout can only end as partly
     /// undone.
-    fn exclude(&mut self, cx: &mut Cx, id: RolloutId, node: NodeId) -> Handled {
+    pub(super) fn exclude(&mut self, cx: &mut Cx, id: RolloutId, node: NodeId) -> Handled {
         let rollout = self.rollouts.get_mut(&id).ok_or(ErrorCode::RolloutUnknown)?;
         let row = rollout.rows.get_mut(&node).ok_or(ErrorCode::NodeUnknown)?;
         match row.state {

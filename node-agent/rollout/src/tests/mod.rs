@@ -6,5 +6,6 @@ mod history;
 mod invariants;
 mod members;
 mod model;
+mod revoke;
 mod stored;
 mod table;

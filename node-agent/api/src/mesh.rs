@@ -17,7 +17,7 @@ use osmoda_kit::error::ApiError;
 use osmoda_kit::http::{Credentials, UnixClient};
 use osmoda_kit::paths::Paths;
 use osmoda_kit::stream;
-use osmoda_types::{InviteId, MeshEpoch, MeshKey, NetworkId, NodeId, PublicKey, Purpose, Role, Signature};
+use osmoda_types::{InviteId, MeshEpoch, MeshKey, NetworkId, NodeId, PublicKey, Purpose, Role, SecretHash, Signature};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::net::UnixStream;
@@ -87,6 +87,33 @@ pub struct OpenInvite {
 pub struct InviteOpened {
     /// The text to hand to the new host; a secret.
     pub invite: String,
+}
+
+/// `POST /epoch`: put the mesh epoch of the committed log in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnforceEpoch {
+    /// The epoch.
+    pub epoch: MeshEpoch,
+    /// SHA-256 of its secret, as the log names it.
+    pub secret_hash: SecretHash,
+    /// Whom to ask for the secret if it was not made here.
+    pub voters: Vec<NodeId>,
+}
+
+/// The answer to [`EnforceEpoch`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochInForce {
+    /// The epoch in force now; newer than the one asked for when that was old.
+    pub epoch: MeshEpoch,
+}
+
+/// The answer of `POST /epoch/new`: a secret was made, and waits for its hash to
+/// be in the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EpochMade {
+    /// SHA-256 of the secret.
+    pub secret_hash: SecretHash,
 }
 
 /// `POST /identity/endorse`: have a subkey vouched for.
@@ -173,6 +200,24 @@ impl MeshClient {
     /// As [`UnixClient::post`]; `Busy` when too many are open.
     pub async fn open_invite(&self, invite: &OpenInvite) -> Result<InviteOpened, ApiError> {
         self.http.post("/invite/open", invite).await
+    }
+
+    /// Makes a secret for the next epoch; nothing changes until
+    /// [`MeshClient::enforce_epoch`] names its hash.
+    ///
+    /// # Errors
+    /// As [`UnixClient::post`].
+    pub async fn make_epoch(&self) -> Result<EpochMade, ApiError> {
+        self.http.post("/epoch/new", &serde_json::json!({})).await
+    }
+
+    /// Puts an epoch in force, durably; fetches its secret where needed.
+    ///
+    /// # Errors
+    /// As [`UnixClient::post`]; `PeerOffline`, `EpochStale` and others of the
+    /// mesh while no voter that was asked has the secret: ask again.
+    pub async fn enforce_epoch(&self, ask: &EnforceEpoch) -> Result<EpochInForce, ApiError> {
+        self.http.post("/epoch", ask).await
     }
 
     /// Has a subkey endorsed by the node's identity key.

@@ -186,6 +186,8 @@ codes! {
     LedgerBroken = "ledger_broken", 500;
     /// The record breaks the ledger's grammar.
     LedgerGrammar = "ledger_grammar", 422;
+    /// A room, an author or the blob store has used up what it may keep or send.
+    QuotaExceeded = "quota_exceeded", 429;
 }
 
 impl ErrorCode {

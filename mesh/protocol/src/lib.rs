@@ -13,6 +13,7 @@ mod backoff;
 mod frame;
 mod invite;
 mod join;
+mod keys;
 mod knock;
 mod members;
 mod peer;
@@ -27,6 +28,7 @@ pub use frame::{
 };
 pub use invite::{INVITE_ADDRESSES_MAX, INVITE_LIFE_MS_MAX, INVITE_TEXT_BYTES_MAX, Invite, InviteError};
 pub use join::{Enrolment, JOIN_REQUEST_BYTES_MAX, JoinError, JoinRequest, Operator, WELCOME_BYTES_MAX, Welcome};
+pub use keys::{KEYS_ANSWER_BYTES_MAX, KEYS_ASK_BYTES_MAX, KEYS_NODES_MAX, KeysAnswer, KeysAsk};
 pub use knock::{
     KNOCK_BYTES, KNOCK_NONCE_BYTES, KNOCK_SLOT_MS, REJOIN_RANDOM_BYTES, RejoinTable, knock, knock_is_valid,
     rejoin_knock,

@@ -20,6 +20,11 @@ pub enum Service {
     Rooms,
     /// Content-addressed bytes, after everything else.
     Blobs,
+    /// The secrets of epochs for members, and those for coming back for voters.
+    Keys,
+    /// Checkpoints to cosign and evidence of forks, between the ledgers of
+    /// nodes. Reserved: nobody accepts it yet.
+    Witness,
 }
 
 struct Row {
@@ -35,7 +40,7 @@ struct Row {
 /// fleet streams carry grants, rooms carry people's words, link streams only
 /// tell, blobs are bulk. A room guest reaches rooms and nothing else; which
 /// room is the room's own record.
-const TABLE: [Row; 5] = [
+const TABLE: [Row; 7] = [
     Row { service: Service::Raft, name: "raft", callers: &[Role::Voter], owners: &[Role::Voter], priority: 100 },
     Row {
         service: Service::Fleet,
@@ -65,11 +70,26 @@ const TABLE: [Row; 5] = [
         owners: &[Role::Voter, Role::Node],
         priority: -10,
     },
+    Row {
+        service: Service::Keys,
+        name: "keys",
+        callers: &[Role::Voter, Role::Node, Role::Controller],
+        owners: &[Role::Voter],
+        priority: 90,
+    },
+    Row {
+        service: Service::Witness,
+        name: "witness",
+        callers: &[Role::Voter, Role::Node],
+        owners: &[Role::Voter, Role::Node],
+        priority: 30,
+    },
 ];
 
 impl Service {
     /// Every service, in the order of the table.
-    pub const ALL: [Service; 5] = [Service::Raft, Service::Fleet, Service::Link, Service::Rooms, Service::Blobs];
+    pub const ALL: [Service; 7] =
+        [Service::Raft, Service::Fleet, Service::Link, Service::Rooms, Service::Blobs, Service::Keys, Service::Witness];
 
     fn row(self) -> &'static Row {
         match self {
@@ -78,6 +98,8 @@ impl Service {
             Service::Link => &TABLE[2],
             Service::Rooms => &TABLE[3],
             Service::Blobs => &TABLE[4],
+            Service::Keys => &TABLE[5],
+            Service::Witness => &TABLE[6],
         }
     }
 
@@ -134,7 +156,7 @@ impl<'de> serde::Deserialize<'de> for Service {
 
 /// A name that is no service of this version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown mesh service {0:?}; services are raft, fleet, link, rooms, blobs")]
+#[error("unknown mesh service {0:?}; services are raft, fleet, link, rooms, blobs, keys, witness")]
 pub struct UnknownService(pub String);
 
 #[cfg(test)]
@@ -177,6 +199,13 @@ mod tests {
                 "voter -blobs-> node",
                 "node -blobs-> voter",
                 "node -blobs-> node",
+                "voter -keys-> voter",
+                "node -keys-> voter",
+                "controller -keys-> voter",
+                "voter -witness-> voter",
+                "voter -witness-> node",
+                "node -witness-> voter",
+                "node -witness-> node",
             ]
         );
         assert!("bulk".parse::<Service>().is_err());

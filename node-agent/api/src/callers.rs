@@ -142,6 +142,8 @@ mod tests {
         ("mesh", "GET", "/peers", "Aawmf"),
         ("mesh", "GET", "/identity", "Aawmf"),
         ("mesh", "POST", "/members", "f"),
+        ("mesh", "POST", "/epoch", "f"),
+        ("mesh", "POST", "/epoch/new", "f"),
         ("mesh", "POST", "/invite/open", "f"),
         ("mesh", "POST", "/identity/endorse", "af"),
         ("mesh", "GET", "/rooms", "A"),

@@ -19,6 +19,7 @@ use crate::ballots::Elector;
 use crate::beginning::{self, Beginning, FleetDir, Genesis};
 use crate::config::Config;
 use crate::dialling::{Dialler, RaftTransport};
+use crate::epochs::Epochs;
 use crate::fsm::Fsm;
 use crate::http::{Api, Voting};
 use crate::inbound::{self, Inbound, Waiting};
@@ -63,7 +64,7 @@ impl Daemon for Fleetd {
                 None
             }
         };
-        parts.take_part(&cx);
+        parts.take_part(&cx, voting.as_ref().map(|voting| voting.voter.clone()));
         let api = Api {
             node: parts.member.node,
             replica: parts.replica.clone(),
@@ -274,8 +275,8 @@ impl Parts {
         Ok(elector)
     }
 
-    /// What every node does: follow the allow-list, take part, tell controllers.
-    fn take_part(&self, cx: &Boot) {
+    /// What every node does: follow the allow-list and the mesh epoch, take part, tell controllers.
+    fn take_part(&self, cx: &Boot, voter: Option<Voter>) {
         let allow_list = AllowList {
             replica: self.replica.clone(),
             mesh: self.mesh.clone(),
@@ -283,6 +284,14 @@ impl Parts {
             shutdown: cx.shutdown().clone(),
         };
         cx.tasks().spawn(TaskKind::CRITICAL, "allow-list", allow_list.run());
+        let epochs = Epochs {
+            replica: self.replica.clone(),
+            mesh: self.mesh.clone(),
+            voter,
+            clock: cx.clock(),
+            shutdown: cx.shutdown().clone(),
+        };
+        cx.tasks().spawn(TaskKind::CRITICAL, "mesh epoch", epochs.run());
         let trust = Trust {
             replica: self.replica.clone(),
             host: WatchClient::new(cx.client("watch")),

@@ -124,8 +124,9 @@ impl Inbound {
         match service {
             Service::Raft => self.raft.try_send(pipe).is_ok(),
             Service::Fleet => self.fleet.try_send(pipe).is_ok(),
-            // Links end at a controller, rooms and blobs at the mesh itself.
-            Service::Link | Service::Rooms | Service::Blobs => false,
+            // Links end at a controller, witnesses at the ledger, the others at
+            // the mesh itself.
+            Service::Link | Service::Rooms | Service::Blobs | Service::Keys | Service::Witness => false,
         }
     }
 }

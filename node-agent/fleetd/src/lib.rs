@@ -23,6 +23,7 @@ mod caller;
 mod config;
 mod daemon;
 mod dialling;
+mod epochs;
 mod fsm;
 mod heads;
 mod http;

@@ -16,17 +16,21 @@ use osmoda_kit::tasks::Tasks;
 use osmoda_kit::version::{VERSION, Version};
 use osmoda_mesh::{Identity as Keys, InviteSecret, MeshHandle, state};
 use osmoda_node_api::mesh::{
-    EndorseRequest, Endorsed, Identity, Invite, InviteOpened, Members, MembersInForce, OpenInvite, Peers,
+    EndorseRequest, Endorsed, EnforceEpoch, EpochInForce, EpochMade, Identity, Invite, InviteOpened, Members,
+    MembersInForce, OpenInvite, Peers,
 };
 use osmoda_types::{ErrorCode, MeshEpoch, NetworkId, NodeId, Purpose, statement};
 use serde::Serialize;
 use serde_json::json;
 use tokio::sync::Semaphore;
 
+use crate::keys::Keys as Secrets;
+
 /// What the endpoints share.
 pub(crate) struct Api {
     handle: MeshHandle,
     keys: Arc<Keys>,
+    secrets: Arc<Secrets>,
     network: NetworkId,
     dir: PathBuf,
     audit: Audit,
@@ -39,12 +43,13 @@ impl Api {
     pub(crate) fn new(
         handle: MeshHandle,
         keys: Arc<Keys>,
+        secrets: Arc<Secrets>,
         network: NetworkId,
         dir: PathBuf,
         audit: Audit,
         tasks: Tasks,
     ) -> Self {
-        Self { handle, keys, network, dir, audit, tasks, one_writer: Semaphore::new(1) }
+        Self { handle, keys, secrets, network, dir, audit, tasks, one_writer: Semaphore::new(1) }
     }
 
     fn epoch(&self) -> Result<MeshEpoch, ApiError> {
@@ -58,6 +63,8 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/peers", get(peers))
         .route("/identity", get(identity))
         .route("/members", post(members))
+        .route("/epoch", post(enforce_epoch))
+        .route("/epoch/new", post(make_epoch))
         .route("/invite/open", post(open_invite))
         .route("/identity/endorse", post(endorse))
         .with_state(api)
@@ -107,8 +114,22 @@ async fn members(State(api): State<Arc<Api>>, Json(members): Json<Members>) -> R
     let stored = api.tasks.blocking("store members", move || state::store_members(&dir, &snapshot)).await;
     if stored.map_err(ApiError::internal)?? {
         api.handle.update_members(members).await?;
+        api.secrets.members_changed().await?;
     }
     Ok(Json(MembersInForce { index: api.handle.members().index }))
+}
+
+/// The log that ordered it is its record, as for the members.
+async fn enforce_epoch(
+    State(api): State<Arc<Api>>,
+    Json(ask): Json<EnforceEpoch>,
+) -> Result<Json<EpochInForce>, ApiError> {
+    let epoch = api.secrets.enforce(ask.epoch, ask.secret_hash, &ask.voters).await?;
+    Ok(Json(EpochInForce { epoch }))
+}
+
+async fn make_epoch(State(api): State<Arc<Api>>) -> Json<EpochMade> {
+    Json(EpochMade { secret_hash: api.secrets.make() })
 }
 
 async fn open_invite(

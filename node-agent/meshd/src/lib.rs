@@ -12,6 +12,7 @@
 mod api;
 mod config;
 mod enrol;
+mod keys;
 mod pipes;
 mod service;
 

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use osmoda_kit::boot::{Boot, BootError, Daemon, Service};
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::CallerTable;
-use osmoda_mesh::{Mesh, MeshConfig, state};
+use osmoda_kit::tasks::TaskKind;
+use osmoda_mesh::{Mesh, MeshConfig, serve_keys, state};
 use osmoda_node_api::callers;
 
 use crate::api::{self, Api};
 use crate::config::Config;
 use crate::enrol::FleetdEnroller;
+use crate::keys::Keys;
 use crate::pipes;
 
 /// The daemon `mesh`.
@@ -33,6 +35,8 @@ impl Daemon for Meshd {
         }
         let network = state.network;
         let identity = state.identity.clone();
+        let (own, rejoins) = (state.secrets.rejoin.clone(), state.secrets.rejoins.clone());
+        let enroller = Arc::new(FleetdEnroller::new(cx.client("fleetd")));
         let handle = Mesh::start(
             MeshConfig {
                 identity: state.identity,
@@ -40,16 +44,20 @@ impl Daemon for Meshd {
                 listen: config.listen,
                 secrets: state.secrets,
                 members: state.members,
-                enroller: Some(Arc::new(FleetdEnroller::new(cx.client("fleetd")))),
+                enroller: Some(enroller.clone()),
                 tuning: config.tuning(),
             },
             cx.tasks(),
             cx.clock(),
         )
         .map_err(ApiError::from)?;
+        let secrets = Keys::new(handle.clone(), cx.state_dir(), cx.tasks().clone(), own, rejoins);
+        enroller.keep_with(secrets.clone());
+        serve_keys(&handle, secrets.clone(), cx.tasks()).map_err(ApiError::from)?;
+        cx.tasks().spawn(TaskKind::BACKGROUND, "mesh secrets", secrets.clone().share());
         pipes::serve_outbound(&cx, cx.listen("mesh-stream")?, &handle);
         pipes::deliver_inbound(&cx, &handle)?;
-        let api = Api::new(handle, identity, network, cx.state_dir(), cx.audit(), cx.tasks().clone());
+        let api = Api::new(handle, identity, secrets, network, cx.state_dir(), cx.audit(), cx.tasks().clone());
         Ok(Service::new(api::router(Arc::new(api))))
     }
 }

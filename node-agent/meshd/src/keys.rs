@@ -1,0 +1,208 @@
+//! The secrets of the network on this node: the next epoch's, and on a voter
+//! those with which the other members may come back.
+//!
+//! Invariant: a secret is on disk before it is used or answered with. Invariant:
+//! a new epoch comes into force only under the hash that the log names; a secret
+//! that was made here and lost its race is forgotten with the process.
+//! Invariant: who leaves the allow-list leaves no secret here.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use osmoda_kit::error::ApiError;
+use osmoda_kit::secret::Secret;
+use osmoda_kit::shutdown::Stage;
+use osmoda_kit::tasks::Tasks;
+use osmoda_mesh::{EpochSecret, KeySource, MeshHandle, RejoinSecret, fetch_epoch, fetch_rejoins, secret_hash, state};
+use osmoda_node_api::mesh::SecretBytes;
+use osmoda_types::{ErrorCode, MeshEpoch, NodeId, Role, SecretHash};
+use tokio::sync::{Notify, Semaphore};
+
+/// Secrets made here whose epoch is not in the log yet. One is made per try of
+/// a leader; an older one lost its race.
+const PENDING_MAX: usize = 4;
+
+/// How often a voter looks for secrets of members it lacks. They are needed when
+/// a member comes back after ten minutes or more.
+const LOOK_EVERY: Duration = Duration::from_secs(30);
+
+/// The keeper; shared by the endpoints, the enroller and the `keys` service.
+pub(crate) struct Keys {
+    handle: MeshHandle,
+    dir: PathBuf,
+    tasks: Tasks,
+    own: Option<SecretBytes>,
+    pending: Mutex<Vec<SecretBytes>>,
+    rejoins: Mutex<BTreeMap<NodeId, SecretBytes>>,
+    /// One epoch at a time: file, then mesh. Apart from the other one, because
+    /// a fetch may wait for voters.
+    epoch_writer: Semaphore,
+    /// One change at a time: file, then mesh, then the map.
+    rejoin_writer: Semaphore,
+    changed: Notify,
+}
+
+impl KeySource for Keys {
+    fn rejoin_secret(&self, node: &NodeId) -> Option<SecretBytes> {
+        if *node == self.handle.local_id() {
+            return self.own.clone();
+        }
+        lock(&self.rejoins).get(node).cloned()
+    }
+}
+
+impl Keys {
+    /// The keeper of what was loaded.
+    pub(crate) fn new(
+        handle: MeshHandle,
+        dir: PathBuf,
+        tasks: Tasks,
+        own: Option<SecretBytes>,
+        rejoins: Vec<RejoinSecret>,
+    ) -> Arc<Self> {
+        let rejoins = rejoins.into_iter().map(|secret| (secret.node, secret.secret)).collect();
+        Arc::new(Self {
+            handle,
+            dir,
+            tasks,
+            own,
+            pending: Mutex::default(),
+            rejoins: Mutex::new(rejoins),
+            epoch_writer: Semaphore::new(1),
+            rejoin_writer: Semaphore::new(1),
+            changed: Notify::new(),
+        })
+    }
+
+    /// Makes the secret of an epoch that is not in the log yet.
+    pub(crate) fn make(&self) -> SecretHash {
+        let secret = SecretBytes::new(*Secret::random().expose());
+        let hash = secret_hash(&secret);
+        let mut pending = lock(&self.pending);
+        if pending.len() >= PENDING_MAX {
+            pending.remove(0);
+        }
+        pending.push(secret);
+        hash
+    }
+
+    /// Puts the epoch of the log in force: with the secret made here, or with
+    /// one fetched from these voters.
+    ///
+    /// # Errors
+    /// As [`fetch_epoch`]; `StateDirUnusable` when it cannot be stored.
+    pub(crate) async fn enforce(
+        &self,
+        epoch: MeshEpoch,
+        hash: SecretHash,
+        voters: &[NodeId],
+    ) -> Result<MeshEpoch, ApiError> {
+        let _turn = self.epoch_writer.acquire().await.map_err(ApiError::internal)?;
+        let now = self.handle.epoch_secret();
+        if now.epoch >= epoch {
+            return if now.epoch > epoch || secret_hash(&now.secret) == hash {
+                Ok(now.epoch)
+            } else {
+                Err(ApiError::new(ErrorCode::Conflict, "the epoch is in force with another secret"))
+            };
+        }
+        let made = lock(&self.pending).iter().find(|secret| secret_hash(secret) == hash).cloned();
+        let secret = match made {
+            Some(secret) => EpochSecret { epoch, secret },
+            None => fetch_epoch(&self.handle, voters, epoch, hash).await?,
+        };
+        let (dir, stored) = (self.dir.clone(), secret.clone());
+        let done = self.tasks.blocking("store epoch", move || state::store_epoch(&dir, &stored)).await;
+        done.map_err(ApiError::internal)??;
+        self.handle.install_epoch(secret).await?;
+        lock(&self.pending).clear();
+        tracing::info!(epoch = epoch.0, "mesh epoch in force");
+        Ok(epoch)
+    }
+
+    /// Keeps the secret that a new member was given.
+    ///
+    /// # Errors
+    /// `StateDirUnusable`: the member must not be told yet.
+    pub(crate) async fn learn(&self, secrets: Vec<RejoinSecret>) -> Result<(), ApiError> {
+        self.change(move |rejoins| rejoins.extend(secrets.into_iter().map(|of| (of.node, of.secret)))).await
+    }
+
+    /// Forgets the secrets of who is no member any more, and looks for those of
+    /// new ones.
+    ///
+    /// # Errors
+    /// `StateDirUnusable`.
+    pub(crate) async fn members_changed(&self) -> Result<(), ApiError> {
+        let members = self.handle.members();
+        self.changed.notify_one();
+        if lock(&self.rejoins).keys().all(|node| members.by_node(node).is_some()) {
+            return Ok(());
+        }
+        self.change(move |rejoins| rejoins.retain(|node, _| members.by_node(node).is_some())).await
+    }
+
+    /// On disk first, then in force.
+    async fn change(&self, change: impl FnOnce(&mut BTreeMap<NodeId, SecretBytes>)) -> Result<(), ApiError> {
+        let _turn = self.rejoin_writer.acquire().await.map_err(ApiError::internal)?;
+        let mut rejoins = lock(&self.rejoins).clone();
+        change(&mut rejoins);
+        let of = |(node, secret): (&NodeId, &SecretBytes)| RejoinSecret { node: *node, secret: secret.clone() };
+        let list: Vec<RejoinSecret> = rejoins.iter().map(of).collect();
+        let (dir, stored) = (self.dir.clone(), list.clone());
+        let done = self.tasks.blocking("store rejoin secrets", move || state::store_rejoins(&dir, &stored)).await;
+        done.map_err(ApiError::internal)??;
+        self.handle.set_rejoin_secrets(&list);
+        *lock(&self.rejoins) = rejoins;
+        Ok(())
+    }
+
+    /// On a voter: fetches what it lacks from the other voters, until the stop.
+    pub(crate) async fn share(self: Arc<Self>) {
+        let stop = self.tasks.shutdown().token(Stage::RefuseNew);
+        loop {
+            if self.handle.local_role() == Some(Role::Voter) {
+                self.fetch_missing().await;
+            }
+            tokio::select! {
+                biased;
+                // Cancel-safe: waiting for a token takes nothing.
+                () = stop.cancelled() => return,
+                // Cancel-safe: a permit that was not taken stays.
+                () = self.changed.notified() => {}
+                // Cancel-safe: a timer.
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    async fn fetch_missing(&self) {
+        let members = self.handle.members();
+        let voters = members.members.iter().filter(|member| member.role == Role::Voter).map(|member| member.node);
+        for voter in voters.filter(|voter| *voter != self.handle.local_id()) {
+            let missing: Vec<NodeId> = {
+                let known = lock(&self.rejoins);
+                let lacks = |node: &NodeId| *node != self.handle.local_id() && !known.contains_key(node);
+                members.members.iter().map(|member| member.node).filter(lacks).collect()
+            };
+            if missing.is_empty() {
+                return;
+            }
+            match fetch_rejoins(&self.handle, voter, &missing).await {
+                Ok(found) if found.is_empty() => {}
+                Ok(found) => {
+                    if let Err(error) = self.learn(found).await {
+                        tracing::warn!(code = %error.code, %error, "secrets of members not kept");
+                    }
+                }
+                Err(error) => tracing::debug!(%voter, %error, "no secrets of members from this voter"),
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

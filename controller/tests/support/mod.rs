@@ -245,7 +245,7 @@ impl Watcher {
         let index = self.next - 1;
         let told = std::mem::replace(&mut self.head, index) == index;
         let leader = VOTER.as_bytes().to_vec();
-        (!told).then_some(watch_item::Item::Head(pb::WatchHead { index, leader, term: 1 }))
+        (!told).then_some(watch_item::Item::Head(pb::WatchHead { index, leader, term: 1, next_within_ms: 0 }))
     }
 }
 

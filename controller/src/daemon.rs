@@ -94,8 +94,10 @@ async fn start(cx: &Boot, config: &Config) -> Result<(), ApiError> {
     let (follower, published) = opened.map_err(ApiError::internal)?;
     let finish = tasks.shutdown().token(Stage::FinishAccepted);
     tasks.spawn(TaskKind::CRITICAL, "log follower", follower.run(finish.clone()));
-    let members = mesh::follow_members(handle.clone(), mesh_dir(&folder), published.view.clone(), finish);
+    let members = mesh::follow_members(handle.clone(), mesh_dir(&folder), published.view.clone(), finish.clone());
     tasks.spawn(TaskKind::CRITICAL, "members", members);
+    let epoch = mesh::follow_epoch(handle.clone(), mesh_dir(&folder), published.view.clone(), finish);
+    tasks.spawn(TaskKind::CRITICAL, "mesh epoch", epoch);
     let links = LinkService::new(presence.clone(), Arc::clone(&store), clock.clone(), tasks.clone());
     mesh::serve_links(&handle, links, tasks)?;
     spawn_flush(tasks, &store, &presence);

@@ -4,12 +4,13 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use osmoda_kit::error::{ApiError, chain};
 use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_mesh::state::MeshState;
-use osmoda_mesh::{Mesh, MeshConfig, MeshError, MeshHandle, Tuning, incoming_stream, tonic_channel};
+use osmoda_mesh::{Mesh, MeshConfig, MeshError, MeshHandle, Tuning, fetch_epoch, incoming_stream, tonic_channel};
 use osmoda_mesh_protocol::{Member, Members, Service};
 use osmoda_proto::link::v1::link_server::LinkServer;
 use osmoda_rollout::FleetState;
@@ -127,6 +128,50 @@ pub(crate) async fn follow_members(
             () = stop.cancelled() => return Ok(()),
             // Cancel-safe, as documented for `changed`.
             changed = view.changed() => if changed.is_err() { return Ok(()) },
+        }
+    }
+}
+
+/// Between two tries to get the secret of an epoch.
+const EPOCH_AGAIN: Duration = Duration::from_secs(2);
+
+/// Keeps the mesh's epoch, on disk and in force, up with the log: the secret is
+/// fetched from voters and believed only under the hash in the log.
+pub(crate) async fn follow_epoch(
+    handle: MeshHandle,
+    dir: PathBuf,
+    mut view: watch::Receiver<View>,
+    stop: CancellationToken,
+) -> Result<(), ApiError> {
+    loop {
+        let state = Arc::clone(&view.borrow_and_update().state);
+        let (epoch, hash) = state.mesh_epoch();
+        let mut is_behind = false;
+        if let Some(hash) = hash.filter(|_| handle.epoch().is_some_and(|now| now < epoch)) {
+            let voters: Vec<NodeId> = state.voters().map(|(node, _)| *node).collect();
+            match fetch_epoch(&handle, &voters, epoch, hash).await {
+                Ok(secret) => {
+                    osmoda_mesh::state::store_epoch(&dir, &secret)
+                        .map_err(|error| ApiError::new(error.code(), error.to_string()).with_source(error))?;
+                    if let Err(error) = handle.install_epoch(secret).await {
+                        tracing::error!(error = chain(&error), "the mesh epoch was not put in force");
+                    }
+                    tracing::info!(epoch = epoch.0, "mesh epoch in force");
+                }
+                Err(error) => {
+                    tracing::info!(epoch = epoch.0, error = chain(&error), "no voter gave the epoch's secret yet");
+                    is_behind = true;
+                }
+            }
+        }
+        tokio::select! {
+            biased;
+            // Cancel-safe: a token.
+            () = stop.cancelled() => return Ok(()),
+            // Cancel-safe, as documented for `changed`.
+            changed = view.changed() => if changed.is_err() { return Ok(()) },
+            // Cancel-safe: a timer.
+            () = tokio::time::sleep(EPOCH_AGAIN), if is_behind => {}
         }
     }
 }

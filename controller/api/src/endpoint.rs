@@ -10,8 +10,8 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::{
     AddPrincipal, AllowOrder, ControlOrder, DeniedTarget, Event, ExcludeOrder, FleetStatus, Freeze, FreezeOrder,
-    InviteRow, LedgerHead, MintInvite, MintedInvite, Node, Page, Principal, Rollout, RolloutSummary, StartRollout,
-    StoredManifest, Vote,
+    InviteRow, LedgerHead, MintInvite, MintedInvite, Node, Page, Principal, RevokedNode, Rollout, RolloutSummary,
+    StartRollout, StoredManifest, Vote,
 };
 
 /// The method of an endpoint.
@@ -136,6 +136,16 @@ const ORDER: &[ErrorCode] = &[
     ErrorCode::OutcomeUnknown,
 ];
 
+const REVOKE: &[ErrorCode] = &[
+    ErrorCode::NodeUnknown,
+    ErrorCode::Conflict,
+    ErrorCode::SignatureInvalid,
+    ErrorCode::PrincipalUnknown,
+    ErrorCode::PrincipalDenied,
+    ErrorCode::RaftUnavailable,
+    ErrorCode::OutcomeUnknown,
+];
+
 const START: &[ErrorCode] = &[
     ErrorCode::SignatureInvalid,
     ErrorCode::PrincipalUnknown,
@@ -253,6 +263,14 @@ fn fleet_endpoints() -> Vec<Endpoint> {
             "One node.",
             Reply::Json(Shape::of::<Node>()),
             &[ErrorCode::NodeUnknown],
+        ),
+        post(
+            "revoke_node",
+            "nodes",
+            "/api/v1/fleet/nodes/{id}/revoke",
+            "Removes a member for good: its links are closed and its keys are never admitted again.",
+            (Shape::of::<ControlOrder>(), 202, Shape::of::<RevokedNode>()),
+            REVOKE,
         ),
         list("list_invites", "nodes", "/api/v1/fleet/invites", "The invites.", Shape::page::<InviteRow>()),
         post(

@@ -23,7 +23,7 @@ pub use fleet::{
     AddPrincipal, FleetStatus, Freeze, FreezeOrder, InviteRow, InviteState, LedgerHead, MintInvite, MintedInvite,
     Principal, Voter,
 };
-pub use node::{Generation, Node, NodeAttempt, Presence};
+pub use node::{Generation, Node, NodeAttempt, Presence, RevokedNode};
 pub use page::{LIMIT_DEFAULT, LIMIT_MAX, Page, PageQuery};
 pub use rollout::{
     AllowOrder, ControlOrder, DeniedTarget, ExcludeOrder, NodeCounts, Rollout, RolloutNode, RolloutSummary,

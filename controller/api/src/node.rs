@@ -43,6 +43,19 @@ pub struct NodeAttempt {
     pub state: NodeState,
 }
 
+/// A member that was removed for good.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
+pub struct RevokedNode {
+    /// The node's id; its keys are never admitted again.
+    #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
+    pub id: NodeId,
+    /// The name it had; free again.
+    pub name: String,
+    /// The log index of the order, where this controller has seen it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub index: Option<u64>,
+}
+
 /// One member of the fleet.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct Node {

@@ -117,6 +117,17 @@ pub(crate) enum Node {
     /// Lists the invites and what became of them
     #[command(after_help = "Examples:\n  osmoda node invites")]
     Invites,
+    /// Removes a member for good: closes its links everywhere, never admits its keys again
+    #[command(after_help = "Examples:\n  osmoda node revoke web-3 --key me.key\n  osmoda node revoke web-3 --yes")]
+    Revoke {
+        /// Its name, or the beginning of its id
+        node: String,
+        #[command(flatten)]
+        key: Key,
+        /// Do not ask
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 /// Watching a list.

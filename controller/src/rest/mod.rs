@@ -111,6 +111,7 @@ impl App {
             .route("/events", get(events::fleet))
             .route("/nodes", get(nodes::list))
             .route("/nodes/{id}", get(nodes::show))
+            .route("/nodes/{id}/revoke", post(orders::revoke))
             .route("/invites", get(nodes::invites).post(nodes::mint))
             .route("/ledger/heads", get(nodes::ledger_heads))
             .route("/principals", get(fleet::principals).post(orders::add_principal))

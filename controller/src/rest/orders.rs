@@ -4,11 +4,12 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use osmoda_controller_api::{
-    AddPrincipal, AllowOrder, ControlOrder, DeniedTarget, ExcludeOrder, Freeze, FreezeOrder, Principal, Rollout,
+    AddPrincipal, AllowOrder, ControlOrder, DeniedTarget, ExcludeOrder, Freeze, FreezeOrder, Principal, RevokedNode,
+    Rollout,
 };
 use osmoda_kit::error::ApiError;
 use osmoda_types::command::{Body, Order, SignedOrder};
-use osmoda_types::{ErrorCode, PublicKey, RolloutId, Signature, statement};
+use osmoda_types::{ErrorCode, NodeId, PublicKey, RolloutId, Signature, statement};
 
 use super::body::{Object, id};
 use super::rollouts::{find, submit, unknown, verify};
@@ -81,6 +82,28 @@ pub(super) async fn exclude(
     let order = Order::Exclude { rollout, node: signed.node };
     give(&app, order, signed.serial, signed.operator_key, signed.signature).await?;
     Ok((StatusCode::ACCEPTED, Json(find(&app, rollout).await?)))
+}
+
+/// `POST /nodes/{id}/revoke`.
+pub(super) async fn revoke(
+    State(app): State<App>,
+    Path(text): Path<String>,
+    Object(signed): Object<ControlOrder>,
+) -> Answer<(StatusCode, Json<RevokedNode>)> {
+    let node: NodeId = id("the node id", &text)?;
+    let view = app.view();
+    let name = match view.state.member(&node) {
+        Some(entry) => entry.member.name.clone(),
+        // Asked again: the order is given again, and changes nothing.
+        None => match view.state.revoked().find(|(revoked, _)| **revoked == node) {
+            Some((_, revoked)) => revoked.name.clone(),
+            None => return Err(ApiError::new(ErrorCode::NodeUnknown, "no member of the fleet has this node id").into()),
+        },
+    };
+    give(&app, Order::Revoke { node }, signed.serial, signed.operator_key, signed.signature).await?;
+    let view = app.view();
+    let index = view.state.revoked().find(|(revoked, _)| **revoked == node).map(|(_, revoked)| revoked.index);
+    Ok((StatusCode::ACCEPTED, Json(RevokedNode { id: node, name, index })))
 }
 
 /// `POST /principals`.

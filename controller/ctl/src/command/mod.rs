@@ -13,6 +13,7 @@ mod orders;
 mod rollout;
 mod status;
 
+use std::io::{BufRead as _, IsTerminal as _};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -20,7 +21,7 @@ use serde_json::Value;
 use crate::cli::{Cli, Command};
 use crate::error::CliError;
 use crate::exit::Exit;
-use crate::output::{Output, Rows};
+use crate::output::{Output, Rows, note};
 use crate::session::Session;
 
 /// How often `--watch` looks again. Rollouts have their event stream; this is
@@ -78,4 +79,15 @@ pub(crate) async fn list<T: Rows>(
             shown = now;
         }
     }
+}
+
+/// Asks on a terminal; elsewhere the flag must be given.
+pub(crate) fn confirmed(question: &str) -> Result<bool, CliError> {
+    if !std::io::stdin().is_terminal() {
+        return Err(CliError::usage("this must be confirmed", "standard input is no terminal").next("give --yes"));
+    }
+    note(&format!("{question} [y/N]"))?;
+    let mut answer = String::new();
+    std::io::stdin().lock().read_line(&mut answer)?;
+    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }

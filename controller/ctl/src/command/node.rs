@@ -1,6 +1,11 @@
 //! `osmoda node`.
 
-use osmoda_controller_api::{InviteRow, InviteState, MintInvite, MintedInvite, Node, Presence};
+use std::path::Path;
+
+use osmoda_controller_api::{
+    ControlOrder, InviteRow, InviteState, MintInvite, MintedInvite, Node, Presence, RevokedNode,
+};
+use osmoda_types::command::Order;
 
 use crate::cli::Node as Command;
 use crate::client::part;
@@ -15,6 +20,7 @@ pub(crate) async fn run(session: &mut Session, command: Command) -> Result<Exit,
         Command::Ls(watch) => super::list::<Node>(session, "cannot list nodes", "/nodes", watch.watch).await,
         Command::Show { node } => show(session, &node).await,
         Command::Invites => super::list::<InviteRow>(session, "cannot list invites", "/invites", false).await,
+        Command::Revoke { node, key, yes } => revoke(session, &node, key.key.as_deref(), yes).await,
         Command::Invite { role, ttl } => {
             let order = MintInvite { role, ttl_seconds: ttl };
             let value = session.client.post("cannot make an invite", "/invites", &order).await?;
@@ -35,6 +41,25 @@ async fn show(session: &mut Session, node: &str) -> Result<Exit, CliError> {
     let id = session.node(node).await?.id;
     let value = session.client.get("cannot show the node", &format!("/nodes/{}", part(&id.to_string()))).await?;
     session.out.object(&value, Rows::name, text)?;
+    Ok(Exit::Ok)
+}
+
+/// Signs the order here; the controller only carries it.
+async fn revoke(session: &mut Session, node: &str, key: Option<&Path>, yes: bool) -> Result<Exit, CliError> {
+    let Node { id, name, .. } = session.node(node).await?;
+    let key = session.key(key)?;
+    if !yes && !super::confirmed(&format!("remove {} ({}) from the fleet for good?", printable(&name), id.short()))? {
+        return Err(CliError::failed("nothing was done", "it was not confirmed"));
+    }
+    let signed = session.sign(&key, &Order::Revoke { node: id }).await?;
+    let body = ControlOrder { serial: signed.serial, operator_key: signed.operator_key, signature: signed.signature };
+    let path = format!("/nodes/{}/revoke", part(&id.to_string()));
+    let value = session.client.post("cannot revoke the node", &path, &body).await?;
+    session.out.object(
+        &value,
+        |revoked: &RevokedNode| revoked.name.clone(),
+        |revoked| format!("{} is revoked ({})\n", printable(&revoked.name), revoked.id),
+    )?;
     Ok(Exit::Ok)
 }
 

@@ -1,6 +1,5 @@
 //! `osmoda rollout` and `osmoda vote`.
 
-use std::io::{BufRead as _, IsTerminal as _};
 use std::path::Path;
 use std::time::Duration;
 
@@ -179,7 +178,7 @@ async fn control(session: &mut Session, args: &OrderArgs, verb: Verb) -> Result<
 }
 
 async fn abort(session: &mut Session, args: &OrderArgs, yes: bool, wait: &Wait) -> Result<Exit, CliError> {
-    if !yes && !confirmed("abort the rollout and return every moved node to its baseline?")? {
+    if !yes && !super::confirmed("abort the rollout and return every moved node to its baseline?")? {
         return Err(CliError::failed("nothing was done", "it was not confirmed"));
     }
     let rollout = control(session, args, Verb::Abort).await?;
@@ -194,17 +193,6 @@ async fn abort(session: &mut Session, args: &OrderArgs, yes: bool, wait: &Wait) 
         Some(osmoda_types::RolloutState::Committed) => Ok(Exit::Conflict),
         _ => Ok(Exit::Failed),
     }
-}
-
-/// Asks on a terminal; elsewhere the flag must be given.
-fn confirmed(question: &str) -> Result<bool, CliError> {
-    if !std::io::stdin().is_terminal() {
-        return Err(CliError::usage("this must be confirmed", "standard input is no terminal").next("give --yes"));
-    }
-    note(&format!("{question} [y/N]"))?;
-    let mut answer = String::new();
-    std::io::stdin().lock().read_line(&mut answer)?;
-    Ok(matches!(answer.trim(), "y" | "Y" | "yes"))
 }
 
 async fn exclude(session: &mut Session, args: &OrderArgs, node: &str) -> Result<Exit, CliError> {

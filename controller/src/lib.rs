@@ -32,6 +32,8 @@ pub use join::{Join, Joined, join, mesh_dir};
 pub use link::LinkService;
 pub use presence::Presence;
 pub use rest::{App, AppParts};
+#[cfg(feature = "tls")]
+pub use tls::TlsListener;
 pub use token::{make as make_token, path as token_path};
 pub use view::View;
 pub use voters::{Fleet, Voters};

@@ -1,11 +1,13 @@
 //! The controller's own TLS: rustls with aws-lc-rs, the hybrid group
 //! X25519MLKEM768 first, so that what is recorded today cannot be read later.
+//! A client that does not speak TLS is told so, once, and gets nothing else.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use osmoda_controller_api::ErrorBody;
 use osmoda_kit::error::ApiError;
 use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::{TaskKind, Tasks};
@@ -13,6 +15,7 @@ use osmoda_types::ErrorCode;
 use rustls::crypto::aws_lc_rs::{self, kx_group};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
@@ -29,15 +32,27 @@ const HANDSHAKES_MAX: usize = 64;
 /// Shaken hands waiting to be served: axum takes them at once.
 const READY_QUEUE: usize = 16;
 
+/// The first byte of a TLS handshake record (RFC 8446, section 5.1). No HTTP
+/// method begins with it.
+const HANDSHAKE_RECORD: u8 = 0x16;
+
+/// What is read of a plain request before its connection is closed, so that the
+/// answer is not lost to a reset: a request without a body has less.
+const PLAIN_BYTES_MAX: u64 = 64 * 1024;
+
 /// A TCP listener behind TLS.
-pub(crate) struct TlsListener {
+#[derive(Debug)]
+pub struct TlsListener {
     address: SocketAddr,
     ready: mpsc::Receiver<(TlsStream<TcpStream>, SocketAddr)>,
 }
 
 impl TlsListener {
     /// Reads the files and starts to accept.
-    pub(crate) fn start(listener: TcpListener, files: &TlsFiles, tasks: &Tasks) -> Result<Self, ApiError> {
+    ///
+    /// # Errors
+    /// [`ErrorCode::ConfigInvalid`] with the file that cannot be used.
+    pub fn start(listener: TcpListener, files: &TlsFiles, tasks: &Tasks) -> Result<Self, ApiError> {
         let acceptor = TlsAcceptor::from(Arc::new(config(files)?));
         let address = listener.local_addr().map_err(ApiError::internal)?;
         let (sender, ready) = mpsc::channel(READY_QUEUE);
@@ -67,15 +82,39 @@ async fn accept(
         let Ok(slot) = Arc::clone(&slots).acquire_owned().await else { return };
         let (acceptor, sender) = (acceptor.clone(), sender.clone());
         tasks.spawn(TaskKind::BACKGROUND, "tls handshake", async move {
-            let shaken = tokio::time::timeout(HANDSHAKE_LIMIT, acceptor.accept(stream)).await;
+            let shaken = tokio::time::timeout(HANDSHAKE_LIMIT, shake(stream, &acceptor)).await;
             drop(slot);
-            if let Ok(Ok(stream)) = shaken
-                && sender.send((stream, peer)).await.is_err()
-            {
-                tracing::debug!(%peer, "listener is closed");
+            match shaken {
+                Ok(Ok(Some(stream))) => {
+                    if sender.send((stream, peer)).await.is_err() {
+                        tracing::debug!(%peer, "listener is closed");
+                    }
+                }
+                Ok(Ok(None)) => tracing::debug!(%peer, "a client did not speak TLS"),
+                Ok(Err(error)) => tracing::debug!(%peer, %error, "no TLS handshake"),
+                Err(_) => tracing::debug!(%peer, "no TLS handshake in time"),
             }
         });
     }
+}
+
+/// Shakes hands, or tells a plain client what is wrong.
+async fn shake(mut stream: TcpStream, acceptor: &TlsAcceptor) -> std::io::Result<Option<TlsStream<TcpStream>>> {
+    let mut first = [0];
+    if stream.peek(&mut first).await? == 1 && first != [HANDSHAKE_RECORD] {
+        stream.write_all(plain_answer()?.as_bytes()).await?;
+        stream.shutdown().await?;
+        tokio::io::copy(&mut stream.take(PLAIN_BYTES_MAX), &mut tokio::io::sink()).await?;
+        return Ok(None);
+    }
+    acceptor.accept(stream).await.map(Some)
+}
+
+fn plain_answer() -> std::io::Result<String> {
+    let error = "this address speaks TLS: use https://".to_owned();
+    let body = serde_json::to_string(&ErrorBody { error, code: ErrorCode::BadRequest, request_id: String::new() })?;
+    let status = "HTTP/1.1 400 Bad Request\r\ncontent-type: application/json\r\nconnection: close";
+    Ok(format!("{status}\r\ncontent-length: {}\r\n\r\n{body}", body.len()))
 }
 
 impl axum::serve::Listener for TlsListener {

@@ -138,8 +138,12 @@ impl Client {
             return CliError::new(Exit::TimedOut, what, format!("{} did not answer in time", self.server));
         }
         let cause = osmoda_kit::error::chain(error);
-        CliError::failed(what, format!("cannot reach {}: {cause}", self.server))
-            .next("is the controller running, and is the context right? osmoda doctor")
+        // reqwest hides the TLS library's error behind `dyn Error`; its text is all there is.
+        let next = match cause.contains("invalid peer certificate") {
+            true => "if this is the controller, name the file of its authority's certificate in SSL_CERT_FILE",
+            false => "is the controller running, and is the context right? osmoda doctor",
+        };
+        CliError::failed(what, format!("cannot reach {}: {cause}", self.server)).next(next)
     }
 
     /// Follows a stream of events until `take` says it is enough. Broken

@@ -17,12 +17,25 @@ pub enum Event {
     KeysUpdated,
     /// A link was made anew while the old one was up.
     LinkRenewed,
+    /// A first packet was asked to prove its address.
+    RetryAsked,
+    /// A first packet that knocked was over a limit.
+    Limited,
+    /// A member was let in without a knock: a clock is wrong.
+    KnockMissed,
 }
 
 impl Event {
     /// Every kind.
-    pub const ALL: [Event; 4] =
-        [Event::OldEpochAccepted, Event::RejoinAccepted, Event::KeysUpdated, Event::LinkRenewed];
+    pub const ALL: [Event; 7] = [
+        Event::OldEpochAccepted,
+        Event::RejoinAccepted,
+        Event::KeysUpdated,
+        Event::LinkRenewed,
+        Event::RetryAsked,
+        Event::Limited,
+        Event::KnockMissed,
+    ];
 
     /// Its name in the metrics.
     #[must_use]
@@ -32,6 +45,9 @@ impl Event {
             Event::RejoinAccepted => "rejoin_accepted",
             Event::KeysUpdated => "keys_updated",
             Event::LinkRenewed => "link_renewed",
+            Event::RetryAsked => "retry_asked",
+            Event::Limited => "limited",
+            Event::KnockMissed => "knock_missed",
         }
     }
 }

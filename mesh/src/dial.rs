@@ -180,7 +180,8 @@ async fn dial(
             Arc::new(move |key: &MeshKey| *key == expected && members.load().by_key(key).is_some())
         },
     };
-    let connection = connect(&shared.endpoint, party, hello, address, &shared.tuning, &shared.clock).await?;
+    let endpoint = shared.port.open().map_err(|_| "no port")?;
+    let connection = connect(&endpoint, party, hello, address, &shared.tuning, &shared.clock).await?;
     match tokio::time::timeout(shared.tuning.handshake, read_admitted(&connection, mode)).await {
         Ok(Some(admitted)) if peer_identity(&connection).is_some_and(|peer| peer.key == expected) => {
             Ok((connection, admitted))

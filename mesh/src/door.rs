@@ -136,6 +136,11 @@ impl Doors {
         })
     }
 
+    /// The door of the newest epoch.
+    pub(crate) fn newest(&self) -> Option<Arc<Door>> {
+        self.epochs.load().first().cloned()
+    }
+
     /// Opens an invite; opening the same id again replaces it.
     pub(crate) fn open_invite(&self, invite: &InviteSecret, now_ms: i64) -> Result<(), MeshError> {
         let psk = Psk::pair(&self.network, &invite.id, invite.secret.bytes());
@@ -157,8 +162,7 @@ impl Doors {
     /// The configuration quinn uses before a door is chosen: it only derives
     /// Initial keys and Retry tokens and bounds memory.
     pub(crate) fn default_config(&self) -> Result<ServerConfig, MeshError> {
-        let doors = self.epochs.load();
-        let door = doors.first().ok_or(MeshError::NoSecret)?;
+        let door = self.newest().ok_or(MeshError::NoSecret)?;
         Ok(ServerConfig::clone(&door.config))
     }
 

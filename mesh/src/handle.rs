@@ -1,6 +1,11 @@
 //! Starting a mesh, and the handle through which it is used.
 
-use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use arc_swap::ArcSwap;
 use osmoda_kit::{
@@ -8,10 +13,9 @@ use osmoda_kit::{
     shutdown::Stage,
     tasks::{TaskKind, Tasks},
 };
-use osmoda_mesh_crypto::endpoint_config;
 use osmoda_mesh_protocol::{Members, PeerInfo, Service};
 use osmoda_types::{MeshEpoch, NodeId, Role};
-use quinn::{Connection, Endpoint, TokioRuntime};
+use quinn::Connection;
 use tokio::{
     sync::{mpsc, watch},
     time::Instant,
@@ -26,7 +30,8 @@ use crate::{
     error::MeshError,
     hub::{self, Hub, HubSender, Link, Shared},
     link::{self, OpenFault},
-    listen, socket,
+    listen,
+    port::Port,
     stream::{IncomingStream, MeshStream},
 };
 
@@ -38,7 +43,8 @@ const ACCEPT_QUEUE: usize = 64;
 pub struct Mesh;
 
 impl Mesh {
-    /// Binds the socket and starts the listener and the hub.
+    /// Starts the listener and the hub. The port is bound now if there are other
+    /// members or the system chooses it, else when it is first needed.
     ///
     /// # Errors
     /// [`MeshError::Socket`], [`MeshError::NoSecret`], [`MeshError::Members`].
@@ -50,19 +56,20 @@ impl Mesh {
         let (keys, allowed) = (identity.clone(), members.clone());
         let doors = Doors::new(network, keys, tuning.clone(), allowed, &epochs, &secrets.rejoins);
         let server = doors.default_config()?;
-        let failed = |source| MeshError::Socket { address: listen, source };
-        let socket = socket::open(listen).map_err(failed)?;
-        let settings = endpoint_config(&identity.transport());
-        let endpoint = Endpoint::new_with_abstract_socket(settings, Some(server), socket, Arc::new(TokioRuntime))
-            .map_err(failed)?;
-        let address = endpoint.local_addr().map_err(failed)?;
+        let own = identity.node();
+        let port = Port::new(listen, identity.clone(), server);
+        let others = members.load().members.iter().any(|member| member.node != own);
+        if others || port.is_system_chosen() {
+            port.open()?;
+        }
         let shared = Arc::new(Shared {
             identity,
             network,
             clock,
             tasks: tasks.clone(),
             tuning,
-            endpoint,
+            port,
+            handshakes: 0.into(),
             incarnation: random(),
             members,
             epochs: ArcSwap::from_pointee(epochs),
@@ -77,8 +84,7 @@ impl Mesh {
         let (sender, commands) = hub::channel();
         tasks.spawn(TaskKind::STORE, "mesh hub", Hub::new(shared.clone(), sender.clone()).run(commands));
         tasks.spawn(TaskKind::INTAKE, "mesh listener", listen::accept(shared.clone(), sender.clone()));
-        tracing::info!(%address, node = %shared.identity.node(), "mesh listens");
-        Ok(MeshHandle { shared, hub: sender, address })
+        Ok(MeshHandle { shared, hub: sender })
     }
 }
 
@@ -87,12 +93,11 @@ impl Mesh {
 pub struct MeshHandle {
     shared: Arc<Shared>,
     hub: HubSender,
-    address: SocketAddr,
 }
 
 impl std::fmt::Debug for MeshHandle {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "MeshHandle({:?} on {})", self.local_id(), self.address)
+        write!(f, "MeshHandle({:?} on {})", self.local_id(), self.local_address())
     }
 }
 
@@ -109,10 +114,16 @@ impl MeshHandle {
         self.shared.own_role()
     }
 
-    /// The address the socket is bound to.
+    /// The address the port is bound to, or will be.
     #[must_use]
     pub fn local_address(&self) -> SocketAddr {
-        self.address
+        self.shared.port.address()
+    }
+
+    /// Handshakes that strangers have under way here; bounded.
+    #[must_use]
+    pub fn handshakes(&self) -> usize {
+        self.shared.handshakes.load(Ordering::Relaxed)
     }
 
     /// The newest membership snapshot.
@@ -281,17 +292,21 @@ impl MeshHandle {
     /// (`state::store_members`).
     ///
     /// # Errors
-    /// [`MeshError::Members`], [`MeshError::Stopping`].
+    /// [`MeshError::Members`], [`MeshError::Stopping`]; [`MeshError::Socket`]
+    /// when the first other member needs the port and it cannot be bound: the
+    /// snapshot is in force then, and diallers try the port again.
     pub async fn update_members(&self, members: Members) -> Result<(), MeshError> {
         members.check()?;
-        if self.hub.members(members).await { Ok(()) } else { Err(MeshError::Stopping) }
+        self.hub.members(members).await.ok_or(MeshError::Stopping)?
     }
 
     /// Lets the holder of this invite reach the enroller.
     ///
     /// # Errors
-    /// [`MeshError::InvitesFull`].
+    /// [`MeshError::InvitesFull`]; [`MeshError::Socket`] when the port cannot be
+    /// bound, which a fleet of one needs for its first invite.
     pub fn open_invite(&self, invite: &InviteSecret) -> Result<(), MeshError> {
+        self.shared.port.open()?;
         self.shared.doors.open_invite(invite, self.shared.clock.now_wall().as_millis())
     }
 

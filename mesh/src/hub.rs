@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::Duration,
 };
@@ -23,7 +23,7 @@ use osmoda_mesh_protocol::{
     CLOSE_DUPLICATE, CLOSE_GOING, CLOSE_NORMAL, CLOSE_REFUSED, LinkInfo, Member, Members, SecretBytes, Service,
 };
 use osmoda_types::{MeshEpoch, NetworkId, NodeId, Role};
-use quinn::{Connection, Endpoint, VarInt};
+use quinn::{Connection, VarInt};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
 use crate::{
@@ -37,6 +37,7 @@ use crate::{
     identity::Identity,
     link,
     pair::Enroller,
+    port::Port,
     stream::{InUse, IncomingStream},
     tie::{self, Origin},
     tuning::Tuning,
@@ -56,7 +57,9 @@ pub(crate) struct Shared {
     pub(crate) clock: SharedClock,
     pub(crate) tasks: Tasks,
     pub(crate) tuning: Tuning,
-    pub(crate) endpoint: Endpoint,
+    pub(crate) port: Port,
+    /// Handshakes under way at the listener.
+    pub(crate) handshakes: AtomicUsize,
     /// Random per start: see `tie`.
     pub(crate) incarnation: u64,
     pub(crate) members: Arc<ArcSwap<Members>>,
@@ -116,7 +119,7 @@ impl Link {
 /// What changes about a link while it is up.
 #[derive(Debug)]
 pub(crate) struct LinkState {
-    /// Boot time of the last key update by this end, in ms.
+    /// Boot time of the last key update, in ms.
     pub(crate) keyed_ms: AtomicU64,
     /// Another link has followed; this one only finishes its streams.
     pub(crate) followed: AtomicBool,
@@ -159,7 +162,7 @@ pub(crate) enum Command {
     },
     Members {
         members: Members,
-        done: oneshot::Sender<()>,
+        done: oneshot::Sender<Result<(), MeshError>>,
     },
     Epoch {
         secret: EpochSecret,
@@ -187,10 +190,11 @@ impl HubSender {
         }
     }
 
-    /// Returns when the snapshot is in force; `false` when the hub is gone.
-    pub(crate) async fn members(&self, members: Members) -> bool {
+    /// Returns when the snapshot is in force; `None` when the hub is gone.
+    pub(crate) async fn members(&self, members: Members) -> Option<Result<(), MeshError>> {
         let (done, answer) = oneshot::channel();
-        self.0.send(Command::Members { members, done }).await.is_ok() && answer.await.is_ok()
+        self.0.send(Command::Members { members, done }).await.ok()?;
+        answer.await.ok()
     }
 
     /// Whether the epoch was newer; `None` when the hub is gone.
@@ -259,7 +263,7 @@ impl Hub {
             Command::Ended { peer, connection } => self.end(peer, connection),
             Command::Members { members, done } => {
                 self.replace_members(members);
-                answer(done, ());
+                answer(done, self.open_port());
             }
             Command::Epoch { secret, done } => {
                 let installed = self.install(&secret);
@@ -363,6 +367,13 @@ impl Hub {
         self.renew_diallers();
     }
 
+    /// Binds the port once there is somebody else.
+    fn open_port(&self) -> Result<(), MeshError> {
+        let own = self.shared.identity.node();
+        let others = self.shared.members.load().members.iter().any(|member| member.node != own);
+        if others { self.shared.port.open().map(drop) } else { Ok(()) }
+    }
+
     /// One dialler per member that this node may call and that has an address.
     fn renew_diallers(&mut self) {
         let members = self.shared.members.load_full();
@@ -412,8 +423,9 @@ impl Hub {
             close(&link.connection, CLOSE_GOING);
         }
         self.publish();
-        self.shared.endpoint.close(VarInt::from_u32(CLOSE_NORMAL), b"");
-        if tokio::time::timeout(CLOSE_TIME, self.shared.endpoint.wait_idle()).await.is_err() {
+        let Some(endpoint) = self.shared.port.bound() else { return };
+        endpoint.close(VarInt::from_u32(CLOSE_NORMAL), b"");
+        if tokio::time::timeout(CLOSE_TIME, endpoint.wait_idle()).await.is_err() {
             tracing::debug!("some peers did not hear of the close");
         }
     }

@@ -15,6 +15,7 @@ use crate::{
     dial,
     hub::{HubSender, Link, Shared, close, millis},
     lifetime::{Drain, Due, Lifetime},
+    listen::peer_identity,
     stream::{IncomingStream, MeshStream},
     tuning::{PEER_STREAMS_MAX, raise_limits},
 };
@@ -109,17 +110,25 @@ impl Age {
             }
             return false;
         }
+        self.life.updated(key_updates(link), now);
+        link.state.keyed_ms.store(millis(self.life.keyed()), Ordering::Relaxed);
         match self.life.look(now, self.initiator, link.is_stale(&shared.epochs.load())) {
             Due::Nothing => false,
             Due::KeyUpdate => {
+                let before = key_updates(link);
                 link.connection.force_key_update();
-                link.state.keyed_ms.store(millis(now), Ordering::Relaxed);
-                shared.counters.note(Event::KeysUpdated);
+                if key_updates(link) != before {
+                    shared.counters.note(Event::KeysUpdated);
+                }
                 false
             }
             Due::Handshake => true,
         }
     }
+}
+
+fn key_updates(link: &Link) -> u64 {
+    peer_identity(&link.connection).map_or(0, |identity| identity.key_updates)
 }
 
 /// Reads a stream's preamble and hands the stream to its service, or refuses.

@@ -1,52 +1,72 @@
 //! The listener: who may begin a handshake, and what happens when it is over.
 //!
 //! Invariant: nothing is sent to an address before its connection id has been
-//! found to be a knock of one of our doors (`tests/one.rs`).
+//! found to be a knock of one of our doors, or the address to be a member's
+//! (`tests/one/silence.rs`).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use osmoda_kit::shutdown::Stage;
 use osmoda_mesh_crypto::{Mode, PeerIdentity};
-use osmoda_mesh_protocol::{CLOSE_REFUSED, FRAME_VERSION, Hello, decode_json};
+use osmoda_mesh_protocol::{CLOSE_NORMAL, CLOSE_REFUSED, FRAME_VERSION, Hello, decode_json};
 use osmoda_types::{InviteId, MeshEpoch};
 use quinn::{Connecting, Connection, Incoming};
 
 use crate::{
     counters::Event,
+    dial::random,
     door::Door,
+    gate::{Gate, Knocked, Verdict},
     hub::{Established, HubSender, Shared, Way, close},
     pair,
     tie::Origin,
 };
 
-/// Handshakes under way at once. Each is a connection of quinn's and about
-/// 300 us of processor time; a fleet of 32 restarting together needs 31.
-const HANDSHAKES_MAX: usize = 128;
-
-/// Above this many the source address must prove itself with a Retry first
-/// (`mesh.md` section 7, item 3).
-const RETRY_ABOVE: usize = 64;
+/// What a finished handshake tells the gate.
+enum Outcome {
+    /// Nothing.
+    Over,
+    /// A joiner from there was refused.
+    Refused(IpAddr),
+}
 
 /// Accepts connections until new work is refused.
 pub(crate) async fn accept(shared: Arc<Shared>, hub: HubSender) {
     let stop = shared.tasks.shutdown().token(Stage::RefuseNew);
-    // Bounded by HANDSHAKES_MAX in `begin`.
-    let mut handshakes: FuturesUnordered<BoxFuture<'static, ()>> = FuturesUnordered::new();
+    let endpoint = tokio::select! {
+        biased;
+        // Safe to drop: a token stays cancelled.
+        () = stop.cancelled() => return,
+        // Safe to drop: a port that was bound stays bound.
+        endpoint = shared.port.opened() => match endpoint {
+            Some(endpoint) => endpoint,
+            None => return,
+        },
+    };
+    let mut gate = Gate::new(shared.tuning.knock_fallback, seed());
+    // Bounded by the gate.
+    let mut handshakes: FuturesUnordered<BoxFuture<'static, Outcome>> = FuturesUnordered::new();
     loop {
         tokio::select! {
             biased;
             // Safe to drop: a token stays cancelled.
             () = stop.cancelled() => break,
             // Safe to drop: what was not ready keeps its place in the set.
-            Some(()) = handshakes.next(), if !handshakes.is_empty() => {}
+            Some(outcome) = handshakes.next(), if !handshakes.is_empty() => {
+                if let Outcome::Refused(source) = outcome {
+                    gate.refused(source, shared.clock.now_boot());
+                }
+            }
             // Safe to drop: accepting takes a connection only when it is ready.
-            incoming = shared.endpoint.accept() => match incoming {
-                Some(incoming) => handshakes.extend(begin(&shared, &hub, incoming, handshakes.len())),
+            incoming = endpoint.accept() => match incoming {
+                Some(incoming) => handshakes.extend(begin(&shared, &hub, &mut gate, incoming, handshakes.len())),
                 // The endpoint was closed through its handle; the process goes on.
                 None => stop.cancelled().await,
             },
         }
+        shared.handshakes.store(handshakes.len(), std::sync::atomic::Ordering::Relaxed);
     }
 }
 
@@ -54,26 +74,42 @@ pub(crate) async fn accept(shared: Arc<Shared>, hub: HubSender) {
 fn begin(
     shared: &Arc<Shared>,
     hub: &HubSender,
+    gate: &mut Gate,
     incoming: Incoming,
     under_way: usize,
-) -> Option<BoxFuture<'static, ()>> {
+) -> Option<BoxFuture<'static, Outcome>> {
     let (now_ms, now_boot) = (shared.clock.now_wall().as_millis(), shared.clock.now_boot());
-    let Some(door) = shared.doors.knocked(&incoming.orig_dst_cid(), now_ms, now_boot) else {
-        incoming.ignore();
-        return None;
+    let door = shared.doors.knocked(&incoming.orig_dst_cid(), now_ms, now_boot);
+    let knocked = match &door {
+        None => Knocked::Nowhere,
+        Some(door) if matches!(door.mode, Mode::Pair(_)) => Knocked::Joiner,
+        Some(_) => Knocked::Member,
     };
-    if under_way >= HANDSHAKES_MAX {
-        incoming.ignore();
-        return None;
-    }
-    let must_prove_address = matches!(door.mode, Mode::Pair(_)) || under_way >= RETRY_ABOVE;
-    if must_prove_address && !incoming.remote_address_validated() {
-        if let Err(error) = incoming.retry() {
-            tracing::debug!(%error, "retry is not possible");
-            error.into_incoming().ignore();
+    gate.know(&shared.members.load_full());
+    let (source, proven) = (incoming.remote_address(), incoming.remote_address_validated());
+    let door = match gate.judge(knocked, source, proven, under_way, now_boot) {
+        Verdict::Ignore => {
+            incoming.ignore();
+            return None;
         }
-        return None;
-    }
+        Verdict::Limit => {
+            shared.counters.note(Event::Limited);
+            incoming.ignore();
+            return None;
+        }
+        Verdict::Retry => {
+            shared.counters.note(Event::RetryAsked);
+            ask_for_proof(incoming);
+            return None;
+        }
+        Verdict::Accept => door?,
+        Verdict::AcceptUnknocked => {
+            // Its packets say nothing about the time; the member's log does.
+            tracing::warn!(%source, "a member did not knock in time; compare its clock with this one");
+            shared.counters.note(Event::KnockMissed);
+            shared.doors.newest()?
+        }
+    };
     match incoming.accept_with(door.config.clone()) {
         Ok(connecting) => Some(complete(shared.clone(), hub.clone(), connecting, door).boxed()),
         Err(error) => {
@@ -83,14 +119,28 @@ fn begin(
     }
 }
 
-async fn complete(shared: Arc<Shared>, hub: HubSender, connecting: Connecting, door: Arc<Door>) {
+fn ask_for_proof(incoming: Incoming) {
+    if let Err(error) = incoming.retry() {
+        tracing::debug!(%error, "retry is not possible");
+        error.into_incoming().ignore();
+    }
+}
+
+async fn complete(shared: Arc<Shared>, hub: HubSender, connecting: Connecting, door: Arc<Door>) -> Outcome {
     let connection = match tokio::time::timeout(shared.tuning.handshake, connecting).await {
         Ok(Ok(connection)) => connection,
-        Ok(Err(error)) => return tracing::debug!(%error, "handshake failed"),
-        Err(_) => return tracing::debug!("handshake took too long"),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "handshake failed");
+            return Outcome::Over;
+        }
+        Err(_) => {
+            tracing::debug!("handshake took too long");
+            return Outcome::Over;
+        }
     };
     let Some(identity) = peer_identity(&connection) else {
-        return close(&connection, CLOSE_REFUSED);
+        close(&connection, CLOSE_REFUSED);
+        return Outcome::Over;
     };
     match door.mode {
         Mode::Mesh(epoch) => join_link(&shared, &hub, connection, &identity, epoch, Way::Epoch).await,
@@ -98,8 +148,9 @@ async fn complete(shared: Arc<Shared>, hub: HubSender, connecting: Connecting, d
             let epoch = shared.epochs.load().current().epoch;
             join_link(&shared, &hub, connection, &identity, epoch, Way::Rejoin).await;
         }
-        Mode::Pair(invite) => enrol(&shared, connection, identity, invite, &door).await,
+        Mode::Pair(invite) => return enrol(&shared, connection, identity, invite, &door).await,
     }
+    Outcome::Over
 }
 
 async fn join_link(
@@ -116,7 +167,8 @@ async fn join_link(
         return close(&connection, CLOSE_REFUSED);
     };
     let origin = Origin { initiator: peer, peer_incarnation: hello.incarnation };
-    if !hub.established(Established { peer, connection, origin, epoch, way, renews: hello.renews }).await {
+    let renews = hello.renews;
+    if !hub.established(Established { peer, connection, origin, epoch, way, renews }).await {
         return tracing::debug!(peer = %peer, "link was not kept");
     }
     match way {
@@ -129,18 +181,41 @@ async fn join_link(
     }
 }
 
-async fn enrol(shared: &Shared, connection: Connection, identity: PeerIdentity, invite: InviteId, door: &Door) {
+async fn enrol(
+    shared: &Shared,
+    connection: Connection,
+    identity: PeerIdentity,
+    invite: InviteId,
+    door: &Door,
+) -> Outcome {
     let expired = door.expired(shared.clock.now_wall().as_millis());
+    let source = connection.remote_address().ip();
     let work = pair::answer(shared, &connection, identity, invite, expired);
-    match tokio::time::timeout(shared.tuning.spend + shared.tuning.handshake, work).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "joiner did not get its answer"),
-        Err(_) => tracing::debug!("joiner took too long"),
-    }
-    close(&connection, osmoda_mesh_protocol::CLOSE_NORMAL);
+    let outcome = match tokio::time::timeout(shared.tuning.spend + shared.tuning.handshake, work).await {
+        Ok(Ok(true)) => Outcome::Over,
+        Ok(Ok(false)) => Outcome::Refused(source),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "joiner did not get its answer");
+            Outcome::Over
+        }
+        Err(_) => {
+            tracing::debug!("joiner took too long");
+            Outcome::Refused(source)
+        }
+    };
+    close(&connection, CLOSE_NORMAL);
+    outcome
 }
 
 /// Who the handshake proved.
 pub(crate) fn peer_identity(connection: &Connection) -> Option<PeerIdentity> {
     connection.peer_identity()?.downcast::<PeerIdentity>().ok().map(|identity| *identity)
+}
+
+fn seed() -> [u8; 32] {
+    let mut seed = [0; 32];
+    for chunk in seed.chunks_exact_mut(size_of::<u64>()) {
+        chunk.copy_from_slice(&random().to_be_bytes());
+    }
+    seed
 }

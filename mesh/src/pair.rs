@@ -50,14 +50,14 @@ pub trait Enroller: Send + Sync {
     fn spend(&self, invite: InviteId, joiner: Joiner) -> Spend<'_>;
 }
 
-/// The issuer's side, after the handshake.
+/// The issuer's side, after the handshake; whether the joiner was admitted.
 pub(crate) async fn answer(
     shared: &Shared,
     connection: &Connection,
     identity: PeerIdentity,
     invite: InviteId,
     expired: bool,
-) -> std::io::Result<()> {
+) -> std::io::Result<bool> {
     let source = connection.remote_address();
     let answer = match enrol(shared, &identity, invite, expired, source).await {
         Ok(welcome) => {
@@ -75,7 +75,7 @@ pub(crate) async fn answer(
     stream.finish().map_err(std::io::Error::other)?;
     // Closing at once would drop what is still in flight; the joiner closes.
     connection.closed().await;
-    Ok(())
+    Ok(matches!(answer, PairAnswer::Welcome(_)))
 }
 
 async fn enrol(

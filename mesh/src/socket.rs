@@ -65,13 +65,9 @@ impl AsyncUdpSocket for OurVersionOnly {
         meta: &mut [RecvMeta],
     ) -> Poll<io::Result<usize>> {
         let count = ready!(self.inner.poll_recv(cx, bufs, meta))?;
-        for (buf, meta) in bufs.iter().zip(meta.iter_mut()).take(count) {
-            // The datagrams of one buffer come from one source in one burst; a
-            // foreign one among them drops the burst, and QUIC sends ours again.
-            let bytes = buf.get(..meta.len).unwrap_or_default();
-            if bytes.chunks(meta.stride.max(1)).any(is_foreign) {
-                meta.len = 0;
-            }
+        for (buf, meta) in bufs.iter_mut().zip(meta.iter_mut()).take(count) {
+            let bytes = buf.get_mut(..meta.len).unwrap_or_default();
+            meta.len = keep_ours(bytes, meta.stride);
         }
         Poll::Ready(Ok(count))
     }
@@ -91,6 +87,23 @@ impl AsyncUdpSocket for OurVersionOnly {
     fn may_fragment(&self) -> bool {
         self.inner.may_fragment()
     }
+}
+
+/// Closes up the datagrams of one buffer over the foreign ones among them and
+/// returns the length that is left. The kernel puts datagrams of one source and
+/// one size together, the last one possibly shorter; whoever writes that source
+/// on a packet must not get the honest ones dropped.
+fn keep_ours(bytes: &mut [u8], stride: usize) -> usize {
+    let (stride, length) = (stride.max(1), bytes.len());
+    let mut kept = 0;
+    for from in (0..length).step_by(stride) {
+        let to = length.min(from + stride);
+        if !is_foreign(&bytes[from..to]) {
+            bytes.copy_within(from..to, kept);
+            kept += to - from;
+        }
+    }
+    kept
 }
 
 /// Whether a datagram begins with a long header of another version.
@@ -113,5 +126,23 @@ mod tests {
         assert!(!is_foreign(&[]));
         assert!(is_foreign(&[0xc0, 0, 0, 0, 1, 9]));
         assert!(is_foreign(&ours[..4]));
+    }
+
+    #[test]
+    fn hygiene_02_a_foreign_datagram_in_a_burst_does_not_take_ours_along() {
+        let ours = |byte| [&[0xc0][..], &QUIC_VERSION.to_be_bytes(), &[byte; 3]].concat();
+        let foreign = [0xc0, 0, 0, 0, 1, 9, 9, 9].to_vec();
+        let short = vec![0x40, 7];
+        for (burst, left) in [
+            (vec![ours(1), foreign.clone(), ours(2), short.clone()], vec![ours(1), ours(2), short.clone()]),
+            (vec![foreign.clone(), foreign.clone()], vec![]),
+            (vec![foreign, short.clone()], vec![short]),
+            (vec![ours(1), ours(2)], vec![ours(1), ours(2)]),
+        ] {
+            let mut bytes = burst.concat();
+            let kept = keep_ours(&mut bytes, 8);
+            assert_eq!(bytes[..kept], left.concat());
+        }
+        assert_eq!(keep_ours(&mut [], 0), 0);
     }
 }

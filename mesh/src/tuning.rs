@@ -27,6 +27,23 @@ const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// 2 KiB and only one is in flight.
 const CRYPTO_BUFFER_BYTES: usize = 4096;
 
+/// Who may begin a handshake without a knock, after proving its address. The
+/// knock needs clocks that agree to half a minute; a member whose clock jumped
+/// must not be locked out by it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KnockFallback {
+    /// Nobody.
+    Off,
+    /// Packets from the exact address of a member. They are answered with a
+    /// Retry, which goes to that member whoever wrote them.
+    #[default]
+    Members,
+    /// Everybody: the port is no longer silent. For a fleet whose clocks cannot
+    /// be trusted.
+    Anyone,
+}
+
 /// Times and sizes.
 #[derive(Debug, Clone)]
 pub struct Tuning {
@@ -65,6 +82,8 @@ pub struct Tuning {
     /// How long streams may keep a followed link: long calls end, endless ones
     /// are cut and come again on the new link.
     pub drain_max: Duration,
+    /// What happens to first packets without a knock.
+    pub knock_fallback: KnockFallback,
     /// Time for an invite to be spent, a commit of the log included.
     pub spend: Duration,
 }
@@ -85,6 +104,7 @@ impl Default for Tuning {
             look: Duration::from_secs(5),
             drain_quiet: Duration::from_secs(2),
             drain_max: Duration::from_secs(60),
+            knock_fallback: KnockFallback::default(),
             spend: Duration::from_secs(15),
         }
     }

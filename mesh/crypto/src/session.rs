@@ -65,6 +65,8 @@ pub struct PeerIdentity {
     pub hello: Vec<u8>,
     /// What protects the application packets.
     pub aead: Aead,
+    /// How often the application keys were updated so far, by either end.
+    pub key_updates: u64,
 }
 
 impl std::fmt::Debug for PeerIdentity {
@@ -104,6 +106,8 @@ pub(crate) struct NoiseSession {
     peer_params: Option<TransportParameters>,
     handshake_secret: Zeroizing<[u8; 32]>,
     next: Option<Generation>,
+    /// Generations handed out after the first; quinn holds one in advance.
+    generations: u64,
     exporter: Option<Zeroizing<[u8; 32]>>,
     peer: Option<PeerIdentity>,
 }
@@ -136,6 +140,7 @@ impl NoiseSession {
             peer_params: None,
             handshake_secret: Zeroizing::new([0; 32]),
             next: None,
+            generations: 0,
             exporter: None,
             peer: None,
         }
@@ -275,7 +280,8 @@ impl NoiseSession {
     fn finish(&mut self, hello: Vec<u8>) -> Result<(), NoiseFault> {
         let finished = self.noise.take().ok_or(NoiseFault)?.finish()?;
         self.exporter = Some(keys::exporter(&finished));
-        self.peer = Some(PeerIdentity { key: MeshKey::from_bytes(finished.peer), hello, aead: self.aead });
+        self.peer =
+            Some(PeerIdentity { key: MeshKey::from_bytes(finished.peer), hello, aead: self.aead, key_updates: 0 });
         let (initiator, responder) = (finished.initiator, finished.responder);
         self.next = Some(self.directed(initiator, responder));
         Ok(())
@@ -324,7 +330,8 @@ impl crypto::Session for NoiseSession {
     }
 
     fn peer_identity(&self) -> Option<Box<dyn Any>> {
-        self.peer.clone().map(|peer| Box::new(peer) as Box<dyn Any>)
+        let key_updates = self.generations.saturating_sub(1);
+        self.peer.clone().map(|peer| Box::new(PeerIdentity { key_updates, ..peer }) as Box<dyn Any>)
     }
 
     // No early data at all: a replayed first message then costs processor time
@@ -366,6 +373,7 @@ impl crypto::Session for NoiseSession {
         let generation = self.next.take()?;
         let keys = generation.packet_keys(self.aead);
         self.next = Some(generation.next());
+        self.generations += 1;
         Some(keys)
     }
 

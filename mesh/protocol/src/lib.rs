@@ -18,6 +18,7 @@ mod knock;
 mod members;
 mod peer;
 mod preamble;
+mod rate;
 mod secret;
 mod service;
 
@@ -36,5 +37,6 @@ pub use knock::{
 pub use members::{ADDRESSES_MAX, MEMBERS_MAX, Member, Members, MembersError, NAME_BYTES_MAX, name_is_valid, node_id};
 pub use peer::{LinkInfo, PeerInfo, StreamPeer};
 pub use preamble::{ANSWER_BYTES_MAX, Answer, PREAMBLE_BYTES_MAX, Preamble, PreambleError};
+pub use rate::{Bucket, Buckets, Prefix, Rate};
 pub use secret::SecretBytes;
 pub use service::{Service, UnknownService};

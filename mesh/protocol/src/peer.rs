@@ -44,8 +44,8 @@ pub struct LinkInfo {
     pub bytes_in: u64,
     /// Bytes of datagrams sent.
     pub bytes_out: u64,
-    /// Milliseconds since this end last made or updated the keys; the other end
-    /// may have updated them since.
+    /// Milliseconds since the keys were made or last updated, to within the few
+    /// seconds at which links look.
     pub key_age_ms: u64,
 }
 

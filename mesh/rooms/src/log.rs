@@ -357,6 +357,12 @@ impl RoomLog {
         self.authors.iter()
     }
 
+    /// The number of a message, if it is this author's and kept.
+    #[must_use]
+    pub fn seq_of(&self, author: &PublicKey, id: &MessageId) -> Option<u64> {
+        self.entries.get(id).filter(|entry| entry.author == *author).map(|entry| entry.seq)
+    }
+
     /// The parents of a new message of this author: the newest messages that
     /// nothing depends on yet, its own last one left out.
     #[must_use]

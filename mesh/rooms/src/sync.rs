@@ -99,6 +99,8 @@ pub enum Do {
     /// Load messages from the front of this list, as many as fit into a batch
     /// and at least one; then call `loaded`.
     Load(Vec<MessageId>),
+    /// Put these into the room's order, parents first; then call `arranged`.
+    Arrange(Vec<MessageId>),
     /// Find the messages behind these prefixes, parents first; then call `resolved`.
     Resolve(Vec<IdPrefix>),
     /// Check and keep these; then call `stored`.
@@ -112,6 +114,7 @@ enum Phase {
     Opening(Snapshot),
     Ranges,
     Fetching { asked: usize, got: usize, more: bool },
+    Arranging,
     Giving,
 }
 
@@ -192,7 +195,8 @@ impl Opener {
     fn fetch(&mut self) -> Do {
         let ids: Vec<_> = self.need.drain(..self.need.len().min(WANT_IDS_MAX)).collect();
         if ids.is_empty() {
-            return self.give();
+            self.phase = Phase::Arranging;
+            return if self.have.is_empty() { self.give() } else { Do::Arrange(self.have.iter().copied().collect()) };
         }
         self.phase = Phase::Fetching { asked: ids.len(), got: 0, more: false };
         Do::Send(Frame::Want(ids.iter().map(MessageId::prefix).collect()))
@@ -204,6 +208,13 @@ impl Opener {
             return Do::Done(Some(Frame::Done));
         }
         Do::Load(self.have.iter().take(WANT_IDS_MAX).copied().collect())
+    }
+
+    /// These are the messages of [`Do::Arrange`] in their order; those that are
+    /// gone meanwhile are left out.
+    pub fn arranged(&mut self, ids: Vec<MessageId>) -> Do {
+        self.have = ids.into();
+        self.give()
     }
 
     /// The messages of [`Do::Store`] are kept, or refused one by one.

@@ -233,6 +233,8 @@ async fn a_peer_that_crashed_is_linked_again_long_before_the_idle_time() {
 #[tokio::test]
 async fn a_port_in_use_is_said() {
     let a = Start::new(1, Role::Voter).run();
-    let taken = Start { listen: a.handle.local_address(), ..Start::new(2, Role::Voter) };
+    let second = Start::new(2, Role::Voter);
+    let both = members(1, vec![a.member(), second.members.members[0].clone()]);
+    let taken = Start { listen: a.handle.local_address(), members: both, ..second };
     assert_eq!(taken.try_run().err().map(|error| error.code()), Some(ErrorCode::PortInUse));
 }

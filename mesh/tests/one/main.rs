@@ -11,6 +11,8 @@ mod node;
 #[cfg(test)]
 mod pairing;
 #[cfg(test)]
+mod port;
+#[cfg(test)]
 mod rpc;
 #[cfg(test)]
 mod silence;

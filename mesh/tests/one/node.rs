@@ -37,6 +37,8 @@ pub(crate) struct Start {
     pub(crate) idle: Duration,
     pub(crate) rejoin: Option<SecretBytes>,
     pub(crate) clock: SharedClock,
+    /// Changes to the times and sizes.
+    pub(crate) adjust: fn(&mut Tuning),
 }
 
 impl Start {
@@ -46,7 +48,14 @@ impl Start {
         let listen = ([127, 0, 0, 1], 0).into();
         let idle = Duration::from_secs(10);
         let (secret, enroller, rejoin) = ([1; 32], None, None);
-        Self { identity, role, listen, members: alone, secret, enroller, idle, rejoin, clock: clock() }
+        Self { identity, role, listen, members: alone, secret, enroller, idle, rejoin, clock: clock(), adjust: |_| () }
+    }
+
+    fn tuning(&self) -> Tuning {
+        let keep_alive = Duration::from_millis(300);
+        let mut tuning = Tuning { idle: self.idle, keep_alive, look: LOOK, ..Tuning::default() };
+        (self.adjust)(&mut tuning);
+        tuning
     }
 
     pub(crate) fn run(self) -> Node {
@@ -62,7 +71,7 @@ impl Start {
             secrets: Secrets { rejoin: self.rejoin.clone(), ..epoch(1, self.secret).into() },
             members: self.members.clone(),
             enroller: self.enroller.clone(),
-            tuning: Tuning { idle: self.idle, keep_alive: Duration::from_millis(300), look: LOOK, ..Tuning::default() },
+            tuning: self.tuning(),
         };
         let handle = Mesh::start(config, &tasks, self.clock.clone())?;
         Ok(Node { handle, identity: self.identity.clone(), role: self.role, tasks })

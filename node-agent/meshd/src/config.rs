@@ -4,7 +4,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use osmoda_kit::config::Validate;
-use osmoda_mesh::Tuning;
+use osmoda_mesh::{KnockFallback, Tuning};
 use serde::Deserialize;
 
 /// The mesh's UDP port (`architecture.md` 7).
@@ -27,13 +27,21 @@ pub struct Config {
     pub idle_ms: u64,
     /// How often a silent link is probed, in milliseconds; at most half of `idle_ms`.
     pub keep_alive_ms: u64,
+    /// Who may begin without a knock after proving its address: `off`,
+    /// `members`, or `anyone`, which ends the port's silence.
+    pub knock_fallback: KnockFallback,
 }
 
 impl Default for Config {
     fn default() -> Self {
         let Tuning { idle, keep_alive, .. } = Tuning::default();
         let millis = |span: Duration| u64::try_from(span.as_millis()).unwrap_or(u64::MAX);
-        Self { listen: (Ipv4Addr::UNSPECIFIED, PORT).into(), idle_ms: millis(idle), keep_alive_ms: millis(keep_alive) }
+        Self {
+            listen: (Ipv4Addr::UNSPECIFIED, PORT).into(),
+            idle_ms: millis(idle),
+            keep_alive_ms: millis(keep_alive),
+            knock_fallback: KnockFallback::default(),
+        }
     }
 }
 
@@ -55,6 +63,7 @@ impl Config {
         Tuning {
             idle: Duration::from_millis(self.idle_ms),
             keep_alive: Duration::from_millis(self.keep_alive_ms),
+            knock_fallback: self.knock_fallback,
             ..Tuning::default()
         }
     }

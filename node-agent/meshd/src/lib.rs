@@ -13,7 +13,9 @@ mod api;
 mod config;
 mod enrol;
 mod keys;
+mod pace;
 mod pipes;
+pub mod rooms;
 mod service;
 
 pub use config::Config;

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::enrol::FleetdEnroller;
 use crate::keys::Keys;
 use crate::pipes;
+use crate::rooms::{self, Rooms, RoomsConfig};
 
 /// The daemon `mesh`.
 pub struct Meshd;
@@ -57,7 +58,10 @@ impl Daemon for Meshd {
         cx.tasks().spawn(TaskKind::BACKGROUND, "mesh secrets", secrets.clone().share());
         pipes::serve_outbound(&cx, cx.listen("mesh-stream")?, &handle);
         pipes::deliver_inbound(&cx, &handle)?;
+        let rooms = RoomsConfig::new(identity.clone(), handle.clone(), cx.state_dir());
+        let rooms = Rooms::start(rooms, cx.tasks(), cx.clock()).await;
+        let rooms = rooms::http::Api::new(rooms, cx.audit(), cx.tasks().clone());
         let api = Api::new(handle, identity, secrets, network, cx.state_dir(), cx.audit(), cx.tasks().clone());
-        Ok(Service::new(api::router(Arc::new(api))))
+        Ok(Service::new(api::router(Arc::new(api)).merge(rooms::http::router(Arc::new(rooms)))))
     }
 }

@@ -223,6 +223,7 @@ impl World {
                     self.repeated += self.nodes[session.answerer].keep(list);
                     answerer.stored()
                 }
+                Do::Arrange(_) => panic!("an answerer has nothing to arrange"),
                 Do::Done(_) => {
                     self.bytes += session.bytes;
                     self.end(session.opener, session.answerer);
@@ -239,6 +240,7 @@ impl World {
                     let (taken, list) = self.nodes[session.opener].load(&ids);
                     opener.loaded(taken, list)
                 }
+                Do::Arrange(ids) => opener.arranged(self.nodes[session.opener].log.sorted(&ids)),
                 Do::Store(list) => {
                     self.repeated += self.nodes[session.opener].keep(list);
                     opener.stored()

@@ -1,0 +1,323 @@
+//! What endpoints and benches ask of the rooms: the words of `node-agent/api`
+//! in, the owner's answers out.
+
+use osmoda_kit::clock::Timestamp;
+use osmoda_kit::error::ApiError;
+use osmoda_mesh_rooms::{
+    Blob, Body, Frame, Hlc, Join, Member, MessageId, Record, RecordError, Refusal, Retention, RoomId, Signed,
+    Unverified,
+};
+use osmoda_node_api::mesh::Service;
+use osmoda_node_api::rooms::{
+    CreateRoom, Deliveries, Delivery, Forgotten, JoinRule, Room, RoomMessage, RoomSummary, Sent,
+};
+use osmoda_types::{ErrorCode, NodeId, Role};
+use tokio::io::split;
+use tokio::sync::broadcast;
+
+use super::Rooms;
+use super::command::{Change, ChangeRefused, Command, Membership, Said, Shown};
+use super::inbound::{FRAME_TIME, take_record};
+use super::wire::{FrameReader, send};
+
+/// Messages in the answer of `/room/create` and `/room/join`.
+const SHOWN: usize = 50;
+
+impl Rooms {
+    /// All rooms of this node.
+    ///
+    /// # Errors
+    /// `ShuttingDown`.
+    pub async fn list(&self) -> Result<Vec<RoomSummary>, ApiError> {
+        let rooms = self.cx.ask(Command::List).await?;
+        let summary = |shown: Shown| RoomSummary {
+            id: shown.signed.id().to_string(),
+            name: shown.signed.record().name.clone(),
+            member_count: shown.signed.record().present().count(),
+            message_count: shown.messages,
+            created_at: moment(shown.signed.record().created_ms),
+        };
+        Ok(rooms.into_iter().map(summary).collect())
+    }
+
+    /// Makes a room of this node and others.
+    ///
+    /// # Errors
+    /// `BadRequest` for a name or retention that cannot be, `NodeUnknown`,
+    /// `QuotaExceeded`, and the store's codes.
+    pub async fn create(&self, create: &CreateRoom) -> Result<Room, ApiError> {
+        let own = self.cx.mesh.local_id();
+        let mut nonce = [0; 16];
+        getrandom::fill(&mut nonce).map_err(ApiError::internal)?;
+        let default = Retention::default();
+        let mut record = Record {
+            creator: self.identity.identity_key(),
+            nonce,
+            name: create.name.clone(),
+            created_ms: u64::try_from(self.clock.now_wall().as_millis()).unwrap_or(0),
+            revision: 1,
+            join: match create.join {
+                JoinRule::Added => Join::Added,
+                JoinRule::Fleet => Join::Fleet,
+            },
+            retention: Retention {
+                messages: create.retain_messages.unwrap_or(default.messages),
+                days: create.retain_days.unwrap_or(default.days),
+            },
+            members: vec![Member { node: own, key: self.identity.identity_key(), left: None }],
+        };
+        for peer in create.peer_ids.iter().filter(|peer| **peer != own) {
+            record = record.with(*peer, self.key_of(peer)?).map_err(bad_record)?;
+        }
+        let signed = record.sign(|bytes| self.identity.sign(bytes)).map_err(bad_record)?;
+        let id = signed.id();
+        self.cx.ask(|reply| Command::Create { signed, reply }).await??;
+        self.show(id, SHOWN).await
+    }
+
+    /// The identity key of a node that may be in rooms.
+    fn key_of(&self, node: &NodeId) -> Result<osmoda_types::PublicKey, ApiError> {
+        let members = self.cx.mesh.members();
+        let member = members.by_node(node).filter(|member| member.role != Role::Controller);
+        member.map(|member| member.identity_key).ok_or_else(|| {
+            ApiError::new(ErrorCode::NodeUnknown, format!("{node} is no node of this fleet that can be in a room"))
+        })
+    }
+
+    /// Adds a node to a room: here if this node made it, else by asking the node
+    /// that did. A room that is not known here is asked for at all linked peers;
+    /// the one that made it decides.
+    ///
+    /// # Errors
+    /// `NotFound`, `NodeUnknown`, `PeerOffline` when the creator is not linked,
+    /// `QuotaExceeded` when the room is full, and the store's codes.
+    pub async fn join(&self, room: RoomId, node: Option<NodeId>) -> Result<Room, ApiError> {
+        let own = self.cx.mesh.local_id();
+        let node = node.unwrap_or(own);
+        let key = self.key_of(&node)?;
+        let frame = Frame::Join { room, node: node.into() };
+        let what = Membership::Add { node, key, may_join: true };
+        match self.creator(room).await? {
+            Some(creator) if creator == own => self.change_here(room, what).await?,
+            Some(creator) => self.ask_creator(creator, &frame).await?,
+            None if node == own => self.ask_everybody(&frame).await?,
+            None => return Err(super::owner::unknown_room()),
+        }
+        self.show(room, SHOWN).await
+    }
+
+    /// Takes a node out of a room: itself, or any by the room's creator.
+    ///
+    /// # Errors
+    /// As [`Rooms::join`]; `Conflict` for the creator itself.
+    pub async fn leave(&self, room: RoomId, node: Option<NodeId>) -> Result<(), ApiError> {
+        let own = self.cx.mesh.local_id();
+        let node = node.unwrap_or(own);
+        let creator = self.creator(room).await?.ok_or_else(super::owner::unknown_room)?;
+        if creator == node {
+            let text = "the node that made a room signs its record and cannot leave it";
+            return Err(ApiError::new(ErrorCode::Conflict, text));
+        }
+        if creator == own {
+            return self.change_here(room, Membership::Remove { node }).await;
+        }
+        self.ask_creator(creator, &Frame::Leave { room, node: node.into() }).await
+    }
+
+    async fn creator(&self, room: RoomId) -> Result<Option<NodeId>, ApiError> {
+        match self.cx.ask(|reply| Command::Show { room, limit: 0, reply }).await? {
+            Ok((shown, _)) => Ok(creator_of(&shown.signed)),
+            Err(error) if error.code == ErrorCode::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn change_here(&self, room: RoomId, what: Membership) -> Result<(), ApiError> {
+        let change = Change { room, by: self.cx.mesh.local_id(), what };
+        match self.cx.ask(|reply| Command::Change { change, reply }).await? {
+            Ok(_) => Ok(()),
+            Err(ChangeRefused::NotFound) => Err(super::owner::unknown_room()),
+            Err(ChangeRefused::Full) => Err(full()),
+            Err(ChangeRefused::Store(error)) => Err(error),
+        }
+    }
+
+    async fn ask_creator(&self, creator: NodeId, frame: &Frame) -> Result<(), ApiError> {
+        match self.question(creator, frame).await? {
+            Frame::Record(Blob(wire)) => {
+                take_record(&self.cx, creator, &wire).await;
+                Ok(())
+            }
+            Frame::Refused(Refusal::Full) => Err(full()),
+            Frame::Refused(Refusal::Store) => {
+                Err(ApiError::new(ErrorCode::StateDirUnusable, "the room's creator could not write the change"))
+            }
+            _ => Err(super::owner::unknown_room()),
+        }
+    }
+
+    async fn ask_everybody(&self, frame: &Frame) -> Result<(), ApiError> {
+        let linked: Vec<NodeId> = self.cx.mesh.subscribe().borrow().nodes().collect();
+        let mut last = super::owner::unknown_room();
+        for peer in linked {
+            match self.ask_creator(peer, frame).await {
+                Ok(()) => return Ok(()),
+                Err(error) if matches!(error.code, ErrorCode::QuotaExceeded | ErrorCode::StateDirUnusable) => {
+                    last = error;
+                }
+                // Not its creator, or not to be reached.
+                Err(error) => tracing::debug!(%peer, code = %error.code, "room not joined there"),
+            }
+        }
+        Err(last)
+    }
+
+    async fn question(&self, peer: NodeId, frame: &Frame) -> Result<Frame, ApiError> {
+        let stream = self.cx.mesh.connect_stream(peer, Service::Rooms).await?;
+        let (read, mut write) = split(stream);
+        let lost = |error: std::io::Error| {
+            ApiError::new(ErrorCode::OutcomeUnknown, "the room's creator did not answer").with_source(error)
+        };
+        send(&mut write, frame, FRAME_TIME, &self.cx.traffic.push_sent).await.map_err(lost)?;
+        FrameReader::new(read).within(FRAME_TIME).await.map_err(lost)
+    }
+
+    /// Writes a message; it is durable here when this returns, and on its way to
+    /// every linked member.
+    ///
+    /// # Errors
+    /// `NotFound`, `TooLarge`, `QuotaExceeded`, and the store's codes.
+    pub async fn send(&self, room: RoomId, text: String) -> Result<Sent, ApiError> {
+        let sent = self.cx.ask(|reply| Command::Send { room, text, reply }).await??;
+        Ok(Sent { delivered_to: sent.on_its_way, id: sent.id.to_string(), author_seq: sent.author_seq })
+    }
+
+    /// The room and its newest messages, in their order.
+    ///
+    /// # Errors
+    /// `NotFound`, and the store's codes.
+    pub async fn show(&self, room: RoomId, limit: usize) -> Result<Room, ApiError> {
+        let (shown, said) = self.cx.ask(|reply| Command::Show { room, limit, reply }).await??;
+        let messages = self.messages(said).await?;
+        let Shown { signed, summary, .. } = shown;
+        let record = signed.record();
+        let creator = creator_of(&signed).unwrap_or_else(|| self.cx.mesh.local_id());
+        Ok(Room {
+            id: signed.id().to_string(),
+            name: record.name.clone(),
+            members: record.present().map(|member| member.node).collect(),
+            messages,
+            created_at: moment(record.created_ms),
+            creator,
+            join: match record.join {
+                Join::Added => JoinRule::Added,
+                Join::Fleet => JoinRule::Fleet,
+            },
+            forgotten: Forgotten {
+                messages: summary.messages,
+                bytes: summary.bytes,
+                before: moment(summary.horizon_ms),
+                digest: MessageId::from_bytes(summary.digest).to_string(),
+            },
+        })
+    }
+
+    /// The ids of the newest messages, in their order.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn ids(&self, room: RoomId, limit: usize) -> Result<Vec<MessageId>, ApiError> {
+        let (_, said) = self.cx.ask(|reply| Command::Show { room, limit, reply }).await??;
+        Ok(said.into_iter().map(|said| said.line.id).collect())
+    }
+
+    /// The ids of messages as they become durable here.
+    pub(crate) async fn tail(&self, room: RoomId) -> Result<broadcast::Receiver<MessageId>, ApiError> {
+        self.cx.ask(|reply| Command::Tail { room, reply }).await?
+    }
+
+    /// One message as it stands now; `None` when it is gone.
+    pub(crate) async fn message(&self, room: RoomId, id: MessageId) -> Result<Option<RoomMessage>, ApiError> {
+        let said = self.cx.ask(|reply| Command::Line { room, id, reply }).await?;
+        Ok(self.messages(said.into_iter().collect()).await?.pop())
+    }
+
+    /// Who has what of this node's messages.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn delivery(&self, room: RoomId) -> Result<Deliveries, ApiError> {
+        let delivered = self.cx.ask(|reply| Command::Delivery { room, reply }).await??;
+        let linked = self.cx.mesh.subscribe().borrow().clone();
+        let delivery = |(node, confirmed): (NodeId, super::room::Confirmed)| Delivery {
+            node,
+            name: self.name_of(&node),
+            connected: linked.is_up(&node),
+            confirmed: confirmed.through.min(delivered.own_seq),
+            pending: confirmed.pending(delivered.own_seq),
+            healed_at: confirmed.healed_at,
+        };
+        Ok(Deliveries { author_seq: delivered.own_seq, members: delivered.members.into_iter().map(delivery).collect() })
+    }
+
+    fn name_of(&self, node: &NodeId) -> Option<String> {
+        self.cx.mesh.members().by_node(node).map(|member| member.name.clone())
+    }
+
+    /// Reads the texts of messages.
+    async fn messages(&self, said: Vec<Said>) -> Result<Vec<RoomMessage>, ApiError> {
+        if said.is_empty() {
+            return Ok(Vec::new());
+        }
+        let reader = std::sync::Arc::clone(&self.cx.reader);
+        let read = move || {
+            let read = said.into_iter().map(|said| reader.wire(&said.line.id).map(|wire| (said, wire)));
+            read.collect::<Result<Vec<_>, _>>()
+        };
+        let read = self.cx.tasks.blocking("read room messages", read).await.map_err(ApiError::internal)??;
+        let shown = read.into_iter().filter_map(|(said, wire)| {
+            let message = Unverified::decode(&wire?).ok()?;
+            Some(self.shown(said, message))
+        });
+        Ok(shown.collect())
+    }
+
+    fn shown(&self, said: Said, message: Unverified) -> RoomMessage {
+        let content = message.message();
+        let Body::Text(text) = &content.body;
+        RoomMessage {
+            from: said.node,
+            name: self.name_of(&said.node),
+            text: text.clone(),
+            ts: time(content.hlc),
+            seq: said.line.place,
+            id: message.id().to_string(),
+            author_seq: content.seq,
+            late: said.line.late,
+            forked: said.line.forked,
+            untrusted: true,
+        }
+    }
+}
+
+fn creator_of(signed: &Signed) -> Option<NodeId> {
+    let record = signed.record();
+    record.member_of(&record.creator).map(|member| member.node)
+}
+
+fn time(hlc: Hlc) -> Timestamp {
+    moment(hlc.wall_ms())
+}
+
+fn moment(ms: u64) -> Timestamp {
+    Timestamp::from_millis(i64::try_from(ms).unwrap_or(i64::MAX))
+}
+
+fn full() -> ApiError {
+    bad_record(RecordError::Full)
+}
+
+fn bad_record(error: RecordError) -> ApiError {
+    let code = if error == RecordError::Full { ErrorCode::QuotaExceeded } else { ErrorCode::BadRequest };
+    ApiError::new(code, error.to_string())
+}

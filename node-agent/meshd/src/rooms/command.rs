@@ -1,0 +1,189 @@
+//! What the owner of all rooms is asked, and what it answers.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use osmoda_kit::error::ApiError;
+use osmoda_mesh_rooms::{
+    Hlc, IdPrefix, Line, MessageId, Refusal, RoomId, Signed, Snapshot, Summary, Unverified, Verdict, Verified,
+};
+use osmoda_types::{NodeId, PublicKey};
+use tokio::sync::{broadcast, mpsc, oneshot};
+
+use super::room::Confirmed;
+
+/// Where an answer goes. Nobody listening is fine: the asker went away.
+pub(crate) type Reply<T> = oneshot::Sender<T>;
+
+/// Frames on their way to a peer, encoded once for all of them.
+pub(crate) type Queue = mpsc::Sender<Arc<Vec<u8>>>;
+
+/// One question or order.
+pub(crate) enum Command {
+    /// All rooms of this node.
+    List(Reply<Vec<Shown>>),
+    /// One room with its newest messages.
+    Show { room: RoomId, limit: usize, reply: Reply<Result<(Shown, Vec<Said>), ApiError>> },
+    /// The ids of new messages, as they come.
+    Tail { room: RoomId, reply: Reply<Result<broadcast::Receiver<MessageId>, ApiError>> },
+    /// One message as it stands.
+    Line { room: RoomId, id: MessageId, reply: Reply<Option<Said>> },
+    /// Who has what of our own messages.
+    Delivery { room: RoomId, reply: Reply<Result<Delivered, ApiError>> },
+    /// Make a room.
+    Create { signed: Signed, reply: Reply<Result<(), ApiError>> },
+    /// Change who is a member, as the room's creator.
+    Change { change: Change, reply: Reply<Result<Signed, ChangeRefused>> },
+    /// Write a message.
+    Send { room: RoomId, text: String, reply: Reply<Result<SentMessage, ApiError>> },
+    /// Take messages of a peer, whose signatures were checked.
+    Ingest { from: NodeId, way: Way, messages: Vec<Verified>, reply: Reply<Vec<(MessageId, Verdict)>> },
+    /// Which of these are new and worth a look at their signature.
+    Unknown { from: NodeId, messages: Vec<Unverified>, reply: Reply<Screened> },
+    /// Take a record of a peer.
+    TakeRecord { from: NodeId, signed: Signed, reply: Reply<bool> },
+    /// A member confirmed one of our messages, or did not.
+    Acked { from: NodeId, id: MessageId, verdict: Verdict },
+    /// Which sessions may be opened now.
+    Begin { reply: Reply<Vec<Begin>> },
+    /// A peer opens a session.
+    Answer { from: NodeId, asked: Asked, reply: Reply<Result<Answered, Refusal>> },
+    /// The peer took the session that we opened.
+    Answered { room: RoomId, peer: NodeId, reply: Reply<bool> },
+    /// The messages behind what a peer asks for, if it still may.
+    Resolve { room: RoomId, peer: NodeId, prefixes: Vec<IdPrefix>, reply: Reply<Vec<MessageId>> },
+    /// Ids in the room's order.
+    Sort { room: RoomId, ids: Vec<MessageId>, reply: Reply<Vec<MessageId>> },
+    /// Whether the peer may read the room now.
+    MayRead { room: RoomId, peer: NodeId, reply: Reply<bool> },
+    /// Send a peer the room's record.
+    OfferRecord { room: RoomId, peer: NodeId },
+    /// A session is over.
+    Release(Release),
+    /// Heal a room with a peer when there is time.
+    Want { room: RoomId, peer: NodeId },
+    /// A link is up; frames for the peer go here.
+    LinkUp { peer: NodeId, queue: Queue },
+    /// It is down.
+    LinkDown { peer: NodeId },
+}
+
+/// Our own newest number, and what each other member has up to it.
+#[derive(Debug)]
+pub(crate) struct Delivered {
+    pub(crate) own_seq: u64,
+    pub(crate) members: Vec<(NodeId, Confirmed)>,
+}
+
+/// How messages came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// The author pushed them: its rate counts.
+    Pushed,
+    /// In a session of healing.
+    Healed,
+}
+
+/// A room, for people.
+#[derive(Debug, Clone)]
+pub(crate) struct Shown {
+    pub(crate) signed: Signed,
+    pub(crate) messages: usize,
+    pub(crate) summary: Summary,
+}
+
+/// A message and its author's node.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Said {
+    pub(crate) line: Line,
+    pub(crate) node: NodeId,
+}
+
+/// A change of members.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Change {
+    pub(crate) room: RoomId,
+    pub(crate) by: NodeId,
+    pub(crate) what: Membership,
+}
+
+/// In or out.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Membership {
+    /// Add a node with its key; `may_join` when the node asks for itself and its
+    /// role could.
+    Add { node: NodeId, key: PublicKey, may_join: bool },
+    /// Take a node out.
+    Remove { node: NodeId },
+}
+
+/// Why a change was not made.
+#[derive(Debug)]
+pub(crate) enum ChangeRefused {
+    /// We are not the creator, or the asker may not.
+    NotFound,
+    /// No room for another.
+    Full,
+    /// It cannot be written.
+    Store(ApiError),
+}
+
+/// A message of our own that is durable.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SentMessage {
+    pub(crate) id: MessageId,
+    pub(crate) author_seq: u64,
+    pub(crate) on_its_way: usize,
+}
+
+/// Messages before their signatures are looked at.
+#[derive(Debug, Default)]
+pub(crate) struct Screened {
+    pub(crate) new: Vec<Unverified>,
+    pub(crate) judged: Vec<(MessageId, Verdict)>,
+}
+
+/// A session to open.
+#[derive(Debug)]
+pub(crate) struct Begin {
+    pub(crate) room: RoomId,
+    pub(crate) peer: NodeId,
+    pub(crate) revision: u64,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) skip: BTreeSet<MessageId>,
+    pub(crate) own_seq: u64,
+}
+
+/// What a peer opens a session with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Asked {
+    pub(crate) room: RoomId,
+    pub(crate) revision: u64,
+    pub(crate) horizon_ms: u64,
+    pub(crate) fingerprint: [u8; 32],
+}
+
+/// The session may begin.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) snapshot: Snapshot,
+    pub(crate) equal: bool,
+    pub(crate) record: Option<Signed>,
+    pub(crate) wants_record: bool,
+    pub(crate) own_seq: u64,
+}
+
+/// A session is over.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Release {
+    pub(crate) room: RoomId,
+    pub(crate) peer: NodeId,
+    pub(crate) side: osmoda_mesh_rooms::Side,
+    /// Both have the same now: the peer has ours up to this number.
+    pub(crate) healed: Option<u64>,
+}
+
+/// What the newest known moment of some rooms is, for the clock.
+pub(crate) fn newest<'a>(logs: impl Iterator<Item = &'a osmoda_mesh_rooms::RoomLog>) -> Hlc {
+    logs.map(osmoda_mesh_rooms::RoomLog::newest).max().unwrap_or_default()
+}

@@ -1,0 +1,105 @@
+//! What every part of the rooms service shares, and how it asks the owner.
+
+use std::sync::Arc;
+
+use osmoda_kit::error::{ApiError, chain};
+use osmoda_kit::tasks::Tasks;
+use osmoda_mesh::MeshHandle;
+use osmoda_mesh_rooms::{Blob, MessageId, Unverified, Verdict, Verified};
+use osmoda_types::{ErrorCode, NodeId, Role};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::command::{Command, Reply, Screened, Way};
+use super::store::Reader;
+use super::wire::Traffic;
+use crate::pace::Pace;
+
+/// Shared by endpoints, links and sessions. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Cx {
+    pub(crate) mesh: MeshHandle,
+    pub(crate) tasks: Tasks,
+    pub(crate) owner: mpsc::Sender<Command>,
+    pub(crate) reader: Arc<Reader>,
+    pub(crate) traffic: Arc<Traffic>,
+    pub(crate) pace: Arc<Pace>,
+    pub(crate) wake: Arc<Notify>,
+}
+
+impl Cx {
+    /// Asks the owner and waits for the answer.
+    pub(crate) async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, ApiError> {
+        let (reply, answer) = oneshot::channel();
+        self.owner.send(command(reply)).await.map_err(|_| stopping())?;
+        answer.await.map_err(|_| stopping())
+    }
+
+    /// Tells the owner something.
+    pub(crate) async fn tell(&self, command: Command) {
+        if self.owner.send(command).await.is_err() {
+            tracing::trace!("rooms are stopping");
+        }
+    }
+
+    /// Takes messages off the wire: form, owner's screen, signature, owner.
+    /// Returns what became of each that was one, and how many were here already.
+    pub(crate) async fn take(
+        &self,
+        from: NodeId,
+        way: Way,
+        wires: Vec<Blob>,
+    ) -> Result<(Vec<(MessageId, Verdict)>, usize), ApiError> {
+        let decoded: Vec<Unverified> = wires
+            .into_iter()
+            .filter_map(|Blob(wire)| {
+                let message = Unverified::decode(&wire);
+                message.inspect_err(|error| tracing::warn!(peer = %from, %error, "not a room message")).ok()
+            })
+            .collect();
+        let Screened { new, mut judged } =
+            self.ask(|reply| Command::Unknown { from, messages: decoded, reply }).await?;
+        let known = judged.iter().filter(|(_, verdict)| *verdict == Verdict::Kept).count();
+        if new.is_empty() {
+            return Ok((judged, known));
+        }
+        // Some 50 µs each: off the async threads.
+        let checked = self.tasks.blocking("room signatures", move || new.into_iter().map(verify).collect()).await;
+        let checked: Vec<Result<Verified, MessageId>> = checked.map_err(ApiError::internal)?;
+        let mut messages = Vec::with_capacity(checked.len());
+        for message in checked {
+            match message {
+                Ok(message) => messages.push(message),
+                Err(id) => {
+                    tracing::warn!(peer = %from, message = %id, "a room message with a false signature");
+                    judged.push((id, Verdict::Refused));
+                }
+            }
+        }
+        judged.extend(self.ask(|reply| Command::Ingest { from, way, messages, reply }).await?);
+        Ok((judged, known))
+    }
+
+    /// Loads messages off the async threads.
+    pub(crate) async fn load(&self, ids: Vec<MessageId>) -> Result<(usize, Vec<Blob>), ApiError> {
+        let reader = Arc::clone(&self.reader);
+        let read = self.tasks.blocking("read room messages", move || reader.batch(&ids)).await;
+        Ok(read.map_err(ApiError::internal)??)
+    }
+
+    /// The role of a node in the newest snapshot.
+    pub(crate) fn role(&self, node: &NodeId) -> Option<Role> {
+        self.mesh.members().by_node(node).map(|member| member.role)
+    }
+}
+
+fn verify(message: Unverified) -> Result<Verified, MessageId> {
+    let id = message.id();
+    message.verify().map_err(|error| {
+        tracing::debug!(error = chain(&error), "signature");
+        id
+    })
+}
+
+fn stopping() -> ApiError {
+    ApiError::new(ErrorCode::ShuttingDown, "the rooms of this node are stopping")
+}

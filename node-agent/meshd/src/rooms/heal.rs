@@ -1,0 +1,278 @@
+//! Sessions of healing over streams: both sides of the exchange that
+//! `osmoda-mesh-rooms` decides.
+//!
+//! Sent bytes are paced per peer, so that a node which was away for long does
+//! not take its peers' links for itself. A session that takes too long ends; the
+//! next one goes on with what is still missing.
+
+use std::io;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use osmoda_kit::error::ApiError;
+use osmoda_kit::shutdown::Stage;
+use osmoda_kit::tasks::TaskKind;
+use osmoda_mesh::MeshStream;
+use osmoda_mesh_rooms::{Answerer, Blob, Do, Frame, MessageId, Opener, Refusal, RoomId, Side};
+use osmoda_node_api::mesh::Service;
+use osmoda_types::NodeId;
+use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf, split};
+
+use super::command::{Answered, Asked, Begin, Command, Release, Way};
+use super::cx::Cx;
+use super::inbound::{out_of_turn, take_record};
+use super::session::random;
+use super::wire::{FrameReader, send};
+
+/// How long a peer may take for one frame: it may have to check and write the
+/// messages of a batch first.
+const TURN_TIME: Duration = Duration::from_secs(15);
+
+/// How long a session may hold the room's slot.
+const SESSION_TIME: Duration = Duration::from_secs(120);
+
+/// Before a busy peer is asked again, at least and at most: a session of a few
+/// thousand messages takes about this long.
+const BUSY_PAUSE_MS: std::ops::Range<u64> = 20..120;
+
+/// Opens sessions whenever a room has somebody waiting, until a stop begins.
+pub(crate) async fn run(cx: Cx) {
+    let stop = cx.tasks.shutdown().token(Stage::RefuseNew);
+    loop {
+        tokio::select! {
+            biased;
+            // Safe to drop: a token stays cancelled.
+            () = stop.cancelled() => return,
+            // Safe to drop: a wake that was not taken stays.
+            () = cx.wake.notified() => {}
+        }
+        let Ok(begun) = cx.ask(|reply| Command::Begin { reply }).await else { return };
+        for begin in begun {
+            let cx_of_session = cx.clone();
+            // Bounded: one session per room.
+            cx.tasks.spawn(TaskKind::BACKGROUND, format!("heal {} with {}", begin.room, begin.peer), async move {
+                session(cx_of_session, begin).await;
+            });
+        }
+    }
+}
+
+/// Frees a room's slot when a session ends, however it ends.
+struct Held {
+    cx: Cx,
+    release: Release,
+}
+
+impl Held {
+    fn new(cx: &Cx, room: RoomId, peer: NodeId, side: Side) -> Self {
+        Self { cx: cx.clone(), release: Release { room, peer, side, healed: None } }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        let command = Command::Release(self.release);
+        if let Err(tokio::sync::mpsc::error::TrySendError::Full(command)) = self.cx.owner.try_send(command) {
+            let cx = self.cx.clone();
+            self.cx.tasks.spawn(TaskKind::BACKGROUND, "release a room", async move { cx.tell(command).await });
+        }
+    }
+}
+
+async fn session(cx: Cx, begin: Begin) {
+    let (room, peer) = (begin.room, begin.peer);
+    let mut held = Held::new(&cx, room, peer, Side::Opener);
+    let own_seq = begin.own_seq;
+    let outcome = tokio::time::timeout(SESSION_TIME, open(&cx, begin)).await;
+    match outcome {
+        Ok(Ok(None)) => {
+            held.release.healed = Some(own_seq);
+            cx.traffic.sessions.fetch_add(1, Relaxed);
+        }
+        Ok(Ok(Some(Refusal::Busy))) => {
+            drop(held);
+            let span = BUSY_PAUSE_MS.start + random() % (BUSY_PAUSE_MS.end - BUSY_PAUSE_MS.start);
+            tokio::time::sleep(Duration::from_millis(span)).await;
+            cx.tell(Command::Want { room, peer }).await;
+        }
+        Ok(Ok(Some(refusal))) => tracing::debug!(%room, %peer, ?refusal, "healing refused"),
+        Ok(Err(error)) => tracing::debug!(%room, %peer, %error, "healing ended early"),
+        Err(_) => {
+            // What is missing still is found by the next session.
+            drop(held);
+            cx.tell(Command::Want { room, peer }).await;
+        }
+    }
+}
+
+/// The opener's side; `None` when both have the same now.
+async fn open(cx: &Cx, begin: Begin) -> io::Result<Option<Refusal>> {
+    let Begin { room, peer, revision, snapshot, skip, .. } = begin;
+    let stream = cx.mesh.connect_stream(peer, Service::Rooms).await.map_err(io::Error::other)?;
+    let (read, write) = split(stream);
+    let mut line = Line { cx, room, peer, frames: FrameReader::new(read), write };
+    let (mut opener, first) = Opener::new(room, revision, snapshot, skip);
+    line.send(&first).await?;
+    let opened = line.receive().await?;
+    match &opened {
+        Frame::Refused(refusal) => {
+            if *refusal == Refusal::NotFound {
+                // Its record is older, or it was away when the room was made.
+                cx.tell(Command::OfferRecord { room, peer }).await;
+            }
+            return Ok(Some(*refusal));
+        }
+        Frame::Opened { record, wants_record, .. } => {
+            // The peer may have opened one to us meanwhile, and that one goes on.
+            if !cx.ask(|reply| Command::Answered { room, peer, reply }).await.map_err(io::Error::other)? {
+                return Ok(Some(Refusal::Busy));
+            }
+            if let Some(Blob(wire)) = record {
+                take_record(cx, peer, wire).await;
+            }
+            if *wants_record {
+                line.offer_record().await?;
+            }
+        }
+        _ => return Err(out_of_turn()),
+    }
+    let mut next = opener.frame(opened).map_err(io::Error::other)?;
+    loop {
+        next = match next {
+            Do::Send(frame) => {
+                line.send(&frame).await?;
+                let answer = line.receive().await?;
+                opener.frame(answer).map_err(io::Error::other)?
+            }
+            Do::Load(ids) => {
+                let (taken, list) = line.load(ids).await?;
+                opener.loaded(taken, list)
+            }
+            Do::Store(list) => {
+                line.store(list).await?;
+                opener.stored()
+            }
+            Do::Done(last) => {
+                if let Some(frame) = last {
+                    line.send(&frame).await?;
+                }
+                line.write.shutdown().await?;
+                return Ok(None);
+            }
+            Do::Arrange(ids) => {
+                let ask = cx.ask(|reply| Command::Sort { room, ids, reply }).await;
+                opener.arranged(ask.map_err(io::Error::other)?)
+            }
+            Do::Resolve(_) => return Err(out_of_turn()),
+        };
+    }
+}
+
+/// The answerer's side, after the opener's first frame.
+pub(crate) async fn answer(
+    cx: &Cx,
+    peer: NodeId,
+    asked: Asked,
+    frames: FrameReader<ReadHalf<MeshStream>>,
+    write: WriteHalf<MeshStream>,
+) -> io::Result<()> {
+    let room = asked.room;
+    let mut line = Line { cx, room, peer, frames, write };
+    let answered = cx.ask(|reply| Command::Answer { from: peer, asked, reply }).await.map_err(io::Error::other)?;
+    let Answered { snapshot, equal, record, wants_record, own_seq } = match answered {
+        Ok(answered) => answered,
+        Err(refusal) => return line.send(&Frame::Refused(refusal)).await,
+    };
+    let mut held = Held::new(cx, room, peer, Side::Answerer);
+    let record = record.map(|signed| Blob(signed.wire().to_vec()));
+    line.send(&Frame::Opened { horizon_ms: snapshot.horizon_ms, equal, record, wants_record }).await?;
+    if wants_record {
+        let Frame::Record(Blob(wire)) = line.receive().await? else { return Err(out_of_turn()) };
+        take_record(cx, peer, &wire).await;
+    }
+    if equal {
+        held.release.healed = Some(own_seq);
+        return Ok(());
+    }
+    let mut answerer = Answerer::new(snapshot).map_err(io::Error::other)?;
+    let talk = async {
+        loop {
+            let mut next = answerer.frame(line.receive().await?).map_err(io::Error::other)?;
+            loop {
+                next = match next {
+                    Do::Send(frame) => {
+                        line.send(&frame).await?;
+                        break;
+                    }
+                    Do::Load(ids) => {
+                        let (taken, list) = line.load(ids).await?;
+                        answerer.loaded(taken, list)
+                    }
+                    Do::Resolve(prefixes) => {
+                        let ask = cx.ask(|reply| Command::Resolve { room, peer, prefixes, reply }).await;
+                        answerer.resolved(ask.map_err(io::Error::other)?)
+                    }
+                    Do::Store(list) => {
+                        line.store(list).await?;
+                        answerer.stored()
+                    }
+                    Do::Done(_) => return Ok(()),
+                    Do::Arrange(_) => return Err(out_of_turn()),
+                };
+            }
+        }
+    };
+    tokio::time::timeout(SESSION_TIME, talk).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
+    held.release.healed = Some(own_seq);
+    Ok(())
+}
+
+/// One session's stream.
+struct Line<'a> {
+    cx: &'a Cx,
+    room: RoomId,
+    peer: NodeId,
+    frames: FrameReader<ReadHalf<MeshStream>>,
+    write: WriteHalf<MeshStream>,
+}
+
+impl Line<'_> {
+    async fn send(&mut self, frame: &Frame) -> io::Result<()> {
+        let traffic = &self.cx.traffic;
+        if let Frame::Messages { list, .. } = frame {
+            let bytes: usize = list.iter().map(|blob| blob.0.len()).sum();
+            traffic.heal_messages_sent.fetch_add(bytes as u64, Relaxed);
+            self.cx.pace.take(self.peer, bytes).await;
+        }
+        send(&mut self.write, frame, TURN_TIME, &traffic.heal_sent).await
+    }
+
+    async fn receive(&mut self) -> io::Result<Frame> {
+        self.frames.within(TURN_TIME).await
+    }
+
+    /// The newest record is asked before anything is read: a member that was
+    /// taken out in the middle of a session gets nothing more.
+    async fn load(&self, ids: Vec<MessageId>) -> io::Result<(usize, Vec<Blob>)> {
+        let (room, peer) = (self.room, self.peer);
+        let may_read = self.cx.ask(|reply| Command::MayRead { room, peer, reply }).await.map_err(io::Error::other)?;
+        if !may_read {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
+        self.cx.load(ids).await.map_err(io::Error::other)
+    }
+
+    async fn store(&self, list: Vec<Blob>) -> io::Result<()> {
+        let stored: Result<_, ApiError> = self.cx.take(self.peer, Way::Healed, list).await;
+        let (_, known) = stored.map_err(io::Error::other)?;
+        self.cx.traffic.heal_repeated.fetch_add(known as u64, Relaxed);
+        Ok(())
+    }
+
+    async fn offer_record(&mut self) -> io::Result<()> {
+        let room = self.room;
+        let shown = self.cx.ask(|reply| Command::Show { room, limit: 0, reply }).await.map_err(io::Error::other)?;
+        let (shown, _) = shown.map_err(io::Error::other)?;
+        self.send(&Frame::Record(Blob(shown.signed.wire().to_vec()))).await
+    }
+}

@@ -1,0 +1,146 @@
+//! Streams that peers open: pushes, sessions, and questions to a room's creator.
+//!
+//! The peer is who the handshake proved; the rooms it may touch are decided by
+//! each room's record, for every frame. A frame that makes no sense ends that
+//! stream and nothing else.
+
+use std::io;
+use std::time::Duration;
+
+use osmoda_kit::shutdown::Stage;
+use osmoda_kit::tasks::TaskKind;
+use osmoda_mesh::{IncomingStream, MeshStream};
+use osmoda_mesh_rooms::{Blob, Frame, Refusal, Signed};
+use osmoda_types::{NodeId, Role};
+use tokio::io::{ReadHalf, WriteHalf, split};
+use tokio::sync::mpsc;
+
+use super::command::{Asked, Change, ChangeRefused, Command, Membership, Way};
+use super::cx::Cx;
+use super::heal;
+use super::wire::{FrameReader, send};
+
+/// How long a peer may take for the first frame, and for reading an answer.
+pub(crate) const FRAME_TIME: Duration = Duration::from_secs(15);
+
+/// Pushed messages taken into one commit.
+const PUSHES_MAX: usize = 128;
+
+/// Serves streams until a stop begins.
+pub(crate) async fn serve(cx: Cx, mut accepted: mpsc::Receiver<IncomingStream>) {
+    let stop = cx.tasks.shutdown().token(Stage::RefuseNew);
+    loop {
+        let incoming = tokio::select! {
+            biased;
+            // Safe to drop: a token stays cancelled.
+            () = stop.cancelled() => return,
+            // Safe to drop: a receive that was not ready took nothing.
+            incoming = accepted.recv() => incoming,
+        };
+        let Some(IncomingStream { peer, stream }) = incoming else { return };
+        let cx_of_stream = cx.clone();
+        // Bounded by the mesh: so many streams per link, one link per member.
+        cx.tasks.spawn(TaskKind::BACKGROUND, format!("rooms of {}", peer.node), async move {
+            if let Err(error) = one(cx_of_stream, peer.node, stream).await {
+                tracing::debug!(peer = %peer.node, %error, "room stream ended");
+            }
+        });
+    }
+}
+
+async fn one(cx: Cx, peer: NodeId, stream: MeshStream) -> io::Result<()> {
+    let (read, mut write) = split(stream);
+    let mut frames = FrameReader::new(read);
+    match frames.within(FRAME_TIME).await? {
+        Frame::Push => pushes(&cx, peer, frames, write).await,
+        Frame::Sync { room, revision, horizon_ms, fingerprint } => {
+            heal::answer(&cx, peer, Asked { room, revision, horizon_ms, fingerprint }, frames, write).await
+        }
+        Frame::Join { room, node } => {
+            let node = NodeId::from(node);
+            let members = cx.mesh.members();
+            let answer = match members.by_node(&node).filter(|member| member.role != Role::Controller) {
+                Some(member) => {
+                    let may_join = matches!(member.role, Role::Voter | Role::Node);
+                    let what = Membership::Add { node, key: member.identity_key, may_join };
+                    change(&cx, Change { room, by: peer, what }).await
+                }
+                None => Frame::Refused(Refusal::NotFound),
+            };
+            send(&mut write, &answer, FRAME_TIME, &cx.traffic.push_sent).await
+        }
+        Frame::Leave { room, node } => {
+            let what = Membership::Remove { node: node.into() };
+            let answer = change(&cx, Change { room, by: peer, what }).await;
+            send(&mut write, &answer, FRAME_TIME, &cx.traffic.push_sent).await
+        }
+        _ => Err(out_of_turn()),
+    }
+}
+
+/// Asks the owner for a change that a peer wants; the answer is the new record.
+async fn change(cx: &Cx, change: Change) -> Frame {
+    let refusal = match cx.ask(|reply| Command::Change { change, reply }).await {
+        Ok(Ok(signed)) => return Frame::Record(Blob(signed.wire().to_vec())),
+        Ok(Err(ChangeRefused::NotFound)) => Refusal::NotFound,
+        Ok(Err(ChangeRefused::Full)) => Refusal::Full,
+        Ok(Err(ChangeRefused::Store(_))) | Err(_) => Refusal::Store,
+    };
+    Frame::Refused(refusal)
+}
+
+/// Takes what a peer pushes, as many at a time as have arrived, and says what
+/// became of each.
+async fn pushes(
+    cx: &Cx,
+    peer: NodeId,
+    mut frames: FrameReader<ReadHalf<MeshStream>>,
+    mut write: WriteHalf<MeshStream>,
+) -> io::Result<()> {
+    while let Some(first) = frames.next().await? {
+        let mut posts = Vec::new();
+        let mut next = Some(first);
+        while let Some(frame) = next {
+            match frame {
+                Frame::Post(blob) => posts.push(blob),
+                Frame::Record(Blob(wire)) => take_record(cx, peer, &wire).await,
+                _ => return Err(out_of_turn()),
+            }
+            next = if posts.len() < PUSHES_MAX { frames.ready()? } else { None };
+        }
+        if posts.is_empty() {
+            continue;
+        }
+        let (verdicts, _) = cx.take(peer, Way::Pushed, posts).await.map_err(io::Error::other)?;
+        for (id, verdict) in verdicts {
+            send(&mut write, &Frame::Ack { id, verdict }, FRAME_TIME, &cx.traffic.push_sent).await?;
+        }
+    }
+    Ok(())
+}
+
+/// Takes a record off the wire. Its creator must be a voter or node of this
+/// fleet, under its own key: guests make no rooms here.
+pub(crate) async fn take_record(cx: &Cx, peer: NodeId, wire: &[u8]) {
+    let signed = match Signed::decode(wire) {
+        Ok(signed) => signed,
+        Err(error) => return tracing::warn!(%peer, %error, "not a room record"),
+    };
+    let creator = signed.record().creator;
+    let known = cx
+        .mesh
+        .members()
+        .members
+        .iter()
+        .any(|member| member.identity_key == creator && matches!(member.role, Role::Voter | Role::Node));
+    if !known {
+        return tracing::debug!(%peer, room = %signed.id(), "record of a creator that is not in the fleet");
+    }
+    if cx.ask(|reply| Command::TakeRecord { from: peer, signed, reply }).await.is_err() {
+        tracing::trace!("rooms are stopping");
+    }
+}
+
+pub(crate) fn out_of_turn() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a frame out of turn")
+}

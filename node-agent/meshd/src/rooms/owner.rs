@@ -1,0 +1,270 @@
+//! The one task that owns all rooms of a node.
+//!
+//! ```text
+//!  commands ─► as many as wait ─► change memory, collect writes ─► one commit
+//!                                                   │ failed: memory is read again
+//!                                                   ▼
+//!                                        answers, pushes, tails
+//! ```
+//! Invariant: nobody is told of a message, and it is pushed to nobody, before it
+//! is on disk here. Invariant: after a failed commit the memory is what the disk
+//! says (`tests::a_full_disk_refuses_and_nothing_is_half_done`).
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use osmoda_kit::clock::SharedClock;
+use osmoda_kit::error::{ApiError, chain};
+use osmoda_kit::shutdown::Stage;
+use osmoda_kit::tasks::Tasks;
+use osmoda_mesh::Identity;
+use osmoda_mesh_rooms::limits::SEEN_MAX;
+use osmoda_mesh_rooms::{Clock, Frame, MessageId, Meter, RoomId, Seen};
+use osmoda_types::{ErrorCode, NodeId};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::command::{Command, Queue, newest};
+use super::room::Room;
+use super::store::{Store, StoreError, Write};
+
+/// Commands taken into one commit: more than all links of a full mesh ask at once.
+const COMMANDS_MAX: usize = 128;
+
+/// How often waiting messages are looked at; a message waits a minute at most
+/// when its clock is a little ahead, so a second is soon enough.
+const TICK: Duration = Duration::from_secs(1);
+
+/// How often retention is looked at, in ticks.
+const PRUNE_TICKS: u64 = 60;
+
+/// Called after the commit, with its outcome.
+type Then = Box<dyn FnOnce(&mut Owner, Result<(), ErrorCode>) + Send>;
+
+/// What one round of commands changes.
+#[derive(Default)]
+pub(crate) struct Batch {
+    pub(crate) writes: Vec<Write>,
+    pub(crate) then: Vec<Then>,
+}
+
+impl Batch {
+    /// Does something once the writes so far are durable, or have failed.
+    pub(crate) fn then(&mut self, done: impl FnOnce(&mut Owner, Result<(), ErrorCode>) + Send + 'static) {
+        self.then.push(Box::new(done));
+    }
+}
+
+/// All rooms.
+pub(crate) struct Owner {
+    pub(crate) own: NodeId,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) clock: SharedClock,
+    pub(crate) hlc: Clock,
+    pub(crate) meter: Meter,
+    pub(crate) rooms: BTreeMap<RoomId, Room>,
+    pub(crate) seen: Seen,
+    pub(crate) links: BTreeMap<NodeId, Queue>,
+    /// Wakes whoever opens sessions.
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) heal_every: Duration,
+    store: Option<Store>,
+    path: PathBuf,
+    tasks: Tasks,
+}
+
+/// What an owner is made of.
+pub(crate) struct Parts {
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) clock: SharedClock,
+    pub(crate) path: PathBuf,
+    pub(crate) tasks: Tasks,
+    pub(crate) wake: Arc<Notify>,
+    pub(crate) heal_every: Duration,
+}
+
+impl Owner {
+    /// Reads all rooms. Blocks.
+    pub(crate) fn open(parts: Parts) -> Result<Self, StoreError> {
+        let Parts { identity, clock, path, tasks, wake, heal_every } = parts;
+        let store = Store::open(&path)?;
+        let mut owner = Self {
+            own: identity.node(),
+            identity,
+            clock,
+            hlc: Clock::default(),
+            meter: Meter::default(),
+            rooms: BTreeMap::new(),
+            seen: Seen::new(SEEN_MAX),
+            links: BTreeMap::new(),
+            wake,
+            heal_every,
+            store: None,
+            path,
+            tasks,
+        };
+        owner.read(&store)?;
+        owner.store = Some(store);
+        Ok(owner)
+    }
+
+    /// Puts the rooms as they are on disk into memory; what only memory has
+    /// (who waits, who listens) stays.
+    fn read(&mut self, store: &Store) -> Result<(), StoreError> {
+        let mut before = std::mem::take(&mut self.rooms);
+        for loaded in store.load()? {
+            let mut room = Room::new(loaded.signed, loaded.log);
+            if let Some(old) = before.remove(&room.signed.id()) {
+                (room.slot, room.tail, room.confirmed) = (old.slot, old.tail, old.confirmed);
+            }
+            self.rooms.insert(room.signed.id(), room);
+        }
+        self.seen.clear();
+        self.hlc = Clock::after(newest(self.rooms.values().map(|room| &room.log)));
+        Ok(())
+    }
+
+    /// Serves commands until the stores close.
+    pub(crate) async fn run(mut self, mut commands: mpsc::Receiver<Command>) {
+        let stop = self.tasks.shutdown().token(Stage::CloseStores);
+        let mut tick = interval(TICK);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ticks: u64 = 0;
+        let mut heal_at = Instant::now() + self.heal_every;
+        let mut waiting = Vec::with_capacity(COMMANDS_MAX);
+        loop {
+            let mut batch = Batch::default();
+            tokio::select! {
+                biased;
+                // Safe to drop: a token stays cancelled.
+                () = stop.cancelled() => return,
+                // Safe to drop: nothing is taken before it is ready.
+                taken = commands.recv_many(&mut waiting, COMMANDS_MAX) => {
+                    if taken == 0 {
+                        return;
+                    }
+                    for command in waiting.drain(..) {
+                        self.command(command, &mut batch);
+                    }
+                }
+                // Safe to drop: a tick that was missed comes at once.
+                _ = tick.tick() => {
+                    ticks += 1;
+                    self.release_waiting(&mut batch);
+                    if ticks.is_multiple_of(PRUNE_TICKS) {
+                        self.prune(&mut batch);
+                    }
+                    if Instant::now() >= heal_at {
+                        heal_at = Instant::now() + self.heal_every;
+                        self.want_one_each();
+                    }
+                }
+            }
+            self.commit(batch).await;
+        }
+    }
+
+    /// Makes the batch durable and tells everybody; on failure reads the disk
+    /// again and tells those who asked.
+    async fn commit(&mut self, batch: Batch) {
+        let Batch { writes, then } = batch;
+        let outcome = if writes.is_empty() { Ok(()) } else { self.write(writes).await };
+        for done in then {
+            done(self, outcome);
+        }
+    }
+
+    async fn write(&mut self, writes: Vec<Write>) -> Result<(), ErrorCode> {
+        let Some(mut store) = self.store.take() else {
+            return self.reopen().await.and(Err(ErrorCode::StateDirUnusable));
+        };
+        let work = move || (store.commit(&writes), store);
+        let written = match self.tasks.blocking("room store", work).await {
+            Ok((written, store)) => {
+                self.store = Some(store);
+                written.map_err(|error| {
+                    tracing::error!(error = chain(&error), "rooms are not written");
+                    error.code()
+                })
+            }
+            Err(error) => {
+                tracing::error!(error = chain(&error), "the store of rooms is gone");
+                Err(ErrorCode::StateDirUnusable)
+            }
+        };
+        if written.is_err() {
+            self.reopen().await?;
+        }
+        written
+    }
+
+    /// Brings the memory back to what the disk says.
+    async fn reopen(&mut self) -> Result<(), ErrorCode> {
+        let store = match self.store.take() {
+            Some(store) => Ok(store),
+            None => {
+                let path = self.path.clone();
+                let open = self.tasks.blocking("open room store", move || Store::open(&path)).await;
+                open.map_err(|_| ErrorCode::StateDirUnusable)?.map_err(|error| error.code())
+            }
+        }?;
+        let read = self.read(&store);
+        self.store = Some(store);
+        read.map_err(|error| {
+            tracing::error!(error = chain(&error), "rooms cannot be read again");
+            error.code()
+        })
+    }
+
+    /// The wall time in ms.
+    pub(crate) fn now_ms(&self) -> u64 {
+        u64::try_from(self.clock.now_wall().as_millis()).unwrap_or(0)
+    }
+
+    /// Messages of all rooms.
+    pub(crate) fn messages(&self) -> usize {
+        self.rooms.values().map(|room| room.log.len()).sum()
+    }
+
+    /// A room of which this node is a member.
+    pub(crate) fn member_room(&self, id: &RoomId) -> Result<&Room, ApiError> {
+        self.rooms.get(id).filter(|room| room.has(&self.own)).ok_or_else(unknown_room)
+    }
+
+    /// Sends a frame to those of the nodes that are linked; how many that are.
+    /// A queue that is full is healed later.
+    pub(crate) fn push(&self, nodes: impl Iterator<Item = NodeId>, frame: &Frame) -> (usize, Vec<NodeId>) {
+        let Ok(bytes) = frame.encode() else { return (0, Vec::new()) };
+        let bytes = Arc::new(bytes);
+        let (mut sent, mut behind) = (0, Vec::new());
+        for node in nodes {
+            let Some(queue) = self.links.get(&node) else { continue };
+            if queue.try_send(Arc::clone(&bytes)).is_ok() {
+                sent += 1;
+            } else {
+                behind.push(node);
+            }
+        }
+        (sent, behind)
+    }
+
+    /// Tells whoever reads the tail.
+    pub(crate) fn tell(&self, room: &RoomId, id: MessageId) {
+        if let Some(room) = self.rooms.get(room) {
+            // No receiver is the usual case.
+            drop(room.tail.send(id));
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn store_mut(&mut self) -> &mut Store {
+        self.store.as_mut().unwrap()
+    }
+}
+
+/// One answer for rooms that do not exist and rooms of others.
+pub(crate) fn unknown_room() -> ApiError {
+    ApiError::new(ErrorCode::NotFound, "this node is a member of no such room")
+}

@@ -1,0 +1,173 @@
+//! One room in memory: record, order, who is told what. No I/O.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use osmoda_kit::clock::Timestamp;
+use osmoda_mesh_rooms::limits::{PRUNE_SLACK_PERCENT, QUARANTINE_MAX, REFUSED_MAX, ROOM_BYTES_MAX, ROOM_MESSAGES_MAX};
+use osmoda_mesh_rooms::{MessageId, RoomLog, Seen, Signed, Slot, Snapshot, Verified};
+use osmoda_types::{NodeId, PublicKey};
+use tokio::sync::broadcast;
+
+use super::store::Write;
+
+/// Messages a reader of a tail may be behind: a few seconds of the loudest room.
+/// One that is further behind is told how many it missed.
+const TAIL_QUEUE: usize = 512;
+
+/// Confirmations that came ahead of an earlier one; more are covered by the next
+/// healing.
+const AHEAD_MAX: usize = 4096;
+
+const DAY_MS: u64 = 24 * 60 * 60 * 1000;
+
+/// What one member has of our own messages.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Confirmed {
+    /// All up to this number.
+    pub(crate) through: u64,
+    ahead: BTreeSet<u64>,
+    /// When both were last equal.
+    pub(crate) healed_at: Option<Timestamp>,
+}
+
+impl Confirmed {
+    /// One message, by its number.
+    pub(crate) fn add(&mut self, seq: u64) {
+        if seq > self.through && self.ahead.len() < AHEAD_MAX {
+            self.ahead.insert(seq);
+        }
+        self.settle();
+    }
+
+    /// Everything up to a number.
+    pub(crate) fn healed(&mut self, seq: u64, at: Timestamp) {
+        self.through = self.through.max(seq);
+        self.healed_at = Some(at);
+        self.settle();
+    }
+
+    fn settle(&mut self) {
+        while let Some(first) = self.ahead.first().copied()
+            && first <= self.through + 1
+        {
+            self.ahead.remove(&first);
+            self.through = self.through.max(first);
+        }
+    }
+
+    /// How many up to a number are not confirmed.
+    pub(crate) fn pending(&self, seq: u64) -> u64 {
+        seq.saturating_sub(self.through).saturating_sub(self.ahead.len() as u64)
+    }
+}
+
+/// One room.
+#[derive(Debug)]
+pub(crate) struct Room {
+    pub(crate) signed: Signed,
+    pub(crate) log: RoomLog,
+    pub(crate) slot: Slot,
+    /// Ids that are not fetched again for a while.
+    pub(crate) refused: Seen,
+    /// Messages from a clock that is ahead, until their time has come.
+    pub(crate) quarantine: BTreeMap<MessageId, Verified>,
+    pub(crate) tail: broadcast::Sender<MessageId>,
+    pub(crate) confirmed: BTreeMap<NodeId, Confirmed>,
+}
+
+impl Room {
+    pub(crate) fn new(signed: Signed, log: RoomLog) -> Self {
+        Self {
+            signed,
+            log,
+            slot: Slot::default(),
+            refused: Seen::new(REFUSED_MAX),
+            quarantine: BTreeMap::new(),
+            tail: broadcast::channel(TAIL_QUEUE).0,
+            confirmed: BTreeMap::new(),
+        }
+    }
+
+    /// Whether a node may read and write.
+    pub(crate) fn has(&self, node: &NodeId) -> bool {
+        self.signed.record().has(node)
+    }
+
+    /// The members but one.
+    pub(crate) fn others(&self, own: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+        self.signed.record().present().map(|member| member.node).filter(move |node| *node != own)
+    }
+
+    /// The node behind a key, past members included.
+    pub(crate) fn node_of(&self, key: &PublicKey) -> Option<NodeId> {
+        self.signed.record().member_of(key).map(|member| member.node)
+    }
+
+    /// What is reconciled.
+    pub(crate) fn snapshot(&self, horizon_ms: u64) -> Snapshot {
+        let horizon_ms = horizon_ms.max(self.log.summary().horizon_ms);
+        Snapshot { horizon_ms, items: self.log.items_from(horizon_ms).collect() }
+    }
+
+    /// What is not asked for.
+    pub(crate) fn skipped(&self) -> BTreeSet<MessageId> {
+        self.refused.iter().chain(self.quarantine.keys().copied()).collect()
+    }
+
+    /// Sets a message aside; false when too many wait already.
+    pub(crate) fn set_aside(&mut self, message: Verified) -> bool {
+        if self.quarantine.len() >= QUARANTINE_MAX {
+            return false;
+        }
+        self.quarantine.insert(message.id(), message);
+        true
+    }
+
+    /// What must be written of an author after a message of it.
+    pub(crate) fn author_write(&self, key: &PublicKey) -> Write {
+        let author = self.log.author(key);
+        Write::Author {
+            room: self.signed.id(),
+            author: *key,
+            seq: author.seq,
+            head: author.head,
+            forked: author.forked,
+        }
+    }
+
+    /// Forgets what is over the room's retention: everything too old, and the
+    /// oldest when there is more than a little too much.
+    pub(crate) fn prune(&mut self, now_ms: u64) -> Vec<Write> {
+        let retention = self.signed.record().retention;
+        let cutoff = now_ms.saturating_sub(u64::from(retention.days) * DAY_MS);
+        let messages = retention.messages.min(ROOM_MESSAGES_MAX);
+        let slack = |limit: u64| limit + limit * u64::from(PRUNE_SLACK_PERCENT) / 100;
+        let is_over = self.log.len() as u64 > slack(messages.into()) || self.log.bytes() > slack(ROOM_BYTES_MAX);
+        let has_old = self.log.items_from(0).next().is_some_and(|(wall_ms, _)| wall_ms < cutoff);
+        if !is_over && !has_old {
+            return Vec::new();
+        }
+        let (messages, bytes) = if is_over { (messages as usize, ROOM_BYTES_MAX) } else { (usize::MAX, u64::MAX) };
+        let pruned = self.log.prune(cutoff, messages, bytes);
+        tracing::info!(room = %self.signed.id(), messages = pruned.len(), "room pruned");
+        vec![Write::Delete(pruned), Write::Summary(self.signed.id(), *self.log.summary())]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn confirmations_fill_up_in_any_order() {
+        let mut confirmed = Confirmed::default();
+        confirmed.add(2);
+        confirmed.add(3);
+        assert_eq!((confirmed.through, confirmed.pending(5)), (0, 3));
+        confirmed.add(1);
+        assert_eq!((confirmed.through, confirmed.pending(5)), (3, 2));
+        confirmed.add(7);
+        confirmed.healed(6, Timestamp::from_millis(1));
+        assert_eq!((confirmed.through, confirmed.pending(7)), (7, 0));
+    }
+}

@@ -1,0 +1,215 @@
+//! What this node itself says and decides: messages, rooms, members of its rooms.
+
+use osmoda_kit::error::ApiError;
+use osmoda_mesh_rooms::limits::{ROOMS_MAX, ROOMS_PER_CREATOR_MAX};
+use osmoda_mesh_rooms::{
+    Blob, Body, Frame, Hlc, Join, Message, MessageError, RecordError, RoomId, RoomLog, Signed, fits,
+};
+use osmoda_types::{ErrorCode, NodeId};
+
+use super::command::{Change, ChangeRefused, Membership, Reply, SentMessage};
+use super::owner::{Batch, Owner, unknown_room};
+use super::room::Room;
+use super::serve::answer;
+use super::store::Write;
+
+impl Owner {
+    /// Writes a message, pushes it when it is durable, and answers then.
+    pub(crate) fn send(
+        &mut self,
+        id: &RoomId,
+        text: String,
+        batch: &mut Batch,
+        reply: Reply<Result<SentMessage, ApiError>>,
+    ) {
+        match self.compose(id, text, batch) {
+            Err(error) => answer(reply, Err(error)),
+            Ok((mut sent, frame)) => {
+                let id = *id;
+                batch.then(move |owner, outcome| {
+                    if let Err(code) = outcome {
+                        return answer(reply, Err(not_written(code)));
+                    }
+                    let others: Vec<NodeId> =
+                        owner.rooms.get(&id).map_or_else(Vec::new, |room| room.others(owner.own).collect());
+                    let (on_its_way, behind) = owner.push(others.into_iter(), &frame);
+                    for peer in behind {
+                        owner.want(&id, peer);
+                    }
+                    owner.tell(&id, sent.id);
+                    sent.on_its_way = on_its_way;
+                    answer(reply, Ok(sent));
+                });
+            }
+        }
+    }
+
+    fn compose(&mut self, id: &RoomId, text: String, batch: &mut Batch) -> Result<(SentMessage, Frame), ApiError> {
+        let (key, own, now_ms) = (self.identity.identity_key(), self.own, self.now_ms());
+        let node_messages = self.messages();
+        let room = self.rooms.get_mut(id).filter(|room| room.has(&own)).ok_or_else(unknown_room)?;
+        fits(&room.log, &key, text.len(), node_messages).map_err(over_quota)?;
+        self.meter.take(*id, key, now_ms).map_err(over_quota)?;
+        let known = room.log.author(&key);
+        let message = Message {
+            room: *id,
+            author: key,
+            seq: known.seq + 1,
+            prev: known.head,
+            parents: room.log.parents(&key),
+            hlc: self.hlc.tick(now_ms),
+            body: Body::Text(text),
+        };
+        let signed = message.sign(|bytes| self.identity.sign(bytes)).map_err(|error| match error {
+            MessageError::TooLarge(_) => ApiError::new(ErrorCode::TooLarge, error.to_string()),
+            _ => ApiError::internal(error),
+        })?;
+        room.log.insert(&signed);
+        self.seen.add(signed.id());
+        batch.writes.push(Write::Message {
+            id: signed.id(),
+            room: *id,
+            late: false,
+            received_ms: i64::try_from(now_ms).unwrap_or(i64::MAX),
+            wire: signed.wire().to_vec(),
+        });
+        batch.writes.push(room.author_write(&key));
+        let sent = SentMessage { id: signed.id(), author_seq: signed.message().seq, on_its_way: 0 };
+        Ok((sent, Frame::Post(Blob(signed.wire().to_vec()))))
+    }
+
+    /// Begins a room whose record this node has signed.
+    pub(crate) fn create(&mut self, signed: Signed, batch: &mut Batch, reply: Reply<Result<(), ApiError>>) {
+        if let Err(error) = self.has_place_for(&signed) {
+            return answer(reply, Err(error));
+        }
+        let id = signed.id();
+        batch.writes.push(Write::Record(signed.clone()));
+        self.rooms.insert(id, Room::new(signed, RoomLog::default()));
+        batch.then(move |owner, outcome| {
+            if outcome.is_ok() {
+                owner.push_record_to_all(&id);
+            }
+            answer(reply, outcome.map_err(not_written));
+        });
+    }
+
+    /// Whether one more room of this creator can be kept.
+    pub(crate) fn has_place_for(&self, signed: &Signed) -> Result<(), ApiError> {
+        let creator = signed.record().creator;
+        let mine = self.rooms.values().filter(|room| room.has(&self.own));
+        let of_creator = mine.clone().filter(|room| room.signed.record().creator == creator).count();
+        let own = creator == self.identity.identity_key();
+        if mine.count() >= ROOMS_MAX || (!own && of_creator >= ROOMS_PER_CREATOR_MAX) {
+            let text = format!("a node keeps {ROOMS_MAX} rooms, {ROOMS_PER_CREATOR_MAX} of another creator at most");
+            return Err(ApiError::new(ErrorCode::QuotaExceeded, text));
+        }
+        Ok(())
+    }
+
+    /// Changes the members of a room that this node made.
+    pub(crate) fn change(&mut self, change: Change, batch: &mut Batch, reply: Reply<Result<Signed, ChangeRefused>>) {
+        let signed = match self.next_record(&change) {
+            Ok(signed) => signed,
+            Err(refused) => return answer(reply, Err(refused)),
+        };
+        let id = change.room;
+        self.adopt(signed.clone(), batch);
+        batch.then(move |owner, outcome| {
+            if let Err(code) = outcome {
+                return answer(reply, Err(ChangeRefused::Store(not_written(code))));
+            }
+            owner.push_record_to_all(&id);
+            // Who was taken out hears it too, and stops asking.
+            if let Membership::Remove { node } = change.what {
+                owner.push_record(&id, std::iter::once(node));
+            }
+            answer(reply, Ok(signed));
+        });
+    }
+
+    fn next_record(&mut self, change: &Change) -> Result<Signed, ChangeRefused> {
+        let own_key = self.identity.identity_key();
+        let room = self.rooms.get(&change.room).ok_or(ChangeRefused::NotFound)?;
+        let record = room.signed.record();
+        if record.creator != own_key {
+            return Err(ChangeRefused::NotFound);
+        }
+        let is_creator = change.by == self.own;
+        let next = match change.what {
+            Membership::Add { node, key, may_join } => {
+                let asks_for_itself = record.join == Join::Fleet && change.by == node && may_join;
+                if !is_creator && !record.has(&change.by) && !asks_for_itself {
+                    return Err(ChangeRefused::NotFound);
+                }
+                record.with(node, key).map_err(|_| ChangeRefused::Full)?
+            }
+            Membership::Remove { node } => {
+                if !is_creator && (change.by != node || !record.has(&node)) {
+                    return Err(ChangeRefused::NotFound);
+                }
+                let at: Hlc = self.hlc.tick(u64::try_from(self.clock.now_wall().as_millis()).unwrap_or(0));
+                record.without(&node, at)
+            }
+        };
+        if next.revision == record.revision {
+            return Ok(room.signed.clone());
+        }
+        let signed = next.sign(|bytes| self.identity.sign(bytes));
+        signed.map_err(|error: RecordError| ChangeRefused::Store(ApiError::internal(error)))
+    }
+
+    /// Puts a newer record in force: what it does not admit goes, and a room
+    /// that this node is not in any more is emptied.
+    pub(crate) fn adopt(&mut self, signed: Signed, batch: &mut Batch) {
+        let (id, own) = (signed.id(), self.own);
+        batch.writes.push(Write::Record(signed.clone()));
+        let Some(room) = self.rooms.get_mut(&id) else {
+            self.rooms.insert(id, Room::new(signed, RoomLog::default()));
+            return;
+        };
+        room.signed = signed;
+        if !room.has(&own) {
+            batch.writes.push(Write::Empty(id));
+            room.log = RoomLog::with_summary(*room.log.summary());
+            room.quarantine.clear();
+            self.meter.forget(&id);
+            tracing::info!(room = %id, "no member of the room any more");
+            return;
+        }
+        let record = room.signed.record().clone();
+        let gone = room.log.remove_unless(|author, at| record.admits(author, at));
+        if !gone.is_empty() {
+            batch.writes.push(Write::Delete(gone));
+        }
+        room.confirmed.retain(|node, _| record.has(node));
+    }
+
+    /// Sends the record to all other members that are linked.
+    pub(crate) fn push_record_to_all(&mut self, id: &RoomId) {
+        let Some(room) = self.rooms.get(id) else { return };
+        let others: Vec<NodeId> = room.others(self.own).collect();
+        self.push_record(id, others.iter().copied());
+        for peer in others {
+            // Whoever is new has all messages to get.
+            self.want(id, peer);
+        }
+    }
+
+    /// Sends the record to these.
+    pub(crate) fn push_record(&mut self, id: &RoomId, nodes: impl Iterator<Item = NodeId>) {
+        let Some(room) = self.rooms.get(id) else { return };
+        let frame = Frame::Record(Blob(room.signed.wire().to_vec()));
+        // A queue that is full is one of a peer that gets it when its link is up again.
+        self.push(nodes, &frame);
+    }
+}
+
+/// The answer when a commit failed.
+pub(crate) fn not_written(code: ErrorCode) -> ApiError {
+    ApiError::new(code, "the message or room could not be written; nothing was changed")
+}
+
+fn over_quota(error: osmoda_mesh_rooms::OverQuota) -> ApiError {
+    ApiError::new(ErrorCode::QuotaExceeded, error.to_string())
+}

@@ -1,0 +1,117 @@
+//! Answering commands that only look, and handing on those that change.
+
+use osmoda_kit::error::ApiError;
+use osmoda_mesh_rooms::{MessageId, RoomId, Side};
+use osmoda_types::NodeId;
+
+use super::command::{Command, Delivered, Reply, Said, Shown};
+use super::owner::{Batch, Owner};
+use super::room::Room;
+
+impl Owner {
+    /// Does one command; what must be durable first is answered by the batch.
+    pub(crate) fn command(&mut self, command: Command, batch: &mut Batch) {
+        match command {
+            Command::List(reply) => answer(reply, self.list()),
+            Command::Show { room, limit, reply } => answer(reply, self.show(&room, limit)),
+            Command::Tail { room, reply } => answer(reply, self.member_room(&room).map(|room| room.tail.subscribe())),
+            Command::Line { room, id, reply } => answer(reply, self.line(&room, &id)),
+            Command::Delivery { room, reply } => answer(reply, self.delivery(&room)),
+            Command::Create { signed, reply } => self.create(signed, batch, reply),
+            Command::Change { change, reply } => self.change(change, batch, reply),
+            Command::Send { room, text, reply } => self.send(&room, text, batch, reply),
+            Command::Unknown { from, messages, reply } => answer(reply, self.screen(&from, messages)),
+            Command::Ingest { from, way, messages, reply } => self.ingest(from, way, messages, batch, reply),
+            Command::TakeRecord { from, signed, reply } => self.take_record(&from, signed, batch, reply),
+            Command::Acked { from, id, verdict } => self.acked(from, &id, verdict),
+            Command::Begin { reply } => answer(reply, self.begin()),
+            Command::Answer { from, asked, reply } => answer(reply, self.answer_session(from, asked)),
+            Command::Answered { room, peer, reply } => {
+                let taken = self.rooms.get_mut(&room).is_some_and(|room| room.slot.answered(&peer));
+                answer(reply, taken);
+            }
+            Command::Resolve { room, peer, prefixes, reply } => {
+                let found = self.readable(&room, &peer).map(|room| room.log.resolve(&prefixes));
+                answer(reply, found.unwrap_or_default());
+            }
+            Command::Sort { room, ids, reply } => {
+                answer(reply, self.rooms.get(&room).map(|room| room.log.sorted(&ids)).unwrap_or_default());
+            }
+            Command::MayRead { room, peer, reply } => answer(reply, self.readable(&room, &peer).is_some()),
+            Command::OfferRecord { room, peer } => {
+                if self.readable(&room, &peer).is_some() {
+                    self.push_record(&room, std::iter::once(peer));
+                }
+            }
+            Command::Release(release) => self.release(release),
+            Command::Want { room, peer } => self.want(&room, peer),
+            Command::LinkUp { peer, queue } => self.link_up(peer, queue),
+            Command::LinkDown { peer } => self.link_down(&peer),
+        }
+    }
+
+    /// A room that this node and the peer are both members of.
+    pub(crate) fn readable(&self, room: &RoomId, peer: &NodeId) -> Option<&Room> {
+        self.rooms.get(room).filter(|room| room.has(&self.own) && room.has(peer))
+    }
+
+    fn list(&self) -> Vec<Shown> {
+        self.rooms.values().filter(|room| room.has(&self.own)).map(shown).collect()
+    }
+
+    fn show(&self, room: &RoomId, limit: usize) -> Result<(Shown, Vec<Said>), ApiError> {
+        let room = self.member_room(room)?;
+        let said = room.log.last(limit).into_iter().filter_map(|line| {
+            let node = room.node_of(&line.author)?;
+            Some(Said { line, node })
+        });
+        Ok((shown(room), said.collect()))
+    }
+
+    fn line(&self, room: &RoomId, id: &MessageId) -> Option<Said> {
+        let room = self.member_room(room).ok()?;
+        let line = room.log.line_of(id)?;
+        Some(Said { line, node: room.node_of(&line.author)? })
+    }
+
+    fn delivery(&self, room: &RoomId) -> Result<Delivered, ApiError> {
+        let room = self.member_room(room)?;
+        let of = |node: NodeId| (node, room.confirmed.get(&node).cloned().unwrap_or_default());
+        let own_seq = room.log.author(&self.identity.identity_key()).seq;
+        Ok(Delivered { own_seq, members: room.others(self.own).map(of).collect() })
+    }
+
+    fn link_up(&mut self, peer: NodeId, queue: super::command::Queue) {
+        self.links.insert(peer, queue);
+        let shared: Vec<RoomId> =
+            self.rooms.values().filter(|room| room.has(&peer)).map(|room| room.signed.id()).collect();
+        for id in shared {
+            self.push_record(&id, std::iter::once(peer));
+            // One of the two opens the session; both would cross.
+            if self.own < peer {
+                self.want(&id, peer);
+            }
+        }
+    }
+
+    fn link_down(&mut self, peer: &NodeId) {
+        self.links.remove(peer);
+        for room in self.rooms.values_mut() {
+            room.slot.forget(peer);
+            room.slot.release(peer, Side::Opener);
+            room.slot.release(peer, Side::Answerer);
+        }
+        self.wake.notify_one();
+    }
+}
+
+fn shown(room: &Room) -> Shown {
+    Shown { signed: room.signed.clone(), messages: room.log.len(), summary: *room.log.summary() }
+}
+
+/// Answers; whoever asked may be gone.
+pub(crate) fn answer<T>(reply: Reply<T>, value: T) {
+    if reply.send(value).is_err() {
+        tracing::trace!("nobody waits for the answer");
+    }
+}

@@ -1,0 +1,103 @@
+//! Which rooms are healed with whom, as the owner of the rooms sees it.
+
+use osmoda_mesh_rooms::{Refusal, RoomId};
+use osmoda_types::NodeId;
+
+use super::command::{Answered, Asked, Begin, Release};
+use super::owner::Owner;
+
+impl Owner {
+    /// Takes the slot of every room that has somebody waiting.
+    pub(crate) fn begin(&mut self) -> Vec<Begin> {
+        let own_key = self.identity.identity_key();
+        let (own, links) = (self.own, &self.links);
+        let mut begun = Vec::new();
+        for (id, room) in self.rooms.iter_mut().filter(|(_, room)| room.signed.record().has(&own)) {
+            let Some(peer) = room.slot.open(random()) else { continue };
+            if !room.signed.record().has(&peer) || !links.contains_key(&peer) {
+                room.slot.release(&peer, osmoda_mesh_rooms::Side::Opener);
+                self.wake.notify_one();
+                continue;
+            }
+            begun.push(Begin {
+                room: *id,
+                peer,
+                revision: room.signed.record().revision,
+                snapshot: room.snapshot(0),
+                skip: room.skipped(),
+                own_seq: room.log.author(&own_key).seq,
+            });
+        }
+        begun
+    }
+
+    /// Judges a session that a peer opens, and takes the slot for it.
+    pub(crate) fn answer_session(&mut self, from: NodeId, asked: Asked) -> Result<Answered, Refusal> {
+        let (own, own_key) = (self.own, self.identity.identity_key());
+        let room = self.rooms.get_mut(&asked.room).ok_or(Refusal::NotFound)?;
+        let record = room.signed.record();
+        if !record.has(&own) || !record.has(&from) {
+            return Err(Refusal::NotFound);
+        }
+        let revision = record.revision;
+        if !room.slot.answer(&own, from) {
+            return Err(Refusal::Busy);
+        }
+        let snapshot = room.snapshot(asked.horizon_ms);
+        // The opener's set from a later horizon on is not known from its hash.
+        let equal = snapshot.horizon_ms == asked.horizon_ms && snapshot.fingerprint() == asked.fingerprint;
+        Ok(Answered {
+            equal,
+            snapshot,
+            record: (revision > asked.revision).then(|| room.signed.clone()),
+            wants_record: revision < asked.revision,
+            own_seq: room.log.author(&own_key).seq,
+        })
+    }
+
+    /// Frees the slot.
+    pub(crate) fn release(&mut self, release: Release) {
+        let now = self.clock.now_wall();
+        if let Some(room) = self.rooms.get_mut(&release.room) {
+            room.slot.release(&release.peer, release.side);
+            if let Some(seq) = release.healed {
+                room.confirmed.entry(release.peer).or_default().healed(seq, now);
+            }
+        }
+        self.wake.notify_one();
+    }
+
+    /// Asks for a session with a linked member.
+    pub(crate) fn want(&mut self, room: &RoomId, peer: NodeId) {
+        if !self.links.contains_key(&peer) {
+            return;
+        }
+        if let Some(room) = self.rooms.get_mut(room)
+            && room.has(&peer)
+            && room.has(&self.own)
+        {
+            room.slot.want(peer);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Once per period: each room with one random linked member.
+    pub(crate) fn want_one_each(&mut self) {
+        let ids: Vec<RoomId> = self.rooms.keys().copied().collect();
+        for id in ids {
+            let Some(room) = self.rooms.get(&id) else { continue };
+            let linked: Vec<NodeId> = room.others(self.own).filter(|node| self.links.contains_key(node)).collect();
+            if linked.is_empty() {
+                continue;
+            }
+            // Below the length, so it fits.
+            let place = (random() % linked.len() as u64) as usize;
+            self.want(&id, linked[place]);
+        }
+    }
+}
+
+/// A number nobody can foresee; where the system has none, the first comes first.
+pub(crate) fn random() -> u64 {
+    getrandom::u64().unwrap_or(0)
+}

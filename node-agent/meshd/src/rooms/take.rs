@@ -1,0 +1,214 @@
+//! What others send: messages and records.
+//!
+//! Checked in this order, cheapest first: known or refused before, member,
+//! time, quota, and only then, outside this task, the signature. Everything but
+//! the signature is checked again when the message comes back from there.
+
+use osmoda_mesh_rooms::{Ahead, Inserted, MessageId, RoomId, Signed, Unverified, Verdict, Verified, fits, judge};
+use osmoda_types::NodeId;
+
+use super::command::{Reply, Screened, Way};
+use super::owner::{Batch, Owner};
+use super::serve::answer;
+use super::store::Write;
+
+impl Owner {
+    /// Sorts out what needs no look at its signature.
+    pub(crate) fn screen(&self, from: &NodeId, messages: Vec<Unverified>) -> Screened {
+        let mut screened = Screened::default();
+        for message in messages {
+            match self.judge(from, &message) {
+                Some(verdict) => screened.judged.push((message.id(), verdict)),
+                None => screened.new.push(message),
+            }
+        }
+        screened
+    }
+
+    /// What can be said of a message without its signature; `None` when it is
+    /// new and may come in.
+    fn judge(&self, from: &NodeId, message: &Unverified) -> Option<Verdict> {
+        let (id, content) = (message.id(), message.message());
+        let Some(room) = self.readable(&content.room, from) else { return Some(Verdict::Refused) };
+        if self.seen.has(&id) || room.log.contains(&id) {
+            return Some(Verdict::Kept);
+        }
+        if room.quarantine.contains_key(&id) {
+            return Some(Verdict::Waits);
+        }
+        let admitted = room.signed.record().admits(&content.author, content.hlc);
+        let forgotten = content.hlc.wall_ms() < room.log.summary().horizon_ms;
+        let refused = !admitted || forgotten || judge(content.hlc, self.now_ms()) == Ahead::Refused;
+        refused.then_some(Verdict::Refused)
+    }
+
+    /// Takes messages whose signatures were checked; answers when they are
+    /// durable.
+    pub(crate) fn ingest(
+        &mut self,
+        from: NodeId,
+        way: Way,
+        messages: Vec<Verified>,
+        batch: &mut Batch,
+        reply: Reply<Vec<(MessageId, Verdict)>>,
+    ) {
+        let mut verdicts = Vec::with_capacity(messages.len());
+        let mut fresh: Vec<(RoomId, MessageId)> = Vec::new();
+        for message in messages {
+            let id = message.id();
+            let room = message.message().room;
+            let verdict = match self.readable(&room, &from) {
+                Some(_) => self.take(way, message, batch, &mut fresh),
+                None => Verdict::Refused,
+            };
+            verdicts.push((id, verdict));
+        }
+        batch.then(move |owner, outcome| {
+            if outcome.is_err() {
+                for (_, verdict) in verdicts.iter_mut().filter(|(_, verdict)| *verdict == Verdict::Kept) {
+                    *verdict = Verdict::Later;
+                }
+            } else {
+                for (room, id) in fresh {
+                    owner.tell(&room, id);
+                }
+            }
+            answer(reply, verdicts);
+        });
+    }
+
+    /// Takes one message of a room that this node is in.
+    fn take(
+        &mut self,
+        way: Way,
+        message: Verified,
+        batch: &mut Batch,
+        fresh: &mut Vec<(RoomId, MessageId)>,
+    ) -> Verdict {
+        let (now_ms, node_messages) = (self.now_ms(), self.messages());
+        let (id, room_id, author) = (message.id(), message.message().room, message.message().author);
+        let Some(room) = self.rooms.get_mut(&room_id) else { return Verdict::Refused };
+        if room.log.contains(&id) {
+            return Verdict::Kept;
+        }
+        if !room.signed.record().admits(&author, message.message().hlc) {
+            room.refused.add(id);
+            return Verdict::Refused;
+        }
+        let is_over = way == Way::Pushed && self.meter.take(room_id, author, now_ms).is_err();
+        if is_over || fits(&room.log, &author, message.wire().len(), node_messages).is_err() {
+            room.refused.add(id);
+            return Verdict::Later;
+        }
+        match self.hlc.observe(message.message().hlc, now_ms) {
+            Ahead::Accepted => {}
+            Ahead::Quarantined if room.set_aside(message) => return Verdict::Waits,
+            Ahead::Quarantined | Ahead::Refused => {
+                room.refused.add(id);
+                return Verdict::Refused;
+            }
+        }
+        match room.log.insert(&message) {
+            Inserted::Duplicate => Verdict::Kept,
+            Inserted::Pruned => {
+                room.refused.add(id);
+                Verdict::Refused
+            }
+            Inserted::New { late, fork } => {
+                if fork {
+                    tracing::warn!(room = %room_id, author = %author, message = %id, "author of a room forked");
+                }
+                self.seen.add(id);
+                batch.writes.push(Write::Message {
+                    id,
+                    room: room_id,
+                    late,
+                    received_ms: i64::try_from(now_ms).unwrap_or(i64::MAX),
+                    wire: message.wire().to_vec(),
+                });
+                batch.writes.push(room.author_write(&author));
+                fresh.push((room_id, id));
+                Verdict::Kept
+            }
+        }
+    }
+
+    /// Takes waiting messages whose time has come.
+    pub(crate) fn release_waiting(&mut self, batch: &mut Batch) {
+        let now_ms = self.now_ms();
+        let mut ready = Vec::new();
+        for room in self.rooms.values_mut() {
+            let due = |message: &Verified| judge(message.message().hlc, now_ms) == Ahead::Accepted;
+            let ids: Vec<_> = room.quarantine.iter().filter(|(_, message)| due(message)).map(|(id, _)| *id).collect();
+            ready.extend(ids.iter().filter_map(|id| room.quarantine.remove(id)));
+        }
+        if ready.is_empty() {
+            return;
+        }
+        let mut fresh = Vec::new();
+        for message in ready {
+            self.take(Way::Healed, message, batch, &mut fresh);
+        }
+        batch.then(move |owner, outcome| {
+            if outcome.is_ok() {
+                for (room, id) in fresh {
+                    owner.tell(&room, id);
+                }
+            }
+        });
+    }
+
+    /// Looks at every room's retention.
+    pub(crate) fn prune(&mut self, batch: &mut Batch) {
+        let now_ms = self.now_ms();
+        for room in self.rooms.values_mut() {
+            batch.writes.extend(room.prune(now_ms));
+            // What was refused for a quota may fit now.
+            room.refused.clear();
+        }
+    }
+
+    /// Takes a newer record of a room, or that of a room this node was added to.
+    /// Who its creator may be was judged by whoever received it.
+    pub(crate) fn take_record(&mut self, from: &NodeId, signed: Signed, batch: &mut Batch, reply: Reply<bool>) {
+        let own_key = self.identity.identity_key();
+        let names_us = |record: &osmoda_mesh_rooms::Record| {
+            record.present().any(|member| member.node == self.own && member.key == own_key)
+        };
+        let wanted = match self.rooms.get(&signed.id()) {
+            Some(room) => signed.replaces(&room.signed),
+            None => names_us(signed.record()) && signed.record().has(from) && self.has_place_for(&signed).is_ok(),
+        };
+        // Only this node signs the records of its own rooms.
+        if !wanted || signed.record().creator == own_key {
+            return answer(reply, false);
+        }
+        let id = signed.id();
+        tracing::info!(room = %id, revision = signed.record().revision, "room record taken");
+        self.adopt(signed, batch);
+        batch.then(move |owner, outcome| {
+            if outcome.is_ok() {
+                let others: Vec<NodeId> =
+                    owner.rooms.get(&id).map_or_else(Vec::new, |room| room.others(owner.own).collect());
+                for peer in others {
+                    owner.want(&id, peer);
+                }
+            }
+            answer(reply, outcome.is_ok());
+        });
+    }
+
+    /// Notes what a member has of our own messages.
+    pub(crate) fn acked(&mut self, from: NodeId, id: &MessageId, verdict: Verdict) {
+        let own = self.identity.identity_key();
+        for room in self.rooms.values_mut() {
+            let Some(seq) = room.log.seq_of(&own, id) else { continue };
+            match verdict {
+                Verdict::Kept => room.confirmed.entry(from).or_default().add(seq),
+                Verdict::Waits | Verdict::Refused | Verdict::Later => {
+                    tracing::debug!(peer = %from, message = %id, ?verdict, "a member did not keep a message");
+                }
+            }
+        }
+    }
+}

@@ -34,7 +34,7 @@ enum Task {
     Down,
     /// Runs a scenario, or all of them, on three hosts of its own.
     Scenario {
-        /// good, bad, cut, uids or all.
+        /// good, bad, cut, unsigned, broken-activation, uids or all.
         name: String,
         /// One JSON line per scenario and a last one.
         #[arg(long)]
@@ -128,7 +128,8 @@ async fn scenario(folder: &Path, name: &str, json: bool, keep: bool) -> Result<(
     let scenarios: Vec<Scenario> =
         Scenario::ALL.into_iter().filter(|one| name == "all" || one.name() == name).collect();
     if scenarios.is_empty() {
-        return Err(anyhow::anyhow!("no scenario is called {name:?}: good, bad, cut, uids or all").into());
+        let names = Scenario::ALL.map(Scenario::name).join(", ");
+        return Err(anyhow::anyhow!("no scenario is called {name:?}: {names} or all").into());
     }
     Bed::down(folder).await.context("removing what an earlier run left")?;
     let start = Instant::now();
@@ -167,7 +168,7 @@ fn show(outcome: &Outcome, json: bool) -> anyhow::Result<()> {
         writeln!(out)?;
     } else {
         let word = if outcome.ok { "ok" } else { "FAILED" };
-        writeln!(out, "{:<6} {:<6} {:>7.1} s  {}", outcome.scenario, word, outcome.seconds, outcome.found.join("; "))?;
+        writeln!(out, "{:<17} {:<6} {:>7.1} s  {}", outcome.scenario, word, outcome.seconds, outcome.found.join("; "))?;
     }
     Ok(out.flush()?)
 }

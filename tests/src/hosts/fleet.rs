@@ -2,8 +2,8 @@
 //!
 //! Uses what an operator and a host's administrator would use: `osmoda-node init`,
 //! `invite` and `join`, units, and the daemons' sockets. There is no controller
-//! here, so the manifest is put on each voter by file, and each closure is fetched
-//! from the signed cache before the rollout is proposed.
+//! in most scenarios, so the manifest is put on each voter by file. Closures are in
+//! the cache and on no host: staging fetches them.
 
 use std::collections::BTreeMap;
 use std::os::unix::fs::{MetadataExt, chown};
@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use ed25519_dalek::SigningKey;
+use osmoda_kit::clock::SystemClock;
 use osmoda_node_api::watch::{AttemptView, History, TRUST_FILE, TrustFile};
+use osmoda_types::command::Order;
 use osmoda_types::manifest::{Mode, NodeTarget};
 use osmoda_types::{
     FleetEpoch, HealthCheck, Manifest, ManifestHash, NetworkId, NodeId, Policy, RolloutId, Timings, Wave, statement,
@@ -33,6 +35,30 @@ const ROLLOUT_TIME_MAX: Duration = Duration::from_secs(300);
 
 /// UDP port of the mesh.
 const MESH_PORT: u16 = 18_800;
+
+/// How long a host's log is looked at for words that staging has left there.
+const LOG_TIME_MAX: Duration = Duration::from_secs(30);
+
+/// One release: a target per host, in the order of the hosts.
+#[derive(Debug, Clone)]
+pub(super) struct Release {
+    name: &'static str,
+    pub(super) targets: Vec<String>,
+    activation_ms: u64,
+}
+
+impl Release {
+    /// Moves every host to its target.
+    pub(super) fn new(name: &'static str, targets: Vec<String>) -> Self {
+        // A minute of a busy machine is more than any activation here takes.
+        Self { name, targets, activation_ms: 30_000 }
+    }
+
+    /// Sets how long an activation may take.
+    pub(super) fn activation_ms(self, activation_ms: u64) -> Self {
+        Self { activation_ms, ..self }
+    }
+}
 
 /// The fleet of a bed.
 #[derive(Debug)]
@@ -80,15 +106,14 @@ impl Fleet {
     }
 
     /// Signs and proposes a manifest that moves every host to its target.
-    pub(super) async fn propose(&self, bed: &Bed, name: &str, targets: &[String]) -> anyhow::Result<RolloutId> {
+    pub(super) async fn propose(&self, bed: &Bed, release: &Release) -> anyhow::Result<RolloutId> {
         let mut rows = BTreeMap::new();
-        for ((host, node), target) in bed.hosts().iter().zip(&self.nodes).zip(targets) {
-            host.run(&["nix-store", "--realise", target]).await?;
+        for ((host, node), target) in bed.hosts().iter().zip(&self.nodes).zip(&release.targets) {
             let baseline = host.systems()?.runs.context("the host runs no generation")?;
             let row = NodeTarget { target: target.parse()?, baseline: baseline.parse()?, mode: Mode::Live };
             rows.insert(*node, row);
         }
-        let bytes = serde_json::to_vec_pretty(&manifest(name, rows)).context("writing the manifest")?;
+        let bytes = serde_json::to_vec_pretty(&manifest(release, rows)).context("writing the manifest")?;
         let manifest = ManifestHash::of(&bytes);
         for host in bed.hosts() {
             put_manifest(host, manifest, &bytes)?;
@@ -105,6 +130,31 @@ impl Fleet {
         });
         let _answer: Value = leader.client("fleetd")?.post("/fleet/propose", &body).await?;
         Ok(rollout)
+    }
+
+    /// Gives a rollout up, as its operator.
+    pub(super) async fn abort(&self, bed: &Bed, rollout: RolloutId) -> anyhow::Result<()> {
+        // Orders of one operator have growing serials; the clock's are.
+        let serial = u64::try_from(SystemClock::shared().now_wall().as_millis()).context("the clock is before 1970")?;
+        let order = statement::control(&Order::Abort { rollout }, serial, &self.network);
+        let body = json!({
+            "operator_key": statement::public_key(&self.operator), "serial": serial,
+            "signature": statement::sign(&self.operator, &order),
+        });
+        let leader = bed.hosts().first().context("the bed has no hosts")?;
+        let _answer: Value = leader.client("fleetd")?.post(&format!("/fleet/rollback/{rollout}"), &body).await?;
+        Ok(())
+    }
+
+    /// Waits until staging a rollout was refused on a host, and returns the line
+    /// that its fleetd logged.
+    pub(super) async fn refusal(&self, host: &Host, since: &str) -> anyhow::Result<String> {
+        until("the refusal of a rollout", LOG_TIME_MAX, || async move {
+            let unit = ["journalctl", "--no-pager", "-o", "cat", "--since", since, "-u", "osmoda-fleetd.service"];
+            let log = host.run(&unit).await?;
+            Ok(log.lines().find(|line| line.contains("rollout cannot be staged")).map(str::to_owned))
+        })
+        .await
     }
 
     /// Waits until a rollout is over and returns how it ended.
@@ -186,10 +236,10 @@ fn put_manifest(host: &Host, hash: ManifestHash, bytes: &[u8]) -> anyhow::Result
     Ok(())
 }
 
-fn manifest(name: &str, nodes: BTreeMap<NodeId, NodeTarget>) -> Manifest {
+fn manifest(release: &Release, nodes: BTreeMap<NodeId, NodeTarget>) -> Manifest {
     Manifest {
         version: 1,
-        name: name.to_owned(),
+        name: release.name.to_owned(),
         scope: "hosts".to_owned(),
         nodes,
         checks: vec![HealthCheck::SystemdUnit { unit: "workload.service".to_owned() }],
@@ -210,7 +260,7 @@ fn manifest(name: &str, nodes: BTreeMap<NodeId, NodeTarget>) -> Manifest {
                 soak_ms: 1_000,
                 check_deadline_ms: 15_000,
                 dead_man_ms: 30_000,
-                activation_ms: 30_000,
+                activation_ms: release.activation_ms,
                 wave_deadline_ms: 240_000,
                 vote_deadline_ms: 60_000,
                 prefetch_deadline_ms: 60_000,

@@ -24,7 +24,7 @@ const RECIPE: &str = r#"{ name }: derivation {
   name = "mini-nixos-${name}";
   system = builtins.currentSystem;
   builder = "/bin/sh";
-  args = [ "-c" "/bin/mkdir -p $out && /bin/cp -r $src/. $out/ && /bin/chmod -R +w $out && /bin/chmod 755 $out/bin/switch-to-configuration" ];
+  args = [ "-c" "/bin/mkdir -p $out && /bin/cp -r $src/. $out/ && /bin/chmod -R +w $out && for program in $out/bin/* $out/activate; do [ ! -e $program ] || /bin/chmod 755 $program; done" ];
   src = builtins.path { path = "/build/sources/${name}"; name = "source"; };
 }
 "#;
@@ -33,18 +33,42 @@ const RECIPE: &str = r#"{ name }: derivation {
 const KEY_NAME: &str = "osmoda-fleet-1";
 
 /// One toplevel to build.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(super) struct Generation {
     /// Part of the store path.
     pub(super) name: String,
     /// Unit files by name.
     pub(super) units: BTreeMap<String, String>,
+    /// What activation runs beside its units.
+    activate: Option<String>,
+    /// Differs from what runs where only a restart leads to the generation.
+    interface: u32,
+}
+
+/// The interface of the first process that every generation shares.
+const INTERFACE: u32 = 2;
+
+/// Whether a build gets the fleet key's signature.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Signed {
+    Yes,
+    No,
 }
 
 impl Generation {
     /// A generation for one host; even the same release differs between hosts.
     pub(super) fn new(release: &str, host: &str) -> Self {
-        Self { name: format!("{release}-{host}"), units: BTreeMap::new() }
+        Self { name: format!("{release}-{host}"), units: BTreeMap::new(), activate: None, interface: INTERFACE }
+    }
+
+    /// Runs a shell script in the middle of the activation.
+    pub(super) fn activate(self, script: &str) -> Self {
+        Self { activate: Some(format!("#!/bin/sh\n{script}\n")), ..self }
+    }
+
+    /// Cannot be activated without a restart: `switch-to-configuration` ends with 100.
+    pub(super) fn needs_restart(self) -> Self {
+        Self { interface: INTERFACE + 1, ..self }
     }
 
     /// Adds a unit.
@@ -104,22 +128,38 @@ impl Builder {
 
     /// Builds a toplevel, signs it and copies it to the cache; returns its path.
     pub(super) async fn build(&self, generation: &Generation) -> anyhow::Result<String> {
+        self.publish(generation, Signed::Yes).await
+    }
+
+    /// Like [`Builder::build`], signed or not.
+    pub(super) async fn publish(&self, generation: &Generation, signed: Signed) -> anyhow::Result<String> {
+        self.write_source(generation)?;
+        let name = ["nix-build", "--no-out-link", "/build/generation.nix", "--argstr", "name", &generation.name];
+        let path = self.run(&name).await?.trim().to_owned();
+        ensure!(path.starts_with("/nix/store/"), "nix-build printed {path:?}");
+        let cache = match signed {
+            Signed::Yes => "file:///build/cache?secret-key=/build/fleet.secret&compression=none",
+            Signed::No => "file:///build/cache?compression=none",
+        };
+        self.run(&["nix", "--extra-experimental-features", "nix-command", "copy", "--to", cache, &path]).await?;
+        Ok(path)
+    }
+
+    fn write_source(&self, generation: &Generation) -> anyhow::Result<()> {
         let source = self.folder.join("sources").join(&generation.name);
         for folder in [source.join("bin"), source.join("units")] {
             std::fs::create_dir_all(&folder).with_context(|| format!("making {}", folder.display()))?;
         }
         write(&source.join("bin/switch-to-configuration"), SWITCH)?;
-        write(&source.join("init-interface-version"), "systemd 2\n")?;
+        write(&source.join("init-interface-version"), &format!("systemd {}\n", generation.interface))?;
         write(&source.join("name"), &generation.name)?;
+        if let Some(script) = &generation.activate {
+            write(&source.join("activate"), script)?;
+        }
         for (name, text) in &generation.units {
             write(&source.join("units").join(name), text)?;
         }
-        let name = ["nix-build", "--no-out-link", "/build/generation.nix", "--argstr", "name", &generation.name];
-        let path = self.run(&name).await?.trim().to_owned();
-        ensure!(path.starts_with("/nix/store/"), "nix-build printed {path:?}");
-        let cache = "file:///build/cache?secret-key=/build/fleet.secret&compression=none";
-        self.run(&["nix", "--extra-experimental-features", "nix-command", "copy", "--to", cache, &path]).await?;
-        Ok(path)
+        Ok(())
     }
 
     async fn run(&self, command: &[&str]) -> anyhow::Result<String> {

@@ -2,5 +2,7 @@
 
 pub mod bench;
 pub mod demo;
+pub mod faults;
 pub mod hosts;
+pub mod sockets;
 pub mod units;

@@ -20,7 +20,8 @@ pub(crate) fn run() -> anyhow::Result<()> {
     timed(&mut times, "layers", layers::run)?;
     timed(&mut times, "deny", deny::run)?;
     timed(&mut times, "clippy", || {
-        cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])
+        let features = ["--features", test::TLS, "--locked", "--", "-D", "warnings"];
+        cargo(&[&["clippy", "--workspace", "--all-targets"], &features[..]].concat())
     })?;
     timed(&mut times, "export", build_export)?;
     let counts = timed(&mut times, "test", || test::counted(&TestArgs::default()))?;

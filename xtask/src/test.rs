@@ -1,9 +1,11 @@
 //! `cargo xtask test`: every test of the workspace, with real processes.
 //!
 //! Order: programs first (the tests start them), then the whole-system steps
-//! that are not `#[test]` functions, then the tests, so that the runner's own
-//! summary is the last thing printed. A whole-system step that cannot run here
-//! is counted as skipped and said loudly; one that fails, fails the task.
+//! that are not `#[test]` functions, then the tests, so that a runner's own
+//! summary is the last thing printed. The controller's TLS comes last of all: it
+//! needs a C library that no other build waits for. A whole-system step that
+//! cannot run here is counted as skipped and said loudly; one that fails, fails
+//! the task.
 
 use anyhow::bail;
 
@@ -11,13 +13,17 @@ use crate::programs::{self, Profile};
 use crate::workspace::Metadata;
 use crate::{run, setup};
 
-/// Exit code of `hosts` when the machine lacks a prerequisite.
+/// Exit code of `hosts` and `faults` when the machine lacks a prerequisite.
 const EXIT_NO_PREREQUISITES: i32 = 3;
+
+/// The features of the controller's TLS, on both of its ends. Release builds
+/// have them; development builds go without the C library behind them.
+pub(crate) const TLS: &str = "osmoda-controller/tls,osmoda-ctl/tls";
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct TestArgs {
-    /// Leaves out the shortened demo and the real hosts.
+    /// Leaves out the shortened demo, the real hosts and the controller's TLS.
     #[arg(long)]
     fast: bool,
     /// Only tests whose name contains this.
@@ -73,17 +79,27 @@ pub(crate) fn counted(args: &TestArgs) -> anyhow::Result<Counts> {
     if !args.fast && args.filter.is_none() {
         whole_system(&metadata, &mut counts)?;
     }
-    run_tests(args.filter.as_deref(), &mut counts)?;
+    run_tests(args.filter.as_slice(), &mut counts)?;
+    if !args.fast && args.filter.is_none() {
+        run::checked(run::root(), &run::cargo(), &["build", "--workspace", "--features", TLS, "--bin", "osmoda"])?;
+        run_tests(&["--features", TLS, "--test", "tls"].map(str::to_owned), &mut counts)?;
+    }
     Ok(counts)
 }
 
 /// The steps that are programs of their own.
 fn whole_system(metadata: &Metadata, counts: &mut Counts) -> anyhow::Result<()> {
-    for (binary, arguments) in [("demo", ["--short", "--json"].as_slice()), ("hosts", &["scenario", "all", "--json"])] {
+    let steps: [(&str, &[&str]); 3] =
+        [("demo", &["--short", "--json"]), ("faults", &["disk-full"]), ("hosts", &["scenario", "all", "--json"])];
+    for (binary, arguments) in steps {
         if !metadata.has_binary("osmoda-tests", binary) {
             bail!("package osmoda-tests has no program {binary} in this version");
         }
-        let ready = if binary == "demo" { setup::nix() } else { setup::host_tools() };
+        let ready = match binary {
+            "demo" => setup::nix(),
+            "hosts" => setup::host_tools(),
+            _ => Ok(false),
+        };
         if let Err(cause) = ready {
             eprintln!("set-up for {binary} failed ({cause:#}); it decides itself what it can do without");
         }
@@ -91,9 +107,9 @@ fn whole_system(metadata: &Metadata, counts: &mut Counts) -> anyhow::Result<()> 
         eprintln!("  $ {binary} {}", arguments.join(" "));
         match run::status(&program, arguments)? {
             Some(0) => counts.passed += 1,
-            Some(EXIT_NO_PREREQUISITES) if binary == "hosts" => {
-                eprintln!("SKIPPED: hosts: this machine lacks a prerequisite (printed above)");
-                counts.skipped.push("hosts: prerequisites are missing on this machine".to_owned());
+            Some(EXIT_NO_PREREQUISITES) if binary != "demo" => {
+                eprintln!("SKIPPED: {binary}: this machine lacks a prerequisite (printed above)");
+                counts.skipped.push(format!("{binary}: prerequisites are missing on this machine"));
             }
             code => {
                 bail!("{binary} ended with {}", code.map_or_else(|| "a signal".to_owned(), |code| code.to_string()))
@@ -103,10 +119,10 @@ fn whole_system(metadata: &Metadata, counts: &mut Counts) -> anyhow::Result<()> 
     Ok(())
 }
 
-fn run_tests(filter: Option<&str>, counts: &mut Counts) -> anyhow::Result<()> {
+fn run_tests(more: &[String], counts: &mut Counts) -> anyhow::Result<()> {
     let nextest = run::available("cargo-nextest", &["--version"]);
     let mut arguments = if nextest { vec!["nextest", "run", "--workspace"] } else { vec!["test", "--workspace"] };
-    arguments.extend(filter);
+    arguments.extend(more.iter().map(String::as_str));
     let add = |counts: &mut Counts, line: &str| counts.add_line(&without_colour(line));
     let passed = if nextest {
         run::tee_stderr(run::root(), &run::cargo(), &arguments, |line| add(counts, line))?

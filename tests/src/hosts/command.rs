@@ -55,7 +55,7 @@ pub(super) async fn run_within(program: &str, arguments: &[&str], limit: Duratio
 }
 
 /// Looks until `look` gives a value or fails; the error names what was waited for.
-pub(super) async fn until<T, F, Fut>(what: &str, limit: Duration, mut look: F) -> anyhow::Result<T>
+pub(crate) async fn until<T, F, Fut>(what: &str, limit: Duration, mut look: F) -> anyhow::Result<T>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = anyhow::Result<Option<T>>>,

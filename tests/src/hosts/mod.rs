@@ -19,6 +19,8 @@ mod programs;
 mod scenario;
 mod uids;
 
+pub(crate) use command::until;
+
 pub use bed::{Bed, BedError};
 pub use cell::{CellSpec, enter_cell, root_cell};
 pub use prerequisites::missing;

@@ -9,6 +9,7 @@ pub mod ledger;
 pub mod memory;
 pub mod raft;
 pub mod report;
+pub mod revocation;
 pub mod rollout;
 
 use report::Report;
@@ -40,6 +41,11 @@ pub const ALL: &[Bench] = &[
         name: "rollout",
         about: "orchestration overhead of rollouts, and how long a dead leader holds one up",
         run: rollout::run,
+    },
+    Bench {
+        name: "revocation",
+        about: "how soon a revoked member has no link anywhere, and the mesh a new epoch",
+        run: revocation::run,
     },
     Bench { name: "memory", about: "what the processes of an idle fleet hold in memory", run: memory::run },
 ];

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "tests: a failure shows the line that surprised it")]
 
 mod node;
+mod revoke;
 
 use osmoda_ctl::dev::member::Programs;
 

@@ -186,13 +186,23 @@ impl Fleet {
         self.start(&self.controller)?;
         for node in others {
             say(&format!("{} joins", node.name));
-            self.put_first_generation(node)?;
-            let invite = self.invite(first, node.kind)?;
-            processes.join(node, &invite).map_err(program(format!("{} did not join", node.name)))?;
-            self.start(node)?;
+            self.enrol(node)?;
         }
         say("waiting until everybody is heard");
         self.wait_until_whole()
+    }
+
+    /// Lets one more node join by an invite of the first one, and starts it. A
+    /// node that the fleet was not planned with is the caller's to end.
+    ///
+    /// # Errors
+    /// See [`FleetError`].
+    pub fn enrol(&self, node: &Member) -> Result<(), FleetError> {
+        let Some(first) = self.nodes.first() else { return Ok(()) };
+        self.put_first_generation(node)?;
+        let invite = self.invite(first, node.kind)?;
+        self.processes().join(node, &invite).map_err(program(format!("{} did not join", node.name)))?;
+        self.start(node)
     }
 
     /// Starts a member that has joined, or starts it again.

@@ -1,0 +1,57 @@
+//! Asking a member's mesh daemon over its socket, from tests that have no
+//! runtime of their own.
+//!
+//! Invariant: a question has a limit; a daemon that is away is an error, never a
+//! wait.
+
+use anyhow::Context as _;
+use osmoda_ctl::dev::layout::Layout;
+use osmoda_kit::http::{Credentials, UnixClient};
+use osmoda_kit::paths::Paths;
+use osmoda_node_api::mesh::{Identity, MeshClient, PeerInfo};
+use osmoda_types::NodeId;
+use tokio::runtime::Runtime;
+
+/// The mesh daemon of one member, asked as the administrator.
+#[derive(Debug)]
+pub struct MeshSocket {
+    client: MeshClient,
+    runtime: Runtime,
+}
+
+impl MeshSocket {
+    /// The daemon of the member with that name.
+    ///
+    /// # Errors
+    /// When no runtime can be made.
+    pub fn of(layout: &Layout, member: &str) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let socket = Paths::new(layout.root(member)).socket("mesh");
+        let client = MeshClient::new(UnixClient::new(socket, Credentials::default()));
+        Ok(Self { client, runtime })
+    }
+
+    /// Who the node is.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub fn identity(&self) -> anyhow::Result<Identity> {
+        self.runtime.block_on(self.client.identity()).context("asking who the node is")
+    }
+
+    /// All other members, as the node sees them.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub fn peers(&self) -> anyhow::Result<Vec<PeerInfo>> {
+        self.runtime.block_on(self.client.peers()).context("asking for peers")
+    }
+
+    /// Whether the node has a link to that one.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub fn is_linked(&self, peer: NodeId) -> anyhow::Result<bool> {
+        Ok(self.peers()?.iter().any(|known| known.id == peer && known.connected))
+    }
+}

@@ -1,0 +1,76 @@
+//! A member that is removed for good, and one that slept through it.
+
+use std::time::{Duration, Instant};
+
+use osmoda_ctl::dev::fleet::Fleet;
+use osmoda_tests::sockets::MeshSocket;
+use osmoda_types::{MeshEpoch, NodeId};
+
+use crate::programs;
+
+/// How long anything may take on a busy machine.
+const TIME: Duration = Duration::from_secs(60);
+
+/// Takes the fleet down whatever happened.
+struct Running(Fleet);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A process that had to be killed is no fault of a test that failed.
+        let _killed = self.0.down();
+    }
+}
+
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < TIME, "{what}");
+        std::thread::yield_now();
+    }
+}
+
+/// Two members are revoked while a third is away: its epoch has passed by two,
+/// so only its own secret lets it back in. The revoked ones stay out, also when
+/// their programs are started again.
+#[test]
+fn revoked_members_stay_out_and_one_that_was_away_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let fleet = Running(Fleet::plan(dir.path().join("f").as_path(), programs(), 4, 1).unwrap());
+    let fleet = &fleet.0;
+    fleet.up(&mut |_| {}).unwrap();
+    let mesh = |name: &str| MeshSocket::of(&fleet.layout, name).unwrap();
+    let [n1, n2, n4] = [mesh("n1"), mesh("n2"), mesh("n4")];
+    let gone: Vec<NodeId> = ["n2", "n3"].iter().map(|name| mesh(name).identity().unwrap().node).collect();
+    let away = n4.identity().unwrap();
+    assert_eq!(away.epoch, MeshEpoch(1));
+    fleet.processes().stop(&fleet.nodes[3]);
+    until("n4 stops", || fleet.processes().pids(&fleet.nodes[3]).is_empty().then_some(()));
+
+    let key = fleet.layout.operator_key().display().to_string();
+    for (epoch, name) in [(2, "n2"), (3, "n3")] {
+        fleet.osmoda(&["node", "revoke", name, "--key", &key, "--yes"]).unwrap();
+        until("the next epoch", || (n1.identity().unwrap().epoch == MeshEpoch(epoch)).then_some(()));
+    }
+    assert!(n1.peers().unwrap().iter().all(|peer| !gone.contains(&peer.id)));
+    assert!(fleet.osmoda(&["node", "revoke", "n2", "--key", &key, "--yes"]).is_err(), "the name is free again");
+
+    fleet.start(&fleet.nodes[3]).unwrap();
+    let back = until("n4 comes back and learns the epoch", || {
+        n4.identity().ok().filter(|identity| identity.epoch == MeshEpoch(3))
+    });
+    assert_eq!((back.node, back.mesh_key), (away.node, away.mesh_key));
+    until("n1 and n4 are linked", || n1.is_linked(away.node).unwrap().then_some(()));
+
+    fleet.processes().stop(&fleet.nodes[1]);
+    until("n2 stops", || fleet.processes().pids(&fleet.nodes[1]).is_empty().then_some(()));
+    fleet.start(&fleet.nodes[1]).unwrap();
+    until("n2 runs again", || n2.identity().ok());
+    // Long enough for several tries: its first pauses are fractions of a second.
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(3) {
+        assert!(n2.peers().unwrap().iter().all(|peer| !peer.connected), "a revoked member was let in");
+    }
+}

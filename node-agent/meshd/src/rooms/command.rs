@@ -62,6 +62,9 @@ pub(crate) enum Command {
     Release(Release),
     /// Heal a room with a peer when there is time.
     Want { room: RoomId, peer: NodeId },
+    /// Look at retention now.
+    #[cfg(test)]
+    PruneNow { reply: Reply<()> },
     /// A link is up; frames for the peer go here.
     LinkUp { peer: NodeId, queue: Queue },
     /// It is down.

@@ -45,6 +45,11 @@ impl Owner {
             }
             Command::Release(release) => self.release(release),
             Command::Want { room, peer } => self.want(&room, peer),
+            #[cfg(test)]
+            Command::PruneNow { reply } => {
+                self.prune(batch);
+                batch.then(move |_, _| answer(reply, ()));
+            }
             Command::LinkUp { peer, queue } => self.link_up(peer, queue),
             Command::LinkDown { peer } => self.link_down(&peer),
         }

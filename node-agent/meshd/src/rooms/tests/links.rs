@@ -1,0 +1,183 @@
+//! Several nodes: pushes, partitions, membership, restarts.
+
+use std::time::Duration;
+
+use osmoda_kit::testing::wait_for;
+use osmoda_mesh_rooms::{Blob, Body, Frame, Hlc, Join, Member, Message, Record, Refusal, Retention, RoomId, Verdict};
+use osmoda_node_api::mesh::Service;
+use osmoda_node_api::rooms::JoinRule;
+use osmoda_types::{ErrorCode, Role};
+use tokio::io::split;
+
+use super::world::{LIMIT, Node, introduce, same};
+use crate::rooms::wire::{FrameReader, send};
+
+const TIME: Duration = Duration::from_secs(5);
+
+/// What a peer answers to one or two frames on a stream of its own.
+async fn exchange(from: &Node, to: &Node, frames: &[Frame]) -> Frame {
+    let stream = from.mesh.connect_stream(to.id(), Service::Rooms).await.unwrap();
+    let (read, mut write) = split(stream);
+    for frame in frames {
+        send(&mut write, frame, TIME, &Default::default()).await.unwrap();
+    }
+    FrameReader::new(read).within(TIME).await.unwrap()
+}
+
+fn text(node: &Node, room: RoomId, text: &str) -> osmoda_mesh_rooms::Verified {
+    let wall_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
+    let message = Message {
+        room,
+        author: node.identity.identity_key(),
+        seq: 1,
+        prev: None,
+        parents: vec![],
+        hlc: Hlc::at(wall_ms as u64),
+        body: Body::Text(text.to_owned()),
+    };
+    message.sign(|bytes| node.identity.sign(bytes)).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn three_members_read_the_same_and_every_delivery_is_confirmed() {
+    let nodes = [Node::new(Role::Voter).await, Node::new(Role::Node).await, Node::new(Role::RoomGuest).await];
+    let [a, b, c] = &nodes;
+    introduce(2, &[a, b, c]).await;
+    let room = a.create(&[b, c], JoinRule::Added).await;
+    wait_for("the record", LIMIT, async || c.rooms.show(room, 0).await.ok()).await;
+    wait_for("the record", LIMIT, async || b.rooms.show(room, 0).await.ok()).await;
+    for node in &nodes {
+        for n in 0..20 {
+            let sent = node.rooms.send(room, format!("{n} from {}", node.id().short())).await.unwrap();
+            assert_eq!((sent.delivered_to, sent.author_seq), (2, n + 1));
+        }
+    }
+    same(room, &[a, b, c], 60).await;
+    let shown = b.rooms.show(room, 60).await.unwrap();
+    assert!(shown.messages.iter().all(|message| message.untrusted && !message.forked));
+    assert_eq!(shown.messages.iter().map(|message| message.seq).collect::<Vec<_>>(), (1..=60).collect::<Vec<_>>());
+    assert_eq!(shown.messages.iter().filter(|message| message.from == c.id()).count(), 20);
+    wait_for("confirmations", LIMIT, async || {
+        let deliveries = c.rooms.delivery(room).await.unwrap();
+        let done = deliveries.members.iter().all(|member| member.connected && member.pending == 0);
+        (done && deliveries.author_seq == 20 && deliveries.members.len() == 2).then_some(())
+    })
+    .await;
+    for node in nodes {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_partition_heals_and_a_restarted_node_goes_on() {
+    let nodes = [Node::new(Role::Voter).await, Node::new(Role::Voter).await, Node::new(Role::Node).await];
+    let [a, b, c] = nodes;
+    introduce(2, &[&a, &b, &c]).await;
+    let room = a.create(&[&b, &c], JoinRule::Added).await;
+    for node in [&b, &c] {
+        wait_for("the record", LIMIT, async || node.rooms.show(room, 0).await.ok()).await;
+        node.rooms.send(room, "before".to_owned()).await.unwrap();
+    }
+    same(room, &[&a, &b, &c], 2).await;
+    introduce(3, &[&a, &b]).await;
+    introduce(3, &[&c]).await;
+    for n in 0..50 {
+        a.rooms.send(room, format!("left {n}")).await.unwrap();
+        let alone = c.rooms.send(room, format!("right {n}")).await.unwrap();
+        assert_eq!(alone.delivered_to, 0);
+    }
+    // The one that is alone is restarted before the halves meet.
+    let c = c.restart().await;
+    let sent = c.rooms.send(room, "after the restart".to_owned()).await.unwrap();
+    assert_eq!(sent.author_seq, 52);
+    introduce(4, &[&a, &b, &c]).await;
+    same(room, &[&a, &b, &c], 2 + 50 + 51).await;
+    let late = a.rooms.show(room, 200).await.unwrap().messages;
+    assert!(late.iter().any(|message| message.late) && late.iter().all(|message| !message.forked));
+    let repeated: u64 = [&a, &b, &c].iter().map(|node| node.rooms.traffic().heal_repeated).sum();
+    assert_eq!(repeated, 0);
+    for node in [a, b, c] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_not_in_the_record_neither_reads_nor_writes() {
+    let [a, b, stranger] = [Node::new(Role::Voter).await, Node::new(Role::Node).await, Node::new(Role::Node).await];
+    introduce(2, &[&a, &b, &stranger]).await;
+    let room = a.create(&[&b], JoinRule::Added).await;
+    wait_for("the record", LIMIT, async || b.rooms.show(room, 0).await.ok()).await;
+    a.rooms.send(room, "for b".to_owned()).await.unwrap();
+    same(room, &[&a, &b], 1).await;
+    assert_eq!(stranger.rooms.show(room, 1).await.unwrap_err().code, ErrorCode::NotFound);
+    let sync = Frame::Sync { room, revision: 9, horizon_ms: 0, fingerprint: [0; 32] };
+    let no_room = Frame::Sync { room: RoomId::from_bytes([9; 16]), revision: 1, horizon_ms: 0, fingerprint: [0; 32] };
+    for question in [sync, no_room, Frame::Join { room, node: stranger.id().into() }] {
+        assert_eq!(exchange(&stranger, &a, &[question]).await, Frame::Refused(Refusal::NotFound));
+    }
+    let post = text(&stranger, room, "let me in");
+    let pushed = [Frame::Push, Frame::Post(Blob(post.wire().to_vec()))];
+    assert_eq!(exchange(&stranger, &b, &pushed).await, Frame::Ack { id: post.id(), verdict: Verdict::Refused });
+    // Nor may somebody hand in a member's message with a false signature.
+    let mut forged = text(&b, room, "x").wire().to_vec();
+    forged[3] ^= 1;
+    let forged_id = text(&b, room, "x").id();
+    let Frame::Ack { verdict, .. } = exchange(&b, &a, &[Frame::Push, Frame::Post(Blob(forged))]).await else {
+        panic!("a push is answered")
+    };
+    assert_eq!((verdict, a.ids(room).await.contains(&forged_id)), (Verdict::Refused, false));
+
+    // In, out, and nothing of what was said afterwards.
+    b.rooms.join(room, Some(stranger.id())).await.unwrap();
+    wait_for("the record", LIMIT, async || stranger.rooms.show(room, 0).await.ok()).await;
+    same(room, &[&a, &b, &stranger], 1).await;
+    assert!(b.rooms.leave(room, Some(stranger.id())).await.is_err(), "only the creator takes others out");
+    a.rooms.leave(room, Some(stranger.id())).await.unwrap();
+    wait_for("the end", LIMIT, async || stranger.rooms.show(room, 0).await.err()).await;
+    a.rooms.send(room, "among us".to_owned()).await.unwrap();
+    same(room, &[&a, &b], 2).await;
+    let late = text(&stranger, room, "still here");
+    let pushed = [Frame::Push, Frame::Post(Blob(late.wire().to_vec()))];
+    assert_eq!(exchange(&stranger, &b, &pushed).await, Frame::Ack { id: late.id(), verdict: Verdict::Refused });
+    for node in [a, b, stranger] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_for_the_fleet_is_joined_by_asking_and_guests_make_no_rooms_here() {
+    let [a, b, guest] = [Node::new(Role::Voter).await, Node::new(Role::Node).await, Node::new(Role::RoomGuest).await];
+    introduce(2, &[&a, &b, &guest]).await;
+    let room = a.create(&[], JoinRule::Fleet).await;
+    a.rooms.send(room, "welcome".to_owned()).await.unwrap();
+    assert_eq!(guest.rooms.join(room, None).await.unwrap_err().code, ErrorCode::NotFound);
+    let joined = b.rooms.join(room, None).await.unwrap();
+    assert!(joined.members.contains(&b.id()) && joined.creator == a.id());
+    same(room, &[&a, &b], 1).await;
+    b.rooms.leave(room, None).await.unwrap();
+    wait_for("the end", LIMIT, async || b.rooms.show(room, 0).await.err()).await;
+    assert_eq!(a.rooms.leave(room, None).await.unwrap_err().code, ErrorCode::Conflict);
+
+    let key = guest.identity.identity_key();
+    let record = Record {
+        creator: key,
+        nonce: [1; 16],
+        name: "trap".to_owned(),
+        created_ms: 1,
+        revision: 1,
+        join: Join::Added,
+        retention: Retention::default(),
+        members: vec![
+            Member { node: guest.id(), key, left: None },
+            Member { node: b.id(), key: b.identity.identity_key(), left: None },
+        ],
+    };
+    let signed = record.sign(|bytes| guest.identity.sign(bytes)).unwrap();
+    let post = text(&guest, signed.id(), "hello");
+    let frames = [Frame::Push, Frame::Record(Blob(signed.wire().to_vec())), Frame::Post(Blob(post.wire().to_vec()))];
+    assert_eq!(exchange(&guest, &b, &frames).await, Frame::Ack { id: post.id(), verdict: Verdict::Refused });
+    assert!(b.rooms.list().await.unwrap().is_empty());
+    for node in [a, b, guest] {
+        node.stop().await;
+    }
+}

@@ -1,0 +1,7 @@
+//! Rooms over real links on the loopback interface, and the owner alone with a
+//! clock and a disk that the test decides about.
+
+mod endpoints;
+mod links;
+mod owner;
+mod world;

@@ -1,0 +1,176 @@
+//! The owner alone: a clock that moves when told, a disk that fills up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use osmoda_kit::clock::Clock as _;
+use osmoda_kit::shutdown::Shutdown;
+use osmoda_kit::tasks::{TaskKind, Tasks};
+use osmoda_kit::testing::{FakeClock, TempRoot, wait_for};
+use osmoda_mesh::{Identity, state};
+use osmoda_mesh_rooms::{Body, Hlc, Join, Member, Message, MessageId, Record, Retention, RoomId, Verdict};
+use osmoda_types::ErrorCode;
+use tokio::sync::{Notify, mpsc, oneshot};
+
+use super::world::LIMIT;
+use crate::rooms::command::{Command, Reply, Way};
+use crate::rooms::owner::{Owner, Parts};
+
+struct World {
+    clock: FakeClock,
+    other: Arc<Identity>,
+    owner: mpsc::Sender<Command>,
+    room: RoomId,
+    tasks: Tasks,
+    _roots: [TempRoot; 2],
+}
+
+impl World {
+    /// A room of this node and another one; `pages` bounds the database.
+    async fn new(retain: u32, pages: Option<u32>) -> Self {
+        let roots = [TempRoot::new(), TempRoot::new()];
+        let own = state::create_identity(&roots[0].paths().state("mesh")).unwrap();
+        let other = state::create_identity(&roots[1].paths().state("mesh")).unwrap();
+        let (tasks, clock) = (Tasks::new(Shutdown::new()), FakeClock::new());
+        let parts = Parts {
+            identity: own.clone(),
+            clock: Arc::new(clock.clone()),
+            path: roots[0].path().join("rooms.db"),
+            tasks: tasks.clone(),
+            wake: Arc::new(Notify::new()),
+            heal_every: Duration::from_secs(3600),
+        };
+        let mut owner = Owner::open(parts).unwrap();
+        if let Some(pages) = pages {
+            owner.store_mut().limit_pages(pages);
+        }
+        let (sender, commands) = mpsc::channel(16);
+        tasks.spawn(TaskKind::STORE, "rooms", owner.run(commands));
+        let record = Record {
+            creator: own.identity_key(),
+            nonce: [1; 16],
+            name: "ops".to_owned(),
+            created_ms: 1,
+            revision: 1,
+            join: Join::Added,
+            retention: Retention { messages: retain, days: 1 },
+            members: [&own, &other].map(|of| Member { node: of.node(), key: of.identity_key(), left: None }).to_vec(),
+        };
+        let signed = record.sign(|bytes| own.sign(bytes)).unwrap();
+        let room = signed.id();
+        let world = Self { clock, other, owner: sender, room, tasks, _roots: roots };
+        world.ask(|reply| Command::Create { signed, reply }).await.unwrap();
+        world
+    }
+
+    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> T {
+        let (reply, answer) = oneshot::channel();
+        assert!(self.owner.send(command(reply)).await.is_ok());
+        answer.await.unwrap()
+    }
+
+    fn now_ms(&self) -> u64 {
+        self.clock.now_wall().as_millis().unsigned_abs()
+    }
+
+    async fn send(&self, text: String) -> Result<MessageId, ErrorCode> {
+        let room = self.room;
+        let sent = self.ask(|reply| Command::Send { room, text, reply }).await;
+        sent.map(|sent| sent.id).map_err(|error| error.code)
+    }
+
+    /// A message of the other member with a chosen time.
+    async fn receive(&self, seq: u64, wall_ms: u64) -> (MessageId, Verdict) {
+        let message = Message {
+            room: self.room,
+            author: self.other.identity_key(),
+            seq,
+            prev: (seq > 1).then(|| MessageId::from_bytes([seq as u8; 32])),
+            parents: vec![],
+            hlc: Hlc::at(wall_ms),
+            body: Body::Text(format!("{seq}")),
+        };
+        let messages = vec![message.sign(|bytes| self.other.sign(bytes)).unwrap()];
+        let from = self.other.node();
+        self.ask(|reply| Command::Ingest { from, way: Way::Pushed, messages, reply }).await[0]
+    }
+
+    async fn ids(&self) -> Vec<MessageId> {
+        let (room, limit) = (self.room, usize::MAX);
+        let (_, said) = self.ask(|reply| Command::Show { room, limit, reply }).await.unwrap();
+        said.into_iter().map(|said| said.line.id).collect()
+    }
+
+    async fn stop(self) {
+        let Self { tasks, owner, .. } = self;
+        drop(owner);
+        assert!(tasks.drain(LIMIT).await.is_graceful());
+    }
+}
+
+#[tokio::test]
+async fn a_message_from_the_future_waits_or_is_refused_and_drags_no_clock() {
+    let world = World::new(100, None).await;
+    let now = world.now_ms();
+    let (near, verdict) = world.receive(1, now + 50_000).await;
+    assert_eq!(verdict, Verdict::Kept);
+    let (soon, verdict) = world.receive(2, now + 300_000).await;
+    assert_eq!(verdict, Verdict::Waits);
+    assert_eq!(world.receive(3, now + 700_000).await.1, Verdict::Refused);
+    let own = world.send("now".to_owned()).await.unwrap();
+    // Behind what was accepted, and not five minutes ahead.
+    assert_eq!(world.ids().await, [near, own]);
+    world.clock.advance(Duration::from_secs(241));
+    let ids = wait_for("its time", LIMIT, async || {
+        let ids = world.ids().await;
+        (ids.len() == 3).then_some(ids)
+    })
+    .await;
+    assert_eq!(ids, [near, own, soon]);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_full_disk_refuses_and_nothing_is_half_done() {
+    let world = World::new(100, Some(40)).await;
+    let mut kept = Vec::new();
+    let code = loop {
+        match world.send("x".repeat(8_000)).await {
+            Ok(id) => kept.push(id),
+            Err(code) => break code,
+        }
+        assert!(kept.len() < 100, "the disk does not fill up");
+    };
+    assert_eq!(code, ErrorCode::DiskFull);
+    assert!(!kept.is_empty());
+    assert_eq!(world.ids().await, kept);
+    let (_, verdict) = world.receive(1, world.now_ms()).await;
+    // A small one may still fit; if not, it is asked for again later.
+    assert!(matches!(verdict, Verdict::Kept | Verdict::Later));
+    assert_eq!(world.send("x".repeat(8_000)).await, Err(ErrorCode::DiskFull));
+    // The author's number was not used up by what failed.
+    let room = world.room;
+    let delivered = world.ask(|reply| Command::Delivery { room, reply }).await.unwrap();
+    assert_eq!(delivered.own_seq, kept.len() as u64);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_room_that_is_over_its_retention_forgets_the_oldest() {
+    let world = World::new(10, None).await;
+    for n in 0..12 {
+        world.clock.advance(Duration::from_millis(10));
+        world.send(format!("{n}")).await.unwrap();
+    }
+    let all = world.ids().await;
+    // The period of looking is the daemon's own, so the room is asked directly.
+    world.ask(|reply| Command::PruneNow { reply }).await;
+    assert_eq!(world.ids().await, all[2..]);
+    // What is forgotten does not come back.
+    let (_, verdict) = world.receive(1, world.now_ms() - 500_000).await;
+    assert_eq!(verdict, Verdict::Refused);
+    world.clock.advance(Duration::from_secs(2 * 24 * 3600));
+    world.ask(|reply| Command::PruneNow { reply }).await;
+    assert!(world.ids().await.is_empty());
+    world.stop().await;
+}

@@ -1,0 +1,135 @@
+//! Nodes with a mesh and rooms, each on a folder of its own.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use osmoda_kit::clock::{SharedClock, SystemClock};
+use osmoda_kit::shutdown::Shutdown;
+use osmoda_kit::tasks::Tasks;
+use osmoda_kit::testing::{TempRoot, wait_for};
+use osmoda_mesh::{EpochSecret, Identity, Mesh, MeshConfig, MeshHandle, Tuning, state};
+use osmoda_mesh_rooms::{MessageId, RoomId};
+use osmoda_node_api::mesh::{Member, Members, SecretBytes};
+use osmoda_node_api::rooms::{CreateRoom, JoinRule};
+use osmoda_types::{MeshEpoch, NetworkId, NodeId, Role};
+
+use crate::rooms::{Rooms, RoomsConfig};
+
+pub(super) const LIMIT: Duration = Duration::from_secs(30);
+
+pub(super) struct Node {
+    pub(super) mesh: MeshHandle,
+    pub(super) rooms: Rooms,
+    pub(super) identity: Arc<Identity>,
+    pub(super) tasks: Tasks,
+    role: Role,
+    root: TempRoot,
+}
+
+impl Node {
+    pub(super) async fn new(role: Role) -> Self {
+        let root = TempRoot::new();
+        let identity = state::create_identity(&root.paths().state("mesh")).unwrap();
+        Self::on(root, identity, role).await
+    }
+
+    async fn on(root: TempRoot, identity: Arc<Identity>, role: Role) -> Self {
+        let (tasks, clock): (_, SharedClock) = (Tasks::new(Shutdown::new()), SystemClock::shared());
+        let secret = EpochSecret { epoch: MeshEpoch(1), secret: SecretBytes::new([8; 32]) };
+        let alone = member(&identity, role, vec![]);
+        let config = MeshConfig {
+            identity: identity.clone(),
+            network: NetworkId::from_bytes([7; 32]),
+            listen: ([127, 0, 0, 1], 0).into(),
+            secrets: secret.into(),
+            members: Members { index: 1, epoch: MeshEpoch(1), members: vec![alone] },
+            enroller: None,
+            tuning: Tuning::default(),
+        };
+        let mesh = Mesh::start(config, &tasks, clock.clone()).unwrap();
+        let config = RoomsConfig {
+            heal_every: Duration::from_secs(1),
+            ..RoomsConfig::new(identity.clone(), mesh.clone(), root.paths().state("mesh"))
+        };
+        let rooms = Rooms::start(config, &tasks, clock).await.unwrap();
+        Self { mesh, rooms, identity, tasks, role, root }
+    }
+
+    pub(super) fn id(&self) -> NodeId {
+        self.identity.node()
+    }
+
+    fn member(&self) -> Member {
+        member(&self.identity, self.role, vec![self.mesh.local_address()])
+    }
+
+    pub(super) async fn stop(self) -> (TempRoot, Arc<Identity>, Role) {
+        let report = self.tasks.drain(Duration::from_secs(10)).await;
+        assert!(report.is_graceful(), "{report:?}");
+        (self.root, self.identity, self.role)
+    }
+
+    /// Stops and starts on the same folder.
+    pub(super) async fn restart(self) -> Self {
+        let (root, identity, role) = self.stop().await;
+        Self::on(root, identity, role).await
+    }
+
+    pub(super) async fn create(&self, others: &[&Node], join: JoinRule) -> RoomId {
+        let create = CreateRoom {
+            name: "ops".to_owned(),
+            peer_ids: others.iter().map(|node| node.id()).collect(),
+            join,
+            retain_messages: None,
+            retain_days: None,
+        };
+        self.rooms.create(&create).await.unwrap().id.parse().unwrap()
+    }
+
+    pub(super) async fn ids(&self, room: RoomId) -> Vec<MessageId> {
+        self.rooms.ids(room, usize::MAX).await.unwrap_or_default()
+    }
+}
+
+fn member(identity: &Identity, role: Role, addresses: Vec<std::net::SocketAddr>) -> Member {
+    Member {
+        node: identity.node(),
+        mesh_key: identity.mesh_key(),
+        identity_key: identity.identity_key(),
+        role,
+        name: format!("n-{}", identity.node().short()),
+        addresses,
+    }
+}
+
+/// Tells these nodes about each other, and waits until all of them are linked.
+/// Nodes that knew others before do not any more.
+pub(super) async fn introduce(index: u64, nodes: &[&Node]) {
+    let members: Vec<Member> = nodes.iter().map(|node| node.member()).collect();
+    for node in nodes {
+        let members = Members { index, epoch: MeshEpoch(1), members: members.clone() };
+        node.mesh.update_members(members).await.unwrap();
+    }
+    wait_for("the links", LIMIT, async || {
+        let linked = |node: &&Node| node.mesh.peers().iter().all(|peer| peer.connected);
+        nodes.iter().all(linked).then_some(())
+    })
+    .await;
+}
+
+/// Waits until all of them have the same messages, so many.
+pub(super) async fn same(room: RoomId, nodes: &[&Node], count: usize) -> Vec<MessageId> {
+    wait_for(format!("{count} messages everywhere"), LIMIT, async || {
+        let first = nodes[0].ids(room).await;
+        if first.len() != count {
+            return None;
+        }
+        for node in &nodes[1..] {
+            if node.ids(room).await != first {
+                return None;
+            }
+        }
+        Some(first)
+    })
+    .await
+}

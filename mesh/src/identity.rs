@@ -4,14 +4,17 @@
 use std::sync::Arc;
 
 use ed25519_dalek::{Signer, SigningKey};
-use osmoda_mesh_crypto::StaticKey;
+use osmoda_mesh_crypto::{LockedSecret, StaticKey};
 use osmoda_mesh_protocol::{JoinRequest, node_id};
 use osmoda_types::{InviteId, MeshKey, NetworkId, NodeId, PublicKey, Signature};
 
 /// The keys and the id that follows from them.
 pub struct Identity {
     transport: Arc<StaticKey>,
-    signing: SigningKey,
+    /// The Ed25519 seed; the key is made from it for each signature (about 20 us),
+    /// so that one locked page holds the only lasting copy.
+    signing: LockedSecret,
+    public: PublicKey,
     node: NodeId,
 }
 
@@ -19,9 +22,9 @@ impl Identity {
     /// The identity with these keys.
     #[must_use]
     pub fn new(transport: StaticKey, signing: SigningKey) -> Self {
-        let identity_key = PublicKey::from_bytes(signing.verifying_key().to_bytes());
-        let node = node_id(&transport.public(), &identity_key);
-        Self { transport: Arc::new(transport), signing, node }
+        let public = PublicKey::from_bytes(signing.verifying_key().to_bytes());
+        let node = node_id(&transport.public(), &public);
+        Self { transport: Arc::new(transport), signing: LockedSecret::new(signing.as_bytes()), public, node }
     }
 
     /// The node id.
@@ -39,14 +42,14 @@ impl Identity {
     /// The public identity key.
     #[must_use]
     pub fn identity_key(&self) -> PublicKey {
-        PublicKey::from_bytes(self.signing.verifying_key().to_bytes())
+        self.public
     }
 
     /// Signs with the identity key. The caller says what the bytes mean by a
     /// prefix that no other statement shares.
     #[must_use]
     pub fn sign(&self, statement: &[u8]) -> Signature {
-        Signature::from_bytes(self.signing.sign(statement).to_bytes())
+        Signature::from_bytes(SigningKey::from_bytes(self.signing.bytes()).sign(statement).to_bytes())
     }
 
     /// What this node says to join a network.

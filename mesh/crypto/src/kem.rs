@@ -30,6 +30,16 @@ impl MlKem {
     pub(crate) fn new() -> Self {
         Self { secret: None, public: Box::new([0; PUBLIC_BYTES]) }
     }
+
+    /// A slot with this key, for vectors.
+    #[cfg(test)]
+    pub(crate) fn of(secret: DecapsulationKey) -> Self {
+        let public = ml_kem::kem::Decapsulator::encapsulation_key(&secret).to_bytes();
+        let mut slot = Self::new();
+        slot.public.copy_from_slice(&public);
+        slot.secret = Some(secret);
+        slot
+    }
 }
 
 impl Kem for MlKem {

@@ -16,8 +16,11 @@
 mod config;
 mod dh;
 mod endpoint;
+#[cfg(any(test, feature = "fast-crypto"))]
+mod fast;
 mod kem;
 mod keys;
+mod locked;
 mod noise;
 mod secret;
 mod session;
@@ -25,6 +28,7 @@ mod session;
 pub use config::{Authorize, ClientCrypto, Mode, Party, ServerCrypto};
 pub use endpoint::endpoint_config;
 pub use keys::Aead;
+pub use locked::LockedSecret;
 pub use noise::{NOISE_NAME, NoiseFault};
 pub use secret::{KnockKey, Psk, SecretFault, StaticKey};
 pub use session::{HANDSHAKE_FRAME_BYTES_MAX, HELLO_BYTES_MAX, PeerIdentity};

@@ -64,7 +64,11 @@ pub(crate) struct Noise(HandshakeState);
 
 impl Noise {
     pub(crate) fn new(end: End, key: &Arc<StaticKey>, psk: &Psk, prologue: &[u8]) -> Result<Self, NoiseFault> {
-        let resolver = Resolver { known: key.clone() };
+        Self::with(Backend::DEFAULT, end, key, psk, prologue)
+    }
+
+    fn with(backend: Backend, end: End, key: &Arc<StaticKey>, psk: &Psk, prologue: &[u8]) -> Result<Self, NoiseFault> {
+        let resolver = Resolver { known: key.clone(), backend };
         let builder = snow::Builder::with_resolver(params(NOISE_NAME, "XXhfs+psk0")?, Box::new(resolver))
             .local_private_key(key.secret_bytes())?
             .prologue(prologue)?
@@ -118,8 +122,27 @@ pub(crate) fn params(name: &str, handshake: &str) -> Result<NoiseParams, NoiseFa
     ))
 }
 
+/// Whose X25519 and ML-KEM-768; the wire is the same.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Backend {
+    /// curve25519-dalek and ml-kem.
+    #[cfg_attr(feature = "fast-crypto", allow(dead_code, reason = "tests check it against the other"))]
+    Pure,
+    /// aws-lc-rs.
+    #[cfg(any(test, feature = "fast-crypto"))]
+    Fast,
+}
+
+impl Backend {
+    #[cfg(not(feature = "fast-crypto"))]
+    const DEFAULT: Self = Backend::Pure;
+    #[cfg(feature = "fast-crypto")]
+    const DEFAULT: Self = Backend::Fast;
+}
+
 struct Resolver {
     known: Arc<StaticKey>,
+    backend: Backend,
 }
 
 impl CryptoResolver for Resolver {
@@ -128,7 +151,12 @@ impl CryptoResolver for Resolver {
     }
 
     fn resolve_dh(&self, choice: &DHChoice) -> Option<Box<dyn Dh>> {
-        matches!(choice, DHChoice::Curve25519).then(|| Box::new(X25519::new(self.known.clone())) as Box<dyn Dh>)
+        let known = self.known.clone();
+        matches!(choice, DHChoice::Curve25519).then(|| match self.backend {
+            Backend::Pure => Box::new(X25519::new(known)) as Box<dyn Dh>,
+            #[cfg(any(test, feature = "fast-crypto"))]
+            Backend::Fast => Box::new(crate::fast::FastX25519::new(known)),
+        })
     }
 
     fn resolve_hash(&self, choice: &HashChoice) -> Option<Box<dyn Hash>> {
@@ -140,9 +168,17 @@ impl CryptoResolver for Resolver {
     }
 
     fn resolve_kem(&self, _slot: &KemChoice) -> Option<Box<dyn Kem>> {
-        Some(Box::new(MlKem::new()))
+        Some(match self.backend {
+            Backend::Pure => Box::new(MlKem::new()) as Box<dyn Kem>,
+            #[cfg(any(test, feature = "fast-crypto"))]
+            Backend::Fast => Box::new(crate::fast::FastMlKem::new()),
+        })
     }
 }
 
+#[cfg(test)]
+mod interop;
+#[cfg(test)]
+mod model;
 #[cfg(test)]
 mod vectors;

@@ -8,11 +8,11 @@ use osmoda_types::{InviteId, MeshEpoch, MeshKey, NetworkId, NodeId};
 use ring::hkdf;
 use zeroize::Zeroizing;
 
-use crate::keys;
+use crate::{keys, locked::LockedSecret};
 
 /// A node's static X25519 key pair.
 pub struct StaticKey {
-    secret: Zeroizing<[u8; 32]>,
+    secret: LockedSecret,
     public: MeshKey,
 }
 
@@ -31,7 +31,7 @@ impl StaticKey {
     #[must_use]
     pub fn from_bytes(secret: &[u8; 32]) -> Self {
         let public = crate::dh::public_of(secret);
-        Self { secret: Zeroizing::new(*secret), public: MeshKey::from_bytes(public) }
+        Self { secret: LockedSecret::new(secret), public: MeshKey::from_bytes(public) }
     }
 
     /// The public half.
@@ -43,7 +43,7 @@ impl StaticKey {
     /// The secret half, for writing the key file and nothing else.
     #[must_use]
     pub fn secret_bytes(&self) -> &[u8; 32] {
-        &self.secret
+        self.secret.bytes()
     }
 }
 

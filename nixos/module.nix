@@ -1,5 +1,6 @@
-# osModa node as a NixOS module. A skeleton: it installs the same units that the
-# real-host tests run (deploy/systemd), with the programs taken from a package.
+# osModa node and controller as a NixOS module. A skeleton: it installs the same
+# units that the real-host tests run (deploy/systemd), with the programs taken from
+# a package.
 # It has no installer and no options for the daemons' configuration yet; those are
 # the files /etc/osmoda/<daemon>.toml.
 { config, lib, pkgs, ... }:
@@ -16,16 +17,23 @@ let
     done
   '';
 
-  # Confined daemons, as deploy/systemd/osmoda.sysusers.conf lists them. watch is root.
-  users = [ "agentd" "mesh" "fleetd" ];
+  # Confined daemons, as deploy/systemd/*.sysusers.conf list them. watch is root.
+  users = lib.optionals cfg.enable [ "agentd" "mesh" "fleetd" ] ++ lib.optional cfg.controller.enable "controller";
+  sockets = users ++ lib.optional cfg.enable "watch";
+
+  folders = name: pkgs.runCommand "${name}-tmpfiles" { } ''
+    install -Dm644 ${../deploy/systemd}/${name}.tmpfiles.conf $out/lib/tmpfiles.d/${name}.conf
+  '';
 in
 {
   options.services.osmoda = {
     enable = lib.mkEnableOption "the osModa node daemons";
 
+    controller.enable = lib.mkEnableOption "the osModa controller on this machine";
+
     package = lib.mkOption {
       type = lib.types.package;
-      description = "Package with osmoda-node, osmoda-guard and agentctl in its bin folder.";
+      description = "Package with osmoda-node, osmoda-guard, agentctl and osmoda-controller in its bin folder.";
     };
 
     openFirewall = lib.mkOption {
@@ -35,13 +43,14 @@ in
     };
   };
 
-  config = lib.mkIf cfg.enable {
+  config = lib.mkIf (cfg.enable || cfg.controller.enable) {
     environment.systemPackages = [ cfg.package ];
 
     systemd.packages = [ units ];
     # NixOS does not read [Install] of packaged units.
-    systemd.targets.osmoda.wantedBy = [ "multi-user.target" ];
-    systemd.sockets = lib.genAttrs (map (name: "osmoda-${name}") (users ++ [ "watch" ])) (_: {
+    systemd.targets.osmoda = lib.mkIf cfg.enable { wantedBy = [ "multi-user.target" ]; };
+    systemd.services.osmoda-controller = lib.mkIf cfg.controller.enable { wantedBy = [ "multi-user.target" ]; };
+    systemd.sockets = lib.genAttrs (map (name: "osmoda-${name}") sockets) (_: {
       wantedBy = [ "sockets.target" ];
     });
 
@@ -56,14 +65,11 @@ in
       };
     }) users);
 
-    systemd.tmpfiles.packages = [
-      (pkgs.runCommand "osmoda-tmpfiles" { } ''
-        install -Dm644 ${../deploy/systemd/osmoda.tmpfiles.conf} $out/lib/tmpfiles.d/osmoda.conf
-      '')
-    ];
+    systemd.tmpfiles.packages =
+      lib.optional cfg.enable (folders "osmoda") ++ lib.optional cfg.controller.enable (folders "osmoda-controller");
 
     # watch refuses a closure that no trusted key has signed; so does the store.
-    nix.settings.require-sigs = true;
+    nix.settings.require-sigs = lib.mkIf cfg.enable true;
 
     networking.firewall.allowedUDPPorts = lib.mkIf cfg.openFirewall [ 18800 ];
   };

@@ -1,4 +1,5 @@
-//! The systemd files of a node, rendered from the daemon registry.
+//! The systemd files of a node, rendered from the daemon registry, and those of
+//! the controller.
 //!
 //! Pure: a list of file names with their text. `cargo xtask codegen` writes them
 //! to `deploy/systemd`, a test compares, and the real hosts install exactly these.
@@ -42,17 +43,29 @@ SystemCallFilter=@system-service
 SystemCallErrorNumber=EPERM
 ";
 
+/// The controller, as a daemon of a machine that may have no node. Not in the
+/// registry: nodes find it over the mesh and nothing on its machine calls it.
+pub const CONTROLLER: DaemonEntry = DaemonEntry {
+    name: "controller",
+    user: "osmoda-controller",
+    about: "shows the fleet and carries signed orders",
+    sockets: &["controller"],
+    privilege: Privilege::Own,
+    network: Network::Host,
+    after: &[],
+};
+
 /// Every file: name and text.
 #[must_use]
 pub fn files() -> Vec<(String, String)> {
-    let mut files = vec![
-        ("osmoda.target".to_owned(), target()),
-        ("osmoda.sysusers.conf".to_owned(), users()),
-        ("osmoda.tmpfiles.conf".to_owned(), folders()),
-    ];
-    for daemon in DAEMONS {
-        files.push((format!("osmoda-{}.service", daemon.name), service(daemon)));
-        files.push((format!("osmoda-{}.socket", daemon.name), socket(daemon)));
+    let mut files = vec![("osmoda.target".to_owned(), target())];
+    for (name, daemons) in [("osmoda", DAEMONS), ("osmoda-controller", &[CONTROLLER])] {
+        files.push((format!("{name}.sysusers.conf"), users(daemons)));
+        files.push((format!("{name}.tmpfiles.conf"), folders(daemons)));
+        for daemon in daemons {
+            files.push((format!("osmoda-{}.service", daemon.name), service(daemon)));
+            files.push((format!("osmoda-{}.socket", daemon.name), socket(daemon)));
+        }
     }
     files
 }
@@ -65,15 +78,28 @@ fn target() -> String {
     )
 }
 
+fn is_of_node(daemon: &DaemonEntry) -> bool {
+    daemon.name != CONTROLLER.name
+}
+
 fn service(daemon: &DaemonEntry) -> String {
     let name = daemon.name;
     let after: String = daemon.after.iter().map(|other| format!(" osmoda-{other}.service")).collect();
     let mut text = format!(
-        "{HEADER}[Unit]\nDescription=osModa {name}: {about}\nRequires=osmoda-{name}.socket\nAfter=osmoda-{name}.socket{after}\nPartOf=osmoda.target\n\
-         # Trying again costs nothing; giving up would need a person on the host.\nStartLimitIntervalSec=0\n\n",
+        "{HEADER}[Unit]\nDescription=osModa {name}: {about}\nRequires=osmoda-{name}.socket\nAfter=osmoda-{name}.socket{after}\n",
         about = daemon.about
     );
-    push(&mut text, format_args!("[Service]\nType=notify\nExecStart={PROGRAM_FOLDER}/osmoda-node daemon {name}\n"));
+    let (program, target) = match is_of_node(daemon) {
+        true => (format!("osmoda-node daemon {name}"), "osmoda.target"),
+        false => ("osmoda-controller serve".to_owned(), "multi-user.target"),
+    };
+    if is_of_node(daemon) {
+        text.push_str("PartOf=osmoda.target\n");
+    }
+    text.push_str(
+        "# Trying again costs nothing; giving up would need a person on the host.\nStartLimitIntervalSec=0\n\n",
+    );
+    push(&mut text, format_args!("[Service]\nType=notify\nExecStart={PROGRAM_FOLDER}/{program}\n"));
     push(&mut text, format_args!("User={}\n", daemon.user));
     if daemon.privilege == Privilege::Own {
         push(&mut text, format_args!("Group={}\nSupplementaryGroups={GROUP}\n", daemon.user));
@@ -89,7 +115,7 @@ fn service(daemon: &DaemonEntry) -> String {
              X-RestartIfChanged=yes\nX-StopIfChanged=no\n",
         ),
     }
-    text.push_str("\n[Install]\nWantedBy=osmoda.target\n");
+    push(&mut text, format_args!("\n[Install]\nWantedBy={target}\n"));
     text
 }
 
@@ -104,7 +130,8 @@ fn confined(text: &mut String, daemon: &DaemonEntry) {
 
 fn socket(daemon: &DaemonEntry) -> String {
     let name = daemon.name;
-    let mut text = format!("{HEADER}[Unit]\nDescription=Sockets of osModa {name}\nPartOf=osmoda.target\n\n[Socket]\n");
+    let part = if is_of_node(daemon) { "PartOf=osmoda.target\n" } else { "" };
+    let mut text = format!("{HEADER}[Unit]\nDescription=Sockets of osModa {name}\n{part}\n[Socket]\n");
     for socket in daemon.sockets {
         push(&mut text, format_args!("ListenStream=/run/osmoda/{socket}.sock\n"));
     }
@@ -113,21 +140,21 @@ fn socket(daemon: &DaemonEntry) -> String {
     text
 }
 
-fn users() -> String {
+fn users(daemons: &[DaemonEntry]) -> String {
     let mut text = format!("{HEADER}g {GROUP} -\n");
-    for daemon in DAEMONS.iter().filter(|daemon| daemon.privilege == Privilege::Own) {
+    for daemon in daemons.iter().filter(|daemon| daemon.privilege == Privilege::Own) {
         let (user, name) = (daemon.user, daemon.name);
         push(&mut text, format_args!("u {user} - \"osModa {name}\" /var/lib/osmoda/{name}\nm {user} {GROUP}\n"));
     }
     text
 }
 
-fn folders() -> String {
+fn folders(daemons: &[DaemonEntry]) -> String {
     let mut text = format!(
         "{HEADER}d /run/osmoda 0750 root {GROUP}\nd /etc/osmoda 0755 root root\nd /var/lib/osmoda 0751 root {GROUP}\nf /var/lib/osmoda/lock 0660 root {GROUP}\n"
     );
     text.push_str("# What `init` and `join` wrote as root is handed to its daemon here.\n");
-    for daemon in DAEMONS {
+    for daemon in daemons {
         let (user, name) = (daemon.user, daemon.name);
         push(
             &mut text,
@@ -161,8 +188,15 @@ mod tests {
     }
 
     #[test]
+    fn the_controller_is_no_part_of_a_node() {
+        assert!(DAEMONS.iter().all(is_of_node));
+        assert!(!service(&CONTROLLER).contains("osmoda.target") && !socket(&CONTROLLER).contains("osmoda.target"));
+        assert!(!target().contains("controller"));
+    }
+
+    #[test]
     fn every_daemon_without_root_is_confined_and_only_watch_is_root() {
-        for daemon in DAEMONS {
+        for daemon in DAEMONS.iter().chain([&CONTROLLER]) {
             let text = service(daemon);
             let root = daemon.name == "watch";
             assert_eq!(text.contains("User=root\n"), root, "{}", daemon.name);

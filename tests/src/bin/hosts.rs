@@ -34,7 +34,7 @@ enum Task {
     Down,
     /// Runs a scenario, or all of them, on three hosts of its own.
     Scenario {
-        /// good, bad, cut, unsigned, broken-activation, uids or all.
+        /// good, bad, cut, unsigned, broken-activation, uids, controller or all.
         name: String,
         /// One JSON line per scenario and a last one.
         #[arg(long)]

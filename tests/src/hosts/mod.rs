@@ -10,6 +10,7 @@ mod base;
 mod bed;
 mod cell;
 mod command;
+mod controller;
 mod fleet;
 mod generation;
 mod host;

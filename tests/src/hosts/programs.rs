@@ -12,7 +12,8 @@ use super::command::run;
 use crate::units;
 
 /// Programs a host needs, as cargo builds them.
-pub(super) const PROGRAMS: &[&str] = &["osmoda-node", "osmoda-guard", "agentctl", "osmoda", "hosts"];
+pub(super) const PROGRAMS: &[&str] =
+    &["osmoda-node", "osmoda-guard", "agentctl", "osmoda-controller", "osmoda", "hosts"];
 
 /// Collects the programs in one folder; a missing one is named.
 ///
@@ -33,14 +34,16 @@ pub(super) async fn collect(folder: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Writes units, users and folders into a host's own layer, before it starts.
+/// Writes units, users and folders into a host's own layer, before it starts. The
+/// controller's are there too; nothing starts it by itself.
 pub(super) fn install_units(upper: &Path) -> anyhow::Result<()> {
     let units = upper.join("etc/systemd/system");
     for (name, text) in units::files() {
-        let place = match name.as_str() {
-            "osmoda.sysusers.conf" => upper.join("etc/sysusers.d/osmoda.conf"),
-            "osmoda.tmpfiles.conf" => upper.join("etc/tmpfiles.d/osmoda.conf"),
-            unit => units.join(unit),
+        let configuration = |kind: &str| name.strip_suffix(&format!(".{kind}.conf")).map(str::to_owned);
+        let place = match (configuration("sysusers"), configuration("tmpfiles")) {
+            (Some(name), _) => upper.join(format!("etc/sysusers.d/{name}.conf")),
+            (_, Some(name)) => upper.join(format!("etc/tmpfiles.d/{name}.conf")),
+            _ => units.join(&name),
         };
         write(&place, &text)?;
     }

@@ -16,7 +16,7 @@ use super::command::until;
 use super::fleet::{Fleet, Release};
 use super::generation::{Generation, Signed};
 use super::host::{Host, Systems};
-use super::uids;
+use super::{controller, uids};
 
 /// How long the last rows of a ledger may take after everything is at rest.
 const LEDGER_TIME_MAX: Duration = Duration::from_secs(30);
@@ -41,11 +41,14 @@ pub enum Scenario {
     BrokenActivation,
     /// Each daemon refuses each caller outside its row of the table.
     Uids,
+    /// A controller joins and shows every host.
+    Controller,
 }
 
 impl Scenario {
     /// All of them, in an order in which each finds what it needs.
-    pub const ALL: [Self; 6] = [Self::Good, Self::Bad, Self::Cut, Self::Unsigned, Self::BrokenActivation, Self::Uids];
+    pub const ALL: [Self; 7] =
+        [Self::Good, Self::Bad, Self::Cut, Self::Unsigned, Self::BrokenActivation, Self::Uids, Self::Controller];
 
     /// The name on the command line.
     #[must_use]
@@ -57,6 +60,7 @@ impl Scenario {
             Self::Unsigned => "unsigned",
             Self::BrokenActivation => "broken-activation",
             Self::Uids => "uids",
+            Self::Controller => "controller",
         }
     }
 }
@@ -98,6 +102,7 @@ pub async fn run_scenarios(
             Scenario::Unsigned => unsigned(bed, &fleet).await,
             Scenario::BrokenActivation => broken_activation(bed, &fleet).await,
             Scenario::Uids => uids::run(bed).await,
+            Scenario::Controller => controller::run(bed).await,
         };
         let outcome = outcome(scenario.name(), start, bed, found)?;
         all &= outcome.ok;

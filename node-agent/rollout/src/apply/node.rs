@@ -31,8 +31,10 @@ impl FleetState {
             }
         };
         row.code = code;
-        let to =
-            if row.excused && code.is_some_and(is_lost_contact) { excused_state(row, rollout.phase, to) } else { to };
+        let to = match code {
+            Some(code) if is_not_its_fault(row, code) => excused_state(row, rollout.phase, to),
+            _ => to,
+        };
         set_state(cx, of.rollout, of.node, row, to, reason);
         if to == NodeState::RolledBack && rollout.phase == Phase::Committed && mutant::is(Mutant::SecondRollback) {
             self.enter(cx, of.rollout, Phase::RollingBack, "mutant");
@@ -87,9 +89,16 @@ const fn ending_state(ending: &Ending) -> NodeState {
     }
 }
 
-/// I10: the quorum was away, so the node was cut off by us, not by its target.
-/// It is on its baseline and may be granted again: in its wave while that is
-/// open, else in a later one.
+/// Whether an ending says nothing about the target. I10: the quorum was away, so
+/// the node was cut off by us. Or somebody else's activation held the host, so
+/// nothing was changed (`rollout.md` 4.7 no. 10: retriable, not a failure); a
+/// node that is never free is bounded by the deadline of its wave.
+fn is_not_its_fault(row: &Row, code: ErrorCode) -> bool {
+    (row.excused && is_lost_contact(code)) || (row.state == NodeState::Granted && code == ErrorCode::LockBusy)
+}
+
+/// The node is on its baseline and may be granted again: in its wave while that
+/// is open, else in a later one.
 fn excused_state(row: &mut Row, phase: Phase, to: NodeState) -> NodeState {
     let running = match phase {
         Phase::Running(running) | Phase::Paused { from: running, .. } => running,

@@ -137,6 +137,7 @@ fn ending(who: u8, end: End, right: bool, goal: StorePath) -> Ending {
         End::Committed => Ending::Committed { observed: observed(goal) },
         End::RolledBack => Ending::RolledBack { observed: observed(baseline(who)), code },
         End::CutOff => Ending::RolledBack { observed: observed(baseline(who)), code: ErrorCode::GuardFired },
+        End::Busy => Ending::RolledBack { observed: observed(baseline(who)), code: ErrorCode::LockBusy },
         End::RollbackFailed => Ending::RollbackFailed { code },
         End::Quarantined => Ending::Quarantined { code },
     }

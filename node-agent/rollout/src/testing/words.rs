@@ -35,6 +35,8 @@ pub enum End {
     RolledBack,
     /// Rolled back because it lost contact.
     CutOff,
+    /// It began nothing: another activation held the host.
+    Busy,
     /// It could not go back.
     RollbackFailed,
     /// It runs neither.

@@ -268,7 +268,7 @@ impl Generator<'_> {
         let good = if word == NodeState::Accepted { 85 } else { 30 };
         let end = match self.rng.below(100) {
             roll if !undoing && roll < good => End::Committed,
-            roll if roll < 94 => [End::RolledBack, End::CutOff][roll % 2],
+            roll if roll < 94 => [End::RolledBack, End::CutOff, End::Busy][roll % 3],
             94..=96 => End::RollbackFailed,
             _ => End::Quarantined,
         };
@@ -299,8 +299,9 @@ impl Generator<'_> {
             4 => Cmd::Grant { rollout: number, wave: self.rng.small(4).into(), nodes: self.some_nodes() },
             5 => Cmd::Accept { rollout: number, node, attempt },
             6 => {
-                let ends = [End::Committed, End::RolledBack, End::CutOff, End::RollbackFailed, End::Quarantined];
-                let end = ends[self.rng.below(5)];
+                let back = [End::RolledBack, End::CutOff, End::Busy];
+                let ends = [&[End::Committed, End::RollbackFailed, End::Quarantined], &back[..]].concat();
+                let end = ends[self.rng.below(6)];
                 Cmd::Report { rollout: number, node, attempt, end, observed_right: self.rng.percent(50) }
             }
             7 => Cmd::StateDeadline { rollout: number, state_epoch: self.rng.next() % 40 },

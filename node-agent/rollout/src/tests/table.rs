@@ -210,6 +210,37 @@ fn losing_the_quorum_pauses_and_never_undoes() {
     assert_eq!(log.phase(), Phase::RollingBack);
 }
 
+/// `rollout.md` 5.7, scenario 7: a person's `nixos-rebuild` held the lock. This
+/// rollout bears no failure.
+#[test]
+fn a_host_that_was_busy_is_granted_again_and_has_not_failed() {
+    let mut log = Log::at(0, Point::Granted);
+    let attempt = log.attempt(3);
+    log.must(&log.report(3, End::Busy));
+    assert_eq!((log.phase(), log.word(3)), (Phase::Running(Running::Wave(0)), NodeState::Staged));
+    assert_eq!(log.state.rollout(&rollout(0)).unwrap().charged(), 0);
+    assert_eq!(log.state.desired(&node(3)), Desired::Stay);
+    assert_eq!(log.send(&log.report(3, End::Busy), 0).reply.refused, Some(ErrorCode::AttemptConflict));
+    log.must(&grant(0, &[3]));
+    assert!(log.attempt(3) > attempt);
+    // What is undone stays undone.
+    log.must(&order(Short::Abort(0), 1));
+    log.must(&log.report(3, End::Busy));
+    assert_eq!((log.phase(), log.word(3)), (Phase::RolledBack, NodeState::RolledBack));
+}
+
+#[test]
+fn a_host_that_was_busy_after_it_was_lost_or_accepted_has_failed() {
+    let mut accepted = Log::at(0, Point::Accepted);
+    accepted.must(&accepted.report(3, End::Busy));
+    let mut lost = Log::at(0, Point::Granted);
+    lost.must(&Cmd::NodeDeadline { rollout: 0, node: 3, attempt: lost.attempt(3) });
+    lost.must(&lost.report(3, End::Busy));
+    for log in [accepted, lost] {
+        assert_eq!((log.phase(), log.word(3)), (Phase::RolledBack, NodeState::RolledBack));
+    }
+}
+
 #[test]
 fn a_lost_node_stays_charged_until_it_reports_or_is_excluded() {
     let mut log = Log::at(1, Point::SecondWave);

@@ -35,7 +35,7 @@ impl Model {
         }
         let word = match end {
             End::Committed => NodeState::Committed,
-            End::RolledBack | End::CutOff => NodeState::RolledBack,
+            End::RolledBack | End::CutOff | End::Busy => NodeState::RolledBack,
             End::RollbackFailed => NodeState::RollbackFailed,
             End::Quarantined => NodeState::Quarantined,
         };
@@ -47,18 +47,22 @@ impl Model {
             (End::Committed, NodeState::Accepted) => right,
             (End::Committed, NodeState::Lost) => right && node.accepted,
             (End::Committed, _) => false,
-            (End::RolledBack | End::CutOff, NodeState::Quarantined) => right,
-            (End::RolledBack | End::CutOff, from) => right && AWAY.contains(&from),
+            (End::RolledBack | End::CutOff | End::Busy, NodeState::Quarantined) => right,
+            (End::RolledBack | End::CutOff | End::Busy, from) => right && AWAY.contains(&from),
             (End::RollbackFailed, from) => AWAY.contains(&from),
             (End::Quarantined, from) => AWAY.contains(&from),
         };
         if !possible || finished {
             return No;
         }
-        let cut_off_by_us = end == End::CutOff && node.excused && live;
-        if cut_off_by_us && node.wave == Some(wave) && stage == Stage::Wave {
+        let forgiven = match end {
+            End::CutOff => node.excused && live,
+            End::Busy => node.word == NodeState::Granted && live,
+            _ => false,
+        };
+        if forgiven && node.wave == Some(wave) && stage == Stage::Wave {
             rollout.mark(who, NodeState::Staged);
-        } else if cut_off_by_us {
+        } else if forgiven {
             node.wave = None;
             rollout.mark(who, NodeState::Deferred);
         } else {

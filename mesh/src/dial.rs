@@ -25,8 +25,8 @@ use crate::{
 /// A name is required by quinn's interface and unused by ours.
 const SERVER_NAME: &str = "mesh";
 
-/// Rounds of dials with the epochs before a node that is alone uses its own
-/// secret: two, so that a restart of the whole fleet or one lost packet does not
+/// Rounds of dials with the epochs before a node uses its own secret at a voter:
+/// two, so that a restart of the whole fleet or one lost packet does not
 /// look like a long absence.
 const ROUNDS_BEFORE_REJOIN: usize = 2;
 
@@ -112,15 +112,14 @@ enum Proof {
 
 /// A round of dials uses one proof; the next round the next one. The epoch
 /// before the newest is for a peer that has not heard of the newest; coming
-/// back is for a node that has no link at all, has tried the epochs and talks
-/// to a voter.
+/// back is for a voter that the epochs did not reach. Links to others say
+/// nothing then: a node that slept through a revocation is still welcome to the
+/// member that was revoked, and must not be kept from the fleet by it.
 fn ways(shared: &Shared, member: &Member, round: usize) -> Vec<Proof> {
     let epochs = shared.epochs.load();
     let previous = epochs.previous(shared.clock.now_boot()).cloned();
     let mut ways: Vec<_> = [Some(epochs.current().clone()), previous].into_iter().flatten().map(Proof::Epoch).collect();
-    let alone = shared.links.borrow().nodes().next().is_none();
     if let Some(secret) = &shared.rejoin
-        && alone
         && member.role == Role::Voter
         && round >= ROUNDS_BEFORE_REJOIN
     {

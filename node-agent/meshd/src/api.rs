@@ -113,8 +113,9 @@ async fn members(State(api): State<Arc<Api>>, Json(members): Json<Members>) -> R
     let (dir, snapshot) = (api.dir.clone(), members.clone());
     let stored = api.tasks.blocking("store members", move || state::store_members(&dir, &snapshot)).await;
     if stored.map_err(ApiError::internal)?? {
+        let before = api.handle.members();
         api.handle.update_members(members).await?;
-        api.secrets.members_changed().await?;
+        api.secrets.members_changed(&before).await?;
     }
     Ok(Json(MembersInForce { index: api.handle.members().index }))
 }

@@ -16,7 +16,7 @@ use osmoda_kit::secret::Secret;
 use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::Tasks;
 use osmoda_mesh::{EpochSecret, KeySource, MeshHandle, RejoinSecret, fetch_epoch, fetch_rejoins, secret_hash, state};
-use osmoda_node_api::mesh::SecretBytes;
+use osmoda_node_api::mesh::{Members, SecretBytes};
 use osmoda_types::{ErrorCode, MeshEpoch, NodeId, Role, SecretHash};
 use tokio::sync::{Notify, Semaphore};
 
@@ -130,18 +130,24 @@ impl Keys {
         self.change(move |rejoins| rejoins.extend(secrets.into_iter().map(|of| (of.node, of.secret)))).await
     }
 
-    /// Forgets the secrets of who is no member any more, and looks for those of
-    /// new ones.
+    /// Forgets the secrets of who was a member and is none any more, and looks
+    /// for those of new ones. A joiner's secret comes before the snapshot that
+    /// has it, so whoever is in neither snapshot keeps its own.
     ///
     /// # Errors
     /// `StateDirUnusable`.
-    pub(crate) async fn members_changed(&self) -> Result<(), ApiError> {
-        let members = self.handle.members();
+    pub(crate) async fn members_changed(&self, before: &Members) -> Result<(), ApiError> {
+        let now = self.handle.members();
         self.changed.notify_one();
-        if lock(&self.rejoins).keys().all(|node| members.by_node(node).is_some()) {
+        let is_gone = |node: &NodeId| before.by_node(node).is_some() && now.by_node(node).is_none();
+        if !lock(&self.rejoins).keys().any(is_gone) {
             return Ok(());
         }
-        self.change(move |rejoins| rejoins.retain(|node, _| members.by_node(node).is_some())).await
+        let before = before.clone();
+        self.change(move |rejoins| {
+            rejoins.retain(|node, _| before.by_node(node).is_none() || now.by_node(node).is_some());
+        })
+        .await
     }
 
     /// On disk first, then in force.

@@ -367,6 +367,9 @@ async fn a_local_switch_is_carried_out_and_kept_by_hand() {
     let begun: serde_json::Value = admin.post("/switch/begin", &begin).await.unwrap();
     assert_eq!(begun["status"], "probation");
     let id = begun["id"].as_str().unwrap().to_owned();
+    let missing = SwitchBegin { plan: host.toplevel("nowhere").to_string(), ..begin.clone() };
+    let refused = admin.post::<serde_json::Value>("/switch/begin", &missing).await;
+    assert_eq!(refused.unwrap_err().code, ErrorCode::ClosureMissing);
     let other = SwitchBegin { plan: host.toplevel("c").to_string(), ..begin };
     let second = admin.post::<serde_json::Value>("/switch/begin", &other).await;
     assert_eq!(second.unwrap_err().code, ErrorCode::AttemptConflict);

@@ -130,7 +130,11 @@ impl FleetState {
         let Some(rollout) = self.rollouts.get(&id) else { return };
         let committed = rollout.of_wave(wave).any(|(_, row)| row.state == NodeState::Committed);
         let failed = rollout.of_wave(wave).any(|(_, row)| row.state.is_failure());
-        if failed && !committed {
+        // Excused nodes leave their wave; one that nobody is left of was proven
+        // by nobody. The last one may be empty when others were proven.
+        let deserted = rollout.of_wave(wave).next().is_none();
+        let is_proven_rest = rollout.is_last_wave(wave) && rollout.committed() > 0;
+        if !committed && (failed || (deserted && !is_proven_rest)) {
             return self.pause(cx, id, Running::Soak(wave), PauseReason::WaveFailed);
         }
         if !rollout.is_last_wave(wave) && rollout.remaining().next().is_some() {

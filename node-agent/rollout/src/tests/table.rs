@@ -241,6 +241,20 @@ fn a_host_that_was_busy_after_it_was_lost_or_accepted_has_failed() {
     }
 }
 
+/// The canary was lost while the quorum was away, and returned to its baseline:
+/// nobody's fault, and no proof for the nodes that come next.
+#[test]
+fn a_wave_that_all_its_nodes_were_excused_from_does_not_pass() {
+    let mut log = Log::at(1, Point::Granted);
+    log.must(&Cmd::Hold { rollout: 0 });
+    log.must(&order(Short::Resume(0), 1));
+    log.must(&Cmd::NodeDeadline { rollout: 0, node: 3, attempt: log.attempt(3) });
+    log.must(&log.report(3, End::CutOff));
+    assert_eq!((log.phase(), log.word(3)), (Phase::Running(Running::Soak(0)), NodeState::Deferred));
+    log.must(&log.due());
+    assert_eq!(log.phase(), Phase::Paused { from: Running::Soak(0), reason: PauseReason::WaveFailed });
+}
+
 #[test]
 fn a_lost_node_stays_charged_until_it_reports_or_is_excluded() {
     let mut log = Log::at(1, Point::SecondWave);

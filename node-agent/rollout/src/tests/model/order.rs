@@ -26,7 +26,10 @@ impl Model {
                 let of_wave = |set: &[NodeState]| {
                     rollout.nodes.values().any(|node| node.wave == Some(rollout.wave) && set.contains(&node.word))
                 };
-                if of_wave(&FAILED) && !of_wave(&[NodeState::Committed]) {
+                let nobody = !rollout.nodes.values().any(|node| node.wave == Some(rollout.wave));
+                let any_proof = rollout.nodes.values().any(|node| node.word == NodeState::Committed);
+                let unproven = nobody && !(any_proof && rollout.last(rollout.wave));
+                if unproven || of_wave(&FAILED) && !of_wave(&[NodeState::Committed]) {
                     rollout.paused = Some("wave_failed");
                 } else if rollout.last(rollout.wave) || !rollout.nodes.values().any(Node::free) {
                     rollout.stage = Stage::Over(RolloutState::Committed);

@@ -77,9 +77,9 @@ struct Health {
 }
 
 async fn health(State(api): Shared) -> Answer<Health> {
-    let faulty = api.voting.as_ref().is_some_and(|voting| voting.voter.raft().fault().is_some());
+    let fault = api.voting.as_ref().and_then(|voting| voting.voter.raft().fault());
     Answer(Health {
-        status: if faulty { "raft_log_corrupt" } else { "ok" },
+        status: fault.map_or("ok", |fault| fault.code().as_str()),
         role: if api.voting.is_some() { "voter" } else { "node" },
         version: VERSION.version,
         commit: VERSION.commit,

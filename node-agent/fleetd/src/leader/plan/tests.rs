@@ -188,6 +188,14 @@ fn a_new_leader_starts_at_once_within_the_budget() {
 }
 
 #[test]
+fn a_host_that_was_busy_is_granted_again() {
+    let mut leader = Leader::at(Point::Granted);
+    assert_eq!(leader.plan(), bodies([]));
+    leader.log.must(&leader.log.report(3, End::Busy));
+    assert_eq!(leader.plan(), bodies([grants(0, &[3])]));
+}
+
+#[test]
 fn who_leads_again_starts_as_a_new_leader_does() {
     let mut leader = Leader::staggered(Point::SecondWave);
     assert_eq!(leader.plan(), bodies([grants(1, &[4])]));

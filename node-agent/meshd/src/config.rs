@@ -7,6 +7,8 @@ use osmoda_kit::config::Validate;
 use osmoda_mesh::{KnockFallback, Tuning};
 use serde::Deserialize;
 
+use crate::blobs::Limits;
+
 /// The mesh's UDP port (`architecture.md` 7).
 const PORT: u16 = 18_800;
 
@@ -16,6 +18,18 @@ const IDLE_MS_MIN: u64 = 1_000;
 
 /// The longest idle time: a dead peer is noticed within a minute.
 const IDLE_MS_MAX: u64 = 60_000;
+
+/// Blobs kept unless set otherwise: a few dozen generations' manifests and one
+/// large closure.
+const BLOB_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+
+/// Blobs per second and peer unless set otherwise: a quarter of a gigabit link,
+/// in bytes.
+const BLOB_RATE: u64 = 32 * 1024 * 1024;
+
+/// The lowest rate: below it a slice of a megabyte takes longer than its asker
+/// waits.
+const BLOB_RATE_MIN: u64 = 64 * 1024;
 
 /// The settings, each with its default.
 #[derive(Debug, Clone, Deserialize)]
@@ -30,6 +44,10 @@ pub struct Config {
     /// Who may begin without a knock after proving its address: `off`,
     /// `members`, or `anyone`, which ends the port's silence.
     pub knock_fallback: KnockFallback,
+    /// Bytes of all blobs together.
+    pub blob_bytes_max: u64,
+    /// Bytes of blobs per second that one peer gets.
+    pub blob_rate: u64,
 }
 
 impl Default for Config {
@@ -41,6 +59,8 @@ impl Default for Config {
             idle_ms: millis(idle),
             keep_alive_ms: millis(keep_alive),
             knock_fallback: KnockFallback::default(),
+            blob_bytes_max: BLOB_BYTES_MAX,
+            blob_rate: BLOB_RATE,
         }
     }
 }
@@ -54,11 +74,18 @@ impl Validate for Config {
         if self.keep_alive_ms == 0 || self.keep_alive_ms > self.idle_ms / 2 {
             faults.push(format!("keep_alive_ms: {} is not between 1 and half of idle_ms", self.keep_alive_ms));
         }
+        if self.blob_rate < BLOB_RATE_MIN {
+            faults.push(format!("blob_rate: {} is below {BLOB_RATE_MIN} bytes per second", self.blob_rate));
+        }
         faults
     }
 }
 
 impl Config {
+    pub(crate) fn blobs(&self) -> Limits {
+        Limits { bytes_max: self.blob_bytes_max, rate: self.blob_rate }
+    }
+
     pub(crate) fn tuning(&self) -> Tuning {
         Tuning {
             idle: Duration::from_millis(self.idle_ms),

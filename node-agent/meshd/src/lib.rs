@@ -10,6 +10,7 @@
 //! pipes (gRPC of fleetd).
 
 mod api;
+mod blobs;
 mod config;
 mod enrol;
 mod keys;

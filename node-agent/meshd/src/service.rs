@@ -10,6 +10,7 @@ use osmoda_mesh::{Mesh, MeshConfig, serve_keys, state};
 use osmoda_node_api::callers;
 
 use crate::api::{self, Api};
+use crate::blobs::{self, Blobs};
 use crate::config::Config;
 use crate::enrol::FleetdEnroller;
 use crate::keys::Keys;
@@ -61,7 +62,10 @@ impl Daemon for Meshd {
         let rooms = RoomsConfig::new(identity.clone(), handle.clone(), cx.state_dir());
         let rooms = Rooms::start(rooms, cx.tasks(), cx.clock()).await;
         let rooms = rooms::http::Api::new(rooms, cx.audit(), cx.tasks().clone());
+        let blobs = Blobs::start(handle.clone(), cx.state_dir().join("blobs"), config.blobs(), cx.tasks()).await;
         let api = Api::new(handle, identity, secrets, network, cx.state_dir(), cx.audit(), cx.tasks().clone());
-        Ok(Service::new(api::router(Arc::new(api)).merge(rooms::http::router(Arc::new(rooms)))))
+        Ok(Service::new(
+            api::router(Arc::new(api)).merge(rooms::http::router(Arc::new(rooms))).merge(blobs::http::router(blobs)),
+        ))
     }
 }

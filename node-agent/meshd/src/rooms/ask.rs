@@ -222,6 +222,14 @@ impl Rooms {
         })
     }
 
+    /// The bytes of all messages that are kept of a room.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    pub async fn kept_bytes(&self, room: RoomId) -> Result<u64, ApiError> {
+        Ok(self.cx.ask(|reply| Command::Show { room, limit: 0, reply }).await??.0.bytes)
+    }
+
     /// The ids of the newest messages, in their order.
     ///
     /// # Errors

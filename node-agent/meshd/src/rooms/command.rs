@@ -92,6 +92,7 @@ pub(crate) enum Way {
 pub(crate) struct Shown {
     pub(crate) signed: Signed,
     pub(crate) messages: usize,
+    pub(crate) bytes: u64,
     pub(crate) summary: Summary,
 }
 

@@ -111,7 +111,12 @@ impl Owner {
 }
 
 fn shown(room: &Room) -> Shown {
-    Shown { signed: room.signed.clone(), messages: room.log.len(), summary: *room.log.summary() }
+    Shown {
+        signed: room.signed.clone(),
+        messages: room.log.len(),
+        bytes: room.log.bytes(),
+        summary: *room.log.summary(),
+    }
 }
 
 /// Answers; whoever asked may be gone.

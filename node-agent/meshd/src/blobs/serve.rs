@@ -1,0 +1,132 @@
+//! Answering peers that fetch blobs: one question, one slice, and again.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bao_tree::blake3::Hash;
+use osmoda_kit::shutdown::Stage;
+use osmoda_kit::tasks::{TaskKind, Tasks};
+use osmoda_mesh::{IncomingStream, MeshStream};
+use osmoda_types::NodeId;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Semaphore, mpsc};
+
+use super::store::{SLICE_BYTES, Source, Store};
+use crate::pace::Pace;
+
+/// Bytes of a question.
+pub(crate) const QUESTION_BYTES: usize = 40;
+
+/// Answers.
+pub(crate) const FOUND: u8 = 0;
+/// There is no such blob.
+pub(crate) const ABSENT: u8 = 1;
+/// Too many askers.
+pub(crate) const BUSY: u8 = 2;
+
+/// A slice with its proof: 64 bytes per 16 KiB group, and the way to the root of
+/// a blob of the largest size.
+pub(crate) const SLICE_WIRE_MAX: usize = SLICE_BYTES as usize / 256 + SLICE_BYTES as usize + 4096;
+
+/// Streams that are served at once; each holds a slice and a tree of up to 4 MiB.
+const ASKERS: usize = 8;
+
+/// How long an asker may take between two questions: it writes a slice to disk
+/// in between.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// The serving side.
+#[derive(Clone)]
+pub(crate) struct Serving {
+    store: Store,
+    pace: Arc<Pace>,
+    slots: Arc<Semaphore>,
+    tasks: Tasks,
+}
+
+impl Serving {
+    pub(crate) fn new(store: Store, rate: u64, tasks: Tasks) -> Self {
+        Self { store, pace: Arc::new(Pace::new(rate)), slots: Arc::new(Semaphore::new(ASKERS)), tasks }
+    }
+
+    /// Serves until a stop begins.
+    pub(crate) async fn run(self, mut accepted: mpsc::Receiver<IncomingStream>) {
+        let stop = self.tasks.shutdown().token(Stage::RefuseNew);
+        loop {
+            let incoming = tokio::select! {
+                biased;
+                // Safe to drop: a token stays cancelled.
+                () = stop.cancelled() => return,
+                // Safe to drop: a receive that was not ready took nothing.
+                incoming = accepted.recv() => incoming,
+            };
+            let Some(IncomingStream { peer, stream }) = incoming else { return };
+            let serving = self.clone();
+            self.tasks.spawn(TaskKind::BACKGROUND, format!("blobs for {}", peer.node), async move {
+                if let Err(error) = serving.one(peer.node, stream).await {
+                    tracing::debug!(peer = %peer.node, %error, "blob stream ended");
+                }
+            });
+        }
+    }
+
+    async fn one(&self, peer: NodeId, mut stream: MeshStream) -> io::Result<()> {
+        let Ok(_slot) = self.slots.try_acquire() else {
+            return stream.write_u8(BUSY).await;
+        };
+        let mut open: Option<(Hash, Arc<Source>)> = None;
+        while let Some((hash, from)) = question(&mut stream).await? {
+            let source = match &open {
+                Some((of, source)) if *of == hash => Arc::clone(source),
+                _ => match self.source(hash).await? {
+                    Some(source) => source,
+                    None => {
+                        stream.write_u8(ABSENT).await?;
+                        stream.flush().await?;
+                        continue;
+                    }
+                },
+            };
+            open = Some((hash, Arc::clone(&source)));
+            let size = source.size();
+            let slice = self.blocking(move || source.slice(from)).await?;
+            self.pace.take(peer, slice.len()).await;
+            stream.write_u8(FOUND).await?;
+            stream.write_u64(size).await?;
+            // Slices are about a megabyte.
+            stream.write_u32(slice.len() as u32).await?;
+            tokio::time::timeout(IDLE, stream.write_all(&slice)).await??;
+            stream.flush().await?;
+        }
+        Ok(())
+    }
+
+    async fn source(&self, hash: Hash) -> io::Result<Option<Arc<Source>>> {
+        let store = self.store.clone();
+        self.blocking(move || store.source(&hash)).await.map(|source| source.map(Arc::new))
+    }
+
+    async fn blocking<T: Send + 'static>(
+        &self,
+        work: impl FnOnce() -> Result<T, osmoda_kit::error::ApiError> + Send + 'static,
+    ) -> io::Result<T> {
+        let done = self.tasks.blocking("blob slice", work).await.map_err(io::Error::other)?;
+        done.map_err(io::Error::other)
+    }
+}
+
+/// The next question; `None` when the asker has finished.
+async fn question(stream: &mut MeshStream) -> io::Result<Option<(Hash, u64)>> {
+    let mut bytes = [0; QUESTION_BYTES];
+    let read = tokio::time::timeout(IDLE, stream.read_exact(&mut bytes)).await?;
+    match read {
+        Ok(_) => {}
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
+        Err(error) => return Err(error),
+    }
+    let (mut hash, mut from) = ([0; 32], [0; 8]);
+    hash.copy_from_slice(&bytes[..32]);
+    from.copy_from_slice(&bytes[32..]);
+    Ok(Some((Hash::from_bytes(hash), u64::from_be_bytes(from))))
+}

@@ -1,0 +1,340 @@
+//! Blobs on disk: one file per hash, its hash tree beside it.
+//!
+//! ```text
+//! <hash>        the bytes, whole and verified
+//! <hash>.tree   their BLAKE3 tree, 64 bytes per 16 KiB, to prove any part
+//! <hash>.part   the verified beginning of a blob that is being fetched
+//! put-<random>  bytes that are being handed in
+//! ```
+//! Invariant: a file called by its hash has that hash: it gets the name only
+//! after the whole was hashed, and was synced before. Invariant: all files
+//! together stay below the store's limit.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use bao_tree::blake3::Hash;
+use bao_tree::io::outboard::{EmptyOutboard, PreOrderOutboard};
+use bao_tree::io::sync::{CreateOutboard, decode_ranges, encode_ranges_validated};
+use bao_tree::{BaoTree, BlockSize, ChunkNum, ChunkRanges};
+use osmoda_kit::error::ApiError;
+use osmoda_kit::fsio;
+use osmoda_types::ErrorCode;
+
+/// Chunks are proven in groups of 16: 64 bytes of tree per 16 KiB is 0.4 %.
+const GROUP: BlockSize = BlockSize::from_chunk_log(4);
+
+/// Bytes of a BLAKE3 chunk.
+const CHUNK_BYTES: u64 = 1024;
+
+/// Bytes of a chunk group; what is fetched is resumed at a multiple of it.
+const GROUP_BYTES: u64 = 16 * CHUNK_BYTES;
+
+/// The largest blob: a closure is made of smaller parts, and a tree in memory
+/// stays under 4 MiB.
+pub(crate) const BLOB_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// Bytes of one verified slice on the wire.
+pub(crate) const SLICE_BYTES: u64 = 1024 * 1024;
+
+/// The folder of all blobs. Every function blocks.
+#[derive(Debug, Clone)]
+pub(crate) struct Store {
+    folder: PathBuf,
+    bytes_max: u64,
+}
+
+/// A blob to send from.
+pub(crate) struct Source {
+    data: File,
+    tree: PreOrderOutboard<Vec<u8>>,
+}
+
+/// A blob that is being fetched.
+pub(crate) struct Partial {
+    hash: Hash,
+    file: File,
+    path: PathBuf,
+    /// Verified bytes from the beginning.
+    pub(crate) has: u64,
+}
+
+/// Bytes that are being handed in.
+pub(crate) struct Handed {
+    file: File,
+    path: PathBuf,
+    bytes: u64,
+}
+
+impl Store {
+    /// Makes the folder, and removes what an earlier run was being handed.
+    pub(crate) fn open(folder: PathBuf, bytes_max: u64) -> Result<Self, ApiError> {
+        fsio::create_private_dir(&folder).map_err(|error| ApiError::new(error.code(), error.to_string()))?;
+        let store = Self { folder, bytes_max };
+        for entry in std::fs::read_dir(&store.folder).map_err(unusable)? {
+            let entry = entry.map_err(unusable)?;
+            if entry.file_name().to_string_lossy().starts_with("put-") {
+                std::fs::remove_file(entry.path()).map_err(unusable)?;
+            }
+        }
+        Ok(store)
+    }
+
+    fn path(&self, hash: &Hash) -> PathBuf {
+        self.folder.join(hash.to_hex().as_str())
+    }
+
+    fn beside(&self, hash: &Hash, ending: &str) -> PathBuf {
+        self.folder.join(format!("{}.{ending}", hash.to_hex()))
+    }
+
+    /// The size of a blob that is here.
+    pub(crate) fn size(&self, hash: &Hash) -> Result<Option<u64>, ApiError> {
+        match std::fs::metadata(self.path(hash)) {
+            Ok(found) => Ok(Some(found.len())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unusable(error)),
+        }
+    }
+
+    /// Opens a blob for reading.
+    pub(crate) fn read(&self, hash: &Hash) -> Result<Option<File>, ApiError> {
+        match File::open(self.path(hash)) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(unusable(error)),
+        }
+    }
+
+    /// Opens a blob for sending proven parts of it.
+    pub(crate) fn source(&self, hash: &Hash) -> Result<Option<Source>, ApiError> {
+        let Some(data) = self.read(hash)? else { return Ok(None) };
+        let size = data.metadata().map_err(unusable)?.len();
+        let tree = match std::fs::read(self.beside(hash, "tree")) {
+            Ok(pairs) => PreOrderOutboard { root: *hash, tree: BaoTree::new(size, GROUP), data: pairs },
+            // Lost, or never written: it follows from the bytes.
+            Err(_) => PreOrderOutboard::<Vec<u8>>::create(&data, GROUP).map_err(unusable)?,
+        };
+        Ok(Some(Source { data, tree }))
+    }
+
+    /// Whether so many bytes more fit.
+    pub(crate) fn fits(&self, bytes: u64) -> Result<(), ApiError> {
+        let mut kept = bytes;
+        for entry in std::fs::read_dir(&self.folder).map_err(unusable)? {
+            let entry = entry.map_err(unusable)?;
+            // A file that is gone meanwhile takes no space.
+            kept += entry.metadata().map_or(0, |found| found.len());
+        }
+        if kept > self.bytes_max {
+            let text = format!("the blob store keeps {} bytes at most", self.bytes_max);
+            return Err(ApiError::new(ErrorCode::QuotaExceeded, text));
+        }
+        Ok(())
+    }
+
+    /// Begins to take bytes from a local caller.
+    pub(crate) fn hand(&self) -> Result<Handed, ApiError> {
+        let random = getrandom::u64().map_err(ApiError::internal)?;
+        let path = self.folder.join(format!("put-{random:016x}"));
+        let file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).map_err(unusable)?;
+        Ok(Handed { file, path, bytes: 0 })
+    }
+
+    /// Hashes what was handed in and keeps it under its hash.
+    pub(crate) fn keep(&self, handed: Handed) -> Result<(Hash, u64), ApiError> {
+        let tree = PreOrderOutboard::<Vec<u8>>::create(&handed.file, GROUP).map_err(unusable)?;
+        let bytes = handed.bytes;
+        self.publish(&handed.file, &handed.path, &tree)?;
+        Ok((tree.root, bytes))
+    }
+
+    /// Goes on with a blob that was begun, or begins it.
+    pub(crate) fn partial(&self, hash: Hash) -> Result<Partial, ApiError> {
+        let path = self.beside(&hash, "part");
+        let mut options = OpenOptions::new();
+        let file = options.read(true).write(true).create(true).truncate(false).open(&path).map_err(unusable)?;
+        // A power cut may have torn the last group; the whole is hashed at the end.
+        let has = file.metadata().map_err(unusable)?.len() / GROUP_BYTES * GROUP_BYTES;
+        file.set_len(has).map_err(unusable)?;
+        Ok(Partial { hash, file, path, has })
+    }
+
+    /// Keeps a blob that is whole; one that is not what it should be is thrown
+    /// away, so that the next fetch begins anew.
+    pub(crate) fn finish(&self, partial: Partial) -> Result<u64, ApiError> {
+        let tree = PreOrderOutboard::<Vec<u8>>::create(&partial.file, GROUP).map_err(unusable)?;
+        if tree.root != partial.hash {
+            std::fs::remove_file(&partial.path).map_err(unusable)?;
+            let text = "the fetched bytes do not have the hash that was asked for; fetch again";
+            return Err(ApiError::new(ErrorCode::Conflict, text));
+        }
+        let size = tree.tree.size();
+        self.publish(&partial.file, &partial.path, &tree)?;
+        Ok(size)
+    }
+
+    /// Tree first, then the bytes under their name: a blob without its tree only
+    /// costs time.
+    fn publish(&self, file: &File, path: &Path, tree: &PreOrderOutboard<Vec<u8>>) -> Result<(), ApiError> {
+        file.sync_all().map_err(unusable)?;
+        fsio::write_atomic(&self.beside(&tree.root, "tree"), &tree.data, 0o600)
+            .map_err(|error| ApiError::new(error.code(), error.to_string()))?;
+        std::fs::rename(path, self.path(&tree.root)).map_err(unusable)?;
+        fsio::sync_dir(&self.folder).map_err(|error| ApiError::new(error.code(), error.to_string()))
+    }
+}
+
+impl Handed {
+    /// Takes the next bytes.
+    pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<(), ApiError> {
+        self.bytes += bytes.len() as u64;
+        if self.bytes > BLOB_BYTES_MAX {
+            return Err(ApiError::new(ErrorCode::TooLarge, format!("a blob has {BLOB_BYTES_MAX} bytes at most")));
+        }
+        self.file.write_all(bytes).map_err(unusable)
+    }
+}
+
+impl Drop for Handed {
+    fn drop(&mut self) {
+        // After `keep` it has another name; then there is nothing to remove.
+        if let Err(error) = std::fs::remove_file(&self.path)
+            && error.kind() != io::ErrorKind::NotFound
+        {
+            tracing::warn!(%error, "bytes that were handed in are left behind");
+        }
+    }
+}
+
+impl Source {
+    /// The blob's size.
+    pub(crate) fn size(&self) -> u64 {
+        self.tree.tree.size()
+    }
+
+    /// A slice from a byte on, with the proof that it belongs to the blob.
+    pub(crate) fn slice(&self, from: u64) -> Result<Vec<u8>, ApiError> {
+        let mut encoded = Vec::new();
+        encode_ranges_validated(&self.data, &self.tree, &slice_at(from), &mut encoded).map_err(ApiError::internal)?;
+        Ok(encoded)
+    }
+}
+
+impl Partial {
+    /// Takes a slice after what is here, if it is proven; `size` is what the
+    /// sender says the blob has, which the proof covers too.
+    pub(crate) fn take(&mut self, size: u64, encoded: &[u8]) -> Result<(), ApiError> {
+        let tree = BaoTree::new(size, GROUP);
+        let outboard = EmptyOutboard { tree, root: self.hash };
+        decode_ranges(encoded, &slice_at(self.has), &mut self.file, outboard).map_err(|error| {
+            ApiError::new(ErrorCode::Conflict, "the peer sent bytes that do not belong to the blob").with_source(error)
+        })?;
+        self.file.sync_data().map_err(unusable)?;
+        self.has = (self.has + SLICE_BYTES).min(size);
+        Ok(())
+    }
+}
+
+/// The chunks of the slice that begins at a byte.
+fn slice_at(from: u64) -> ChunkRanges {
+    let first = from / CHUNK_BYTES;
+    ChunkRanges::from(ChunkNum(first)..ChunkNum(first + SLICE_BYTES / CHUNK_BYTES))
+}
+
+fn unusable(error: io::Error) -> ApiError {
+    let code = match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorCode::DiskFull,
+        _ => ErrorCode::StateDirUnusable,
+    };
+    ApiError::new(code, "the blob store cannot be read or written").with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Store::open(folder.path().join("blobs"), 64 << 20).unwrap();
+        (folder, store)
+    }
+
+    fn put(store: &Store, bytes: &[u8]) -> Hash {
+        let mut handed = store.hand().unwrap();
+        handed.write(bytes).unwrap();
+        let (hash, size) = store.keep(handed).unwrap();
+        assert_eq!(size, bytes.len() as u64);
+        hash
+    }
+
+    #[test]
+    fn blobs_of_every_size_travel_in_slices_and_are_resumed() {
+        let (_a, from) = store();
+        let (_b, to) = store();
+        let slice = usize::try_from(SLICE_BYTES).unwrap();
+        for size in [0, 1, 1024, 16_384, 16_385, slice, slice + 1, 3 * slice + 5] {
+            let bytes: Vec<u8> = (0..size).map(|n| (n % 251) as u8).collect();
+            let hash = put(&from, &bytes);
+            assert_eq!(hash, bao_tree::blake3::hash(&bytes));
+            let source = from.source(&hash).unwrap().unwrap();
+            assert_eq!(source.size(), size as u64);
+            let mut first = true;
+            while first || to.partial(hash).unwrap().has < size as u64 {
+                // Each slice by another session, as after an interruption.
+                let mut partial = to.partial(hash).unwrap();
+                let slice = source.slice(partial.has).unwrap();
+                partial.take(source.size(), &slice).unwrap();
+                first = false;
+                if partial.has >= size as u64 {
+                    assert_eq!(to.finish(partial).unwrap(), size as u64);
+                    break;
+                }
+            }
+            assert_eq!(std::fs::read(to.path(&hash)).unwrap(), bytes);
+        }
+    }
+
+    #[test]
+    fn wrong_bytes_wrong_sizes_and_torn_parts_are_noticed() {
+        let (_a, from) = store();
+        let (_b, to) = store();
+        let bytes = vec![7; 100_000];
+        let hash = put(&from, &bytes);
+        let source = from.source(&hash).unwrap().unwrap();
+        let good = source.slice(0).unwrap();
+        for place in [0, 40, good.len() / 2, good.len() - 1] {
+            let mut wrong = good.clone();
+            wrong[place] ^= 1;
+            assert!(to.partial(hash).unwrap().take(source.size(), &wrong).is_err(), "byte {place}");
+        }
+        assert!(to.partial(hash).unwrap().take(source.size() + 1, &good).is_err());
+        assert!(to.partial(hash).unwrap().take(source.size(), &good[..good.len() - 1]).is_err());
+        assert!(to.partial(hash).unwrap().take(1 << 40, &good).is_err());
+        // A part that is not what it should be is thrown away at the end.
+        std::fs::write(to.beside(&hash, "part"), vec![8; 100_000]).unwrap();
+        let torn = to.partial(hash).unwrap();
+        assert_eq!(torn.has, 6 * GROUP_BYTES);
+        assert_eq!(to.finish(torn).unwrap_err().code, ErrorCode::Conflict);
+        assert_eq!(to.partial(hash).unwrap().has, 0);
+        // A tree that is lost follows from the bytes.
+        std::fs::remove_file(from.beside(&hash, "tree")).unwrap();
+        assert_eq!(from.source(&hash).unwrap().unwrap().slice(0).unwrap(), good);
+    }
+
+    #[test]
+    fn the_store_has_a_limit_and_leaves_nothing_half_handed() {
+        let (folder, store) = store();
+        assert!(store.fits(64 << 20).is_ok());
+        put(&store, &[1; 5000]);
+        assert_eq!(store.fits(64 << 20).unwrap_err().code, ErrorCode::QuotaExceeded);
+        let mut handed = store.hand().unwrap();
+        handed.write(&[1; 10]).unwrap();
+        drop(handed);
+        std::fs::write(store.folder.join("put-0"), b"of a run that was killed").unwrap();
+        let again = Store::open(folder.path().join("blobs"), 1).unwrap();
+        let names: Vec<_> = std::fs::read_dir(&again.folder).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(names.len(), 2, "{names:?}");
+    }
+}

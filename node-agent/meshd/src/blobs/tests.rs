@@ -1,0 +1,118 @@
+//! Blobs between two nodes over a real link, and through the endpoints.
+
+use std::time::Duration;
+
+use axum::body::Bytes;
+use axum::http::Method;
+use bao_tree::blake3;
+use osmoda_kit::clock::SystemClock;
+use osmoda_kit::http::testing::TestServer;
+use osmoda_kit::shutdown::Shutdown;
+use osmoda_kit::tasks::Tasks;
+use osmoda_kit::testing::{TempRoot, wait_for};
+use osmoda_mesh::{EpochSecret, Mesh, MeshConfig, MeshHandle, Tuning, state};
+use osmoda_node_api::blobs::{BlobStored, FetchBlob};
+use osmoda_node_api::mesh::{Member, Members, SecretBytes};
+use osmoda_types::{ErrorCode, MeshEpoch, NetworkId, NodeId, Role};
+
+use super::{Blobs, Limits, http};
+
+const LIMIT: Duration = Duration::from_secs(30);
+
+struct Node {
+    mesh: MeshHandle,
+    member: Member,
+    server: TestServer,
+    tasks: Tasks,
+    _root: TempRoot,
+}
+
+async fn node(rate: u64) -> Node {
+    let (root, tasks) = (TempRoot::new(), Tasks::new(Shutdown::new()));
+    let identity = state::create_identity(&root.paths().state("mesh")).unwrap();
+    let mut member = Member {
+        node: identity.node(),
+        mesh_key: identity.mesh_key(),
+        identity_key: identity.identity_key(),
+        role: Role::Node,
+        name: format!("n-{}", identity.node().short()),
+        addresses: vec![],
+    };
+    let secret = EpochSecret { epoch: MeshEpoch(1), secret: SecretBytes::new([8; 32]) };
+    let config = MeshConfig {
+        identity,
+        network: NetworkId::from_bytes([7; 32]),
+        listen: ([127, 0, 0, 1], 0).into(),
+        secrets: secret.into(),
+        members: Members { index: 1, epoch: MeshEpoch(1), members: vec![member.clone()] },
+        enroller: None,
+        tuning: Tuning::default(),
+    };
+    let mesh = Mesh::start(config, &tasks, SystemClock::shared()).unwrap();
+    member.addresses.push(mesh.local_address());
+    let limits = Limits { bytes_max: 64 << 20, rate };
+    let blobs = Blobs::start(mesh.clone(), root.path().join("blobs"), limits, &tasks).await;
+    Node { mesh, member, server: TestServer::open(http::router(blobs)), tasks, _root: root }
+}
+
+async fn pair(rate: u64) -> [Node; 2] {
+    let nodes = [node(rate).await, node(rate).await];
+    let members: Vec<Member> = nodes.iter().map(|node| node.member.clone()).collect();
+    for node in &nodes {
+        let members = Members { index: 2, epoch: MeshEpoch(1), members: members.clone() };
+        node.mesh.update_members(members).await.unwrap();
+    }
+    wait_for("the link", LIMIT, async || nodes[0].mesh.peers()[0].connected.then_some(())).await;
+    nodes
+}
+
+impl Node {
+    async fn put(&self, bytes: Vec<u8>) -> BlobStored {
+        let (status, body) =
+            self.server.client().exchange(Method::PUT, "/blob", Some(Bytes::from(bytes))).await.unwrap();
+        assert!(status.is_success(), "{status} {body:?}");
+        serde_json::from_slice(&body).unwrap()
+    }
+
+    async fn fetch(&self, hash: &str, peer: NodeId) -> Result<BlobStored, ErrorCode> {
+        let fetch = FetchBlob { hash: hash.to_owned(), peer };
+        self.server.client().post("/blob/fetch", &fetch).await.map_err(|error| error.code)
+    }
+
+    async fn get(&self, hash: &str) -> (u16, Bytes) {
+        let (status, body) = self.server.client().exchange(Method::GET, &format!("/blob/{hash}"), None).await.unwrap();
+        (status.as_u16(), body)
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_blob_goes_from_one_node_to_another_and_out_again() {
+    let [a, b] = pair(1 << 30).await;
+    let bytes: Vec<u8> = (0..3_000_000u32).map(|n| (n % 253) as u8).collect();
+    let put = a.put(bytes.clone()).await;
+    assert_eq!((put.hash.as_str(), put.size), (blake3::hash(&bytes).to_hex().as_str(), 3_000_000));
+    assert_eq!(b.get(&put.hash).await.0, 404);
+    assert_eq!(b.fetch(&put.hash, a.member.node).await.unwrap(), put);
+    assert_eq!(b.get(&put.hash).await, (200, Bytes::from(bytes)));
+    // A second time it is here already, whoever is asked.
+    assert_eq!(b.fetch(&put.hash, NodeId::from_bytes([1; 32])).await.unwrap(), put);
+    let absent = "00".repeat(32);
+    assert_eq!(b.fetch(&absent, a.member.node).await, Err(ErrorCode::NotFound));
+    assert_eq!(b.fetch("xyz", a.member.node).await, Err(ErrorCode::BadRequest));
+    assert_eq!(b.fetch(&absent, NodeId::from_bytes([1; 32])).await, Err(ErrorCode::PeerUnknown));
+    assert_eq!(b.get("xyz").await.0, 400);
+    for node in [a, b] {
+        node.server.stop(LIMIT).await;
+        assert!(node.tasks.drain(LIMIT).await.is_graceful());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_gets_no_more_than_its_rate() {
+    let [a, b] = pair(1_000_000).await;
+    let put = a.put(vec![5; 2_500_000]).await;
+    let begin = std::time::Instant::now();
+    b.fetch(&put.hash, a.member.node).await.unwrap();
+    // One second's worth at once, the rest at the rate.
+    assert!(begin.elapsed() > Duration::from_millis(1_300), "{:?}", begin.elapsed());
+}

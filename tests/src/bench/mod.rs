@@ -11,6 +11,7 @@ pub mod raft;
 pub mod report;
 pub mod revocation;
 pub mod rollout;
+pub mod rooms;
 
 use report::Report;
 
@@ -46,6 +47,11 @@ pub const ALL: &[Bench] = &[
         name: "revocation",
         about: "how soon a revoked member has no link anywhere, and the mesh a new epoch",
         run: revocation::run,
+    },
+    Bench {
+        name: "rooms",
+        about: "two halves of sixteen nodes, 10,000 room messages a side: time and bytes until healed",
+        run: rooms::run,
     },
     Bench { name: "memory", about: "what the processes of an idle fleet hold in memory", run: memory::run },
 ];

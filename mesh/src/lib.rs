@@ -30,6 +30,7 @@ mod listen;
 mod pair;
 mod port;
 mod rejoin;
+pub mod rotation;
 mod socket;
 pub mod state;
 mod stream;

@@ -11,7 +11,7 @@
 //! ```
 //!
 //! Invariant: a missing or partial key file is an error; nothing here makes a
-//! key again (`tests::a_missing_or_partial_key_is_an_error_and_stays_so`).
+//! key again (`tests/one/stored.rs`).
 //! Invariant: the allow-list on disk is never older than one that
 //! [`store_members`] reported as stored.
 
@@ -31,17 +31,18 @@ use serde::{Deserialize, Serialize};
 use crate::{
     config::{EpochSecret, RejoinSecret, Secrets},
     identity::Identity,
+    rotation,
 };
 
-const MESH_KEY: &str = "mesh.key";
-const IDENTITY_KEY: &str = "identity.key";
+pub(crate) const MESH_KEY: &str = "mesh.key";
+pub(crate) const IDENTITY_KEY: &str = "identity.key";
 const REJOIN_KEY: &str = "rejoin.key";
 const REJOINS: &str = "rejoins.json";
 const EPOCHS: &str = "epochs";
 const MEMBERS: &str = "members.json";
 const NETWORK: &str = "network.json";
 const VERSION: u32 = 1;
-const MODE: u32 = 0o600;
+pub(crate) const MODE: u32 = 0o600;
 /// Epochs kept on disk: the newest and the one it followed.
 const EPOCHS_KEPT: usize = 2;
 /// Bound on a stored allow-list: 1,024 members of about 700 bytes.
@@ -98,11 +99,12 @@ pub fn create_identity(dir: &Path) -> Result<Arc<Identity>, StateError> {
     load_identity(dir)
 }
 
-/// Reads the two keys.
+/// Reads the two keys; a change of keys that was cut short is completed first.
 ///
 /// # Errors
 /// [`StateError::Key`] when one is missing, damaged or open to others.
 pub fn load_identity(dir: &Path) -> Result<Arc<Identity>, StateError> {
+    rotation::finish(dir)?;
     let transport = keys::load(&dir.join(MESH_KEY))?;
     let signing = keys::load_signing(&dir.join(IDENTITY_KEY))?;
     Ok(Arc::new(Identity::new(StaticKey::from_bytes(transport.expose()), signing)))
@@ -262,13 +264,13 @@ fn load_members(dir: &Path) -> Result<Option<Members>, StateError> {
     Ok(members)
 }
 
-fn read_json<T: serde::de::DeserializeOwned>(path: &Path, bytes_max: u64) -> Result<Option<T>, StateError> {
+pub(crate) fn read_json<T: serde::de::DeserializeOwned>(path: &Path, bytes_max: u64) -> Result<Option<T>, StateError> {
     let Some(content) = fsio::read_limited(path, bytes_max)? else { return Ok(None) };
     let damaged = |source| StateError::Damaged { path: path.to_owned(), source };
     serde_json::from_slice(&content).map(Some).map_err(damaged)
 }
 
-fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), StateError> {
+pub(crate) fn write_json<T: Serialize>(path: &Path, value: &T) -> Result<(), StateError> {
     let damaged = |source| StateError::Damaged { path: path.to_owned(), source };
     let content = serde_json::to_vec_pretty(value).map_err(damaged)?;
     fsio::write_atomic(path, &content, MODE)?;
@@ -310,6 +312,9 @@ pub enum StateError {
     /// The host belongs to no fleet.
     #[error("this host belongs to no fleet yet ({}); run osmoda-node init or join", .0.display())]
     NotEnrolled(PathBuf),
+    /// There are no next keys.
+    #[error("no new keys are prepared in {}", .0.display())]
+    NothingPrepared(PathBuf),
     /// The host belongs to another fleet.
     #[error("this host belongs to network {0} already")]
     OtherNetwork(NetworkId),
@@ -325,7 +330,7 @@ impl StateError {
             StateError::NotEnrolled(_) => ErrorCode::IdentityMissing,
             StateError::OtherNetwork(_) => ErrorCode::InviteWrongNetwork,
             StateError::Members(_) => ErrorCode::BadRequest,
-            StateError::OtherSecret(_) => ErrorCode::Conflict,
+            StateError::OtherSecret(_) | StateError::NothingPrepared(_) => ErrorCode::Conflict,
             StateError::Damaged { .. } | StateError::Version { .. } => ErrorCode::StateDirUnusable,
         }
     }

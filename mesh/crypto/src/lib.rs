@@ -6,7 +6,7 @@
 //! sides derive the same keys from X25519 *and* ML-KEM-768
 //! (`tests::sessions_agree_on_keys_and_exporter`).
 //! Invariant: whatever a peer sends, a session answers with keys, bytes or one
-//! constant error, and never panics (`tests::mutated_messages_never_panic`).
+//! constant error, and never panics (`tests::hygiene_07_mutated_messages_never_panic`).
 //!
 //! Not here: sockets, time, who is a member. Authentication of peers is
 //! classical (X25519); the key exchange is hybrid. snow and ml-kem are not

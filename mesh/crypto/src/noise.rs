@@ -177,6 +177,8 @@ impl CryptoResolver for Resolver {
 }
 
 #[cfg(test)]
+mod cost;
+#[cfg(test)]
 mod interop;
 #[cfg(test)]
 mod model;

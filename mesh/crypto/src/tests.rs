@@ -145,7 +145,7 @@ fn each_side_refuses_a_key_that_is_not_on_its_list() {
 }
 
 #[test]
-fn every_refusal_is_the_same_to_the_peer() {
+fn hygiene_15_every_refusal_is_the_same_to_the_peer() {
     let mut seen = std::collections::BTreeSet::new();
     let mut note = |error: quinn_proto::TransportError| seen.insert(format!("{error}"));
     // Another epoch's secret.
@@ -279,7 +279,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 48, ..ProptestConfig::default() })]
 
     #[test]
-    fn mutated_messages_never_panic(damage in damage(), step in 0..3) {
+    fn hygiene_07_mutated_messages_never_panic(damage in damage(), step in 0..3) {
         let (mut client, mut server) = pair();
         let (script, ..) = run(&mut client, &mut server).unwrap();
         // Fresh sessions, advanced honestly to the step, then given the damage.

@@ -21,6 +21,7 @@ mod preamble;
 mod rate;
 mod secret;
 mod service;
+mod succession;
 
 pub use backoff::Backoff;
 pub use frame::{
@@ -40,3 +41,4 @@ pub use preamble::{ANSWER_BYTES_MAX, Answer, PREAMBLE_BYTES_MAX, Preamble, Pream
 pub use rate::{Bucket, Buckets, Prefix, Rate};
 pub use secret::SecretBytes;
 pub use service::{Service, UnknownService};
+pub use succession::{Succession, SuccessionError};

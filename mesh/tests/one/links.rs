@@ -128,7 +128,7 @@ async fn a_service_nobody_serves_and_a_full_queue_say_so() {
 }
 
 #[tokio::test]
-async fn a_key_that_is_not_on_the_list_gets_no_link_from_either_side() {
+async fn hygiene_10_a_key_that_is_not_on_the_list_gets_no_link_from_either_side() {
     let (a, b) = (Start::new(1, Role::Voter).run(), Start::new(2, Role::Voter).run());
     // Only b knows a: its dial passes the knock and fails on a's list.
     b.handle.update_members(members(2, vec![a.member(), b.member()])).await.unwrap();
@@ -155,7 +155,7 @@ async fn another_epoch_secret_gets_no_link() {
 }
 
 #[tokio::test]
-async fn removing_a_member_closes_its_link_and_keeps_it_out() {
+async fn hygiene_11_removing_a_member_closes_its_link_and_keeps_it_out() {
     let (a, b) = (Start::new(1, Role::Voter).run(), Start::new(2, Role::Voter).run());
     introduce(2, &[&a, &b]).await;
     converged(&a, &b).await;

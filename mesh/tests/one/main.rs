@@ -3,6 +3,10 @@
 #[cfg(test)]
 mod epochs;
 #[cfg(test)]
+mod hygiene;
+#[cfg(test)]
+mod intruders;
+#[cfg(test)]
 mod lifetime;
 #[cfg(test)]
 mod links;
@@ -12,6 +16,10 @@ mod node;
 mod pairing;
 #[cfg(test)]
 mod port;
+#[cfg(test)]
+mod raw;
+#[cfg(test)]
+mod rotation;
 #[cfg(test)]
 mod rpc;
 #[cfg(test)]

@@ -134,7 +134,7 @@ async fn an_invite_makes_a_member_that_links_and_talks() {
 }
 
 #[tokio::test]
-async fn asking_again_with_the_same_key_is_welcome_and_with_another_is_spent() {
+async fn hygiene_08_a_stolen_invite_is_of_no_use_once_it_is_spent() {
     let issuer = issuer();
     let invite = issuer.invite(1, LONG);
     let first = pair(request(2, invite.clone())).await.unwrap();
@@ -152,7 +152,7 @@ async fn an_uncertain_answer_is_asked_again() {
 }
 
 #[tokio::test]
-async fn an_expired_invite_is_said_by_both_sides() {
+async fn hygiene_08_an_expired_invite_is_said_by_both_sides() {
     let issuer = issuer();
     let mut invite = issuer.invite(1, Duration::ZERO);
     assert_eq!(pair(request(2, invite.clone())).await.unwrap_err().code(), ErrorCode::InviteExpired);

@@ -24,7 +24,7 @@ fn initial(version: u32, dcid: &[u8]) -> Vec<u8> {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_stranger_gets_zero_bytes() {
+async fn hygiene_01_02_a_stranger_and_a_foreign_version_get_zero_bytes() {
     let (a, b) = (Start::new(1, Role::Voter).run(), Start::new(2, Role::Voter).run());
     let stranger = UdpSocket::bind("127.0.0.1:0").unwrap();
     let wrong =

@@ -79,7 +79,7 @@ fn secrets_of_others_are_replaced_as_a_whole() {
 }
 
 #[test]
-fn a_missing_or_partial_key_is_an_error_and_stays_so() {
+fn hygiene_14_a_missing_or_partial_key_is_an_error_and_stays_so() {
     for (file, keep, code) in [
         ("mesh.key", None, ErrorCode::IdentityMissing),
         ("identity.key", None, ErrorCode::IdentityMissing),
@@ -101,6 +101,17 @@ fn a_missing_or_partial_key_is_an_error_and_stays_so() {
         if !file.starts_with("epochs") {
             assert_eq!(state::create_identity(root.path()).unwrap_err().code(), code, "{file} {keep:?}");
         }
+    }
+}
+
+#[test]
+fn hygiene_14_a_key_that_others_can_read_is_refused() {
+    for file in ["mesh.key", "identity.key", "rejoin.key", "epochs/1.key"] {
+        let root = tempfile::tempdir().unwrap();
+        state::write_initial(root.path(), &initial(root.path())).unwrap();
+        std::fs::set_permissions(root.path().join(file), std::fs::Permissions::from_mode(0o640)).unwrap();
+        let error = state::load(root.path()).unwrap_err();
+        assert_eq!(error.code(), ErrorCode::IdentityPartial, "{file}");
     }
 }
 

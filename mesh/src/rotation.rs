@@ -1,0 +1,126 @@
+//! Changing a node's keys on disk, in two steps with the fleet's consent in
+//! between.
+//!
+//! ```text
+//! next/  mesh.key  identity.key  succession.json   prepared; the old keys serve
+//! next/commit                                      from here on the new keys win
+//! last/                                            done; being removed
+//! ```
+//! Invariant: at any moment, also after a crash at any point, [`crate::state`]
+//! finds either both old keys or both new ones
+//! (`tests/one/rotation.rs`): the mark `commit` is durable before the first key
+//! is replaced, and loading goes on with a replacement that was cut short.
+//! Prepared keys are made once; preparing again returns the same.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use osmoda_kit::{
+    fsio::{self, FsError},
+    keys,
+};
+use osmoda_mesh_crypto::StaticKey;
+use osmoda_mesh_protocol::Succession;
+use osmoda_types::NetworkId;
+
+use crate::{
+    identity::Identity,
+    state::{self, IDENTITY_KEY, MESH_KEY, MODE, StateError},
+};
+
+const NEXT: &str = "next";
+const LAST: &str = "last";
+const COMMIT: &str = "commit";
+const SUCCESSION: &str = "succession.json";
+/// Bound on `succession.json`: five fields.
+const SUCCESSION_BYTES_MAX: u64 = 4096;
+
+/// Makes the next keys, signed by the present ones, or returns those that were
+/// made before.
+///
+/// # Errors
+/// [`StateError`] when the present keys or the folder cannot be used.
+pub fn prepare(dir: &Path, network: &NetworkId) -> Result<Succession, StateError> {
+    let old = state::load_identity(dir)?;
+    let next = dir.join(NEXT);
+    if let Some(succession) = read(&next)? {
+        return Ok(succession);
+    }
+    // Keys without their succession were shown to nobody.
+    remove(&next)?;
+    remove(&dir.join(LAST))?;
+    fsio::create_private_dir(&next)?;
+    let transport = keys::generate(&next.join(MESH_KEY))?;
+    let signing = keys::generate_signing(&next.join(IDENTITY_KEY))?;
+    let new = Identity::new(StaticKey::from_bytes(transport.expose()), signing);
+    let said = Succession::statement(network, &old.node(), &new.mesh_key(), &new.identity_key());
+    let succession = Succession {
+        node: old.node(),
+        mesh_key: new.mesh_key(),
+        identity_key: new.identity_key(),
+        by_old: old.sign(&said),
+        by_new: new.sign(&said),
+    };
+    // Last, so that it says that the rest is complete.
+    state::write_json(&next.join(SUCCESSION), &succession)?;
+    Ok(succession)
+}
+
+/// Puts the prepared keys in the place of the present ones: after the fleet has
+/// the succession, and never before. The program that holds the old identity
+/// must start again.
+///
+/// # Errors
+/// [`StateError::NothingPrepared`], [`StateError`] of the files.
+pub fn commit(dir: &Path) -> Result<Arc<Identity>, StateError> {
+    let next = dir.join(NEXT);
+    if read(&next)?.is_none() {
+        return Err(StateError::NothingPrepared(dir.to_owned()));
+    }
+    fsio::write_atomic(&next.join(COMMIT), b"", MODE)?;
+    state::load_identity(dir)
+}
+
+/// Forgets prepared keys that the fleet did not accept.
+///
+/// # Errors
+/// [`StateError`] of the files; keys that were committed are not forgotten.
+pub fn abandon(dir: &Path) -> Result<(), StateError> {
+    finish(dir)?;
+    remove(&dir.join(NEXT))
+}
+
+/// Goes on with a replacement that was begun, if one was.
+pub(crate) fn finish(dir: &Path) -> Result<(), StateError> {
+    let next = dir.join(NEXT);
+    if !next.join(COMMIT).exists() {
+        return Ok(());
+    }
+    // Both are read before either is replaced.
+    let (transport, signing) = (keys::load(&next.join(MESH_KEY))?, keys::load(&next.join(IDENTITY_KEY))?);
+    fsio::write_atomic(&dir.join(MESH_KEY), transport.expose(), MODE)?;
+    fsio::write_atomic(&dir.join(IDENTITY_KEY), signing.expose(), MODE)?;
+    let last = dir.join(LAST);
+    remove(&last)?;
+    std::fs::rename(&next, &last).map_err(|source| FsError::new("rename", &next, source))?;
+    fsio::sync_dir(dir)?;
+    tracing::info!("the node has new keys");
+    remove(&last)
+}
+
+fn read(next: &Path) -> Result<Option<Succession>, StateError> {
+    state::read_json(&next.join(SUCCESSION), SUCCESSION_BYTES_MAX)
+}
+
+fn remove(folder: &Path) -> Result<(), StateError> {
+    let failed = |source| FsError::new("remove", folder, source);
+    match std::fs::remove_dir_all(folder) {
+        Ok(()) => Ok(fsio::sync_dir(&parent(folder))?),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(failed(error).into()),
+    }
+}
+
+fn parent(folder: &Path) -> PathBuf {
+    folder.parent().map_or_else(|| PathBuf::from("."), Path::to_owned)
+}

@@ -11,8 +11,8 @@ fn read(path: &str) -> String {
 /// The version a workspace dependency asks for.
 fn asked(manifest: &str, name: &str) -> String {
     let line = manifest.lines().find(|line| line.starts_with(&format!("{name} = "))).expect(name);
-    let from = line.find("version = \"").map_or(line.find('"').unwrap() + 1, |at| at + "version = \"".len());
-    line[from..].split('"').next().unwrap().to_owned()
+    let from = line.find("version = \"").map_or(line.find('"').expect("a version") + 1, |at| at + "version = \"".len());
+    line[from..].split('"').next().expect("the first piece").to_owned()
 }
 
 #[test]

@@ -79,6 +79,8 @@ pub(crate) enum Command {
     /// Shows and clears the deny-list
     #[command(subcommand)]
     Target(Target),
+    /// Talks in rooms of the node on this machine
+    Room(crate::command::room::Room),
     /// Chooses which controller is meant
     #[command(subcommand)]
     Context(Context),

@@ -3,6 +3,7 @@
 pub(crate) mod dev;
 pub(crate) mod manifest;
 pub(crate) mod operator;
+pub(crate) mod room;
 
 mod contexts;
 mod doctor;
@@ -36,6 +37,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Manifest(command) => manifest::run(global, command).await,
         Command::Operator(command) => operator::run(global, command).await,
         Command::Dev(command) => dev::run(global, &command),
+        Command::Room(room) => room::run(global, room).await,
         Command::Doctor => doctor::run(global).await,
         Command::Version => version(&mut Output::stdout(global.output)),
         Command::Status => status::run(&mut Session::open(global)?).await,

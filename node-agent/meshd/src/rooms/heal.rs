@@ -13,7 +13,7 @@ use osmoda_kit::error::ApiError;
 use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::TaskKind;
 use osmoda_mesh::MeshStream;
-use osmoda_mesh_rooms::{Answerer, Blob, Do, Frame, MessageId, Opener, Refusal, RoomId, Side};
+use osmoda_mesh_rooms::{Answerer, Blob, Do, Frame, MessageId, Opener, Refusal, RoomId, Side, Verdict};
 use osmoda_node_api::mesh::Service;
 use osmoda_types::NodeId;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf, split};
@@ -264,7 +264,11 @@ impl Line<'_> {
 
     async fn store(&self, list: Vec<Blob>) -> io::Result<()> {
         let stored: Result<_, ApiError> = self.cx.take(self.peer, Way::Healed, list).await;
-        let (_, known) = stored.map_err(io::Error::other)?;
+        let (verdicts, known) = stored.map_err(io::Error::other)?;
+        if verdicts.iter().any(|(_, verdict)| *verdict == Verdict::Later) {
+            // A quota or a full disk: what comes after would not fit either.
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.cx.traffic.heal_repeated.fetch_add(known as u64, Relaxed);
         Ok(())
     }

@@ -40,6 +40,10 @@ const TICK: Duration = Duration::from_secs(1);
 /// How often retention is looked at, in ticks.
 const PRUNE_TICKS: u64 = 60;
 
+/// After a failed commit writes are refused for this long without a try: a disk
+/// that is full stays so for a while, and after each try all is read again.
+const FAILED_PAUSE: Duration = Duration::from_secs(1);
+
 /// Called after the commit, with its outcome.
 type Then = Box<dyn FnOnce(&mut Owner, Result<(), ErrorCode>) + Send>;
 
@@ -71,6 +75,7 @@ pub(crate) struct Owner {
     pub(crate) wake: Arc<Notify>,
     pub(crate) heal_every: Duration,
     store: Option<Store>,
+    failed: Option<(Instant, ErrorCode)>,
     path: PathBuf,
     tasks: Tasks,
 }
@@ -102,6 +107,7 @@ impl Owner {
             wake,
             heal_every,
             store: None,
+            failed: None,
             path,
             tasks,
         };
@@ -194,10 +200,19 @@ impl Owner {
                 Err(ErrorCode::StateDirUnusable)
             }
         };
-        if written.is_err() {
+        if let Err(code) = written {
+            self.failed = Some((Instant::now(), code));
             self.reopen().await?;
         }
         written
+    }
+
+    /// Whether a write may be tried now.
+    pub(crate) fn may_write(&self) -> Result<(), ErrorCode> {
+        match self.failed {
+            Some((at, code)) if at.elapsed() < FAILED_PAUSE => Err(code),
+            _ => Ok(()),
+        }
     }
 
     /// Brings the memory back to what the disk says.

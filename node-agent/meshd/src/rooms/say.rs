@@ -45,6 +45,7 @@ impl Owner {
     }
 
     fn compose(&mut self, id: &RoomId, text: String, batch: &mut Batch) -> Result<(SentMessage, Frame), ApiError> {
+        self.may_write().map_err(not_written)?;
         let (key, own, now_ms) = (self.identity.identity_key(), self.own, self.now_ms());
         let node_messages = self.messages();
         let room = self.rooms.get_mut(id).filter(|room| room.has(&own)).ok_or_else(unknown_room)?;
@@ -96,6 +97,7 @@ impl Owner {
 
     /// Whether one more room of this creator can be kept.
     pub(crate) fn has_place_for(&self, signed: &Signed) -> Result<(), ApiError> {
+        self.may_write().map_err(not_written)?;
         let creator = signed.record().creator;
         let mine = self.rooms.values().filter(|room| room.has(&self.own));
         let of_creator = mine.clone().filter(|room| room.signed.record().creator == creator).count();
@@ -129,6 +131,7 @@ impl Owner {
     }
 
     fn next_record(&mut self, change: &Change) -> Result<Signed, ChangeRefused> {
+        self.may_write().map_err(|code| ChangeRefused::Store(not_written(code)))?;
         let own_key = self.identity.identity_key();
         let room = self.rooms.get(&change.room).ok_or(ChangeRefused::NotFound)?;
         let record = room.signed.record();

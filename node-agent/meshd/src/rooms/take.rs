@@ -52,6 +52,9 @@ impl Owner {
         batch: &mut Batch,
         reply: Reply<Vec<(MessageId, Verdict)>>,
     ) {
+        if self.may_write().is_err() {
+            return answer(reply, messages.iter().map(|message| (message.id(), Verdict::Later)).collect());
+        }
         let mut verdicts = Vec::with_capacity(messages.len());
         let mut fresh: Vec<(RoomId, MessageId)> = Vec::new();
         for message in messages {
@@ -135,6 +138,9 @@ impl Owner {
 
     /// Takes waiting messages whose time has come.
     pub(crate) fn release_waiting(&mut self, batch: &mut Batch) {
+        if self.may_write().is_err() {
+            return;
+        }
         let now_ms = self.now_ms();
         let mut ready = Vec::new();
         for room in self.rooms.values_mut() {
@@ -160,6 +166,9 @@ impl Owner {
 
     /// Looks at every room's retention.
     pub(crate) fn prune(&mut self, batch: &mut Batch) {
+        if self.may_write().is_err() {
+            return;
+        }
         let now_ms = self.now_ms();
         for room in self.rooms.values_mut() {
             batch.writes.extend(room.prune(now_ms));
@@ -180,7 +189,7 @@ impl Owner {
             None => names_us(signed.record()) && signed.record().has(from) && self.has_place_for(&signed).is_ok(),
         };
         // Only this node signs the records of its own rooms.
-        if !wanted || signed.record().creator == own_key {
+        if !wanted || self.may_write().is_err() || signed.record().creator == own_key {
             return answer(reply, false);
         }
         let id = signed.id();

@@ -49,14 +49,19 @@ async fn controller(certificate: &str) -> (TestController, SocketAddr, tempfile:
 async fn osmoda(server: &str, authority: &str, args: &[&str]) -> Output {
     let own = std::env::current_exe().unwrap();
     let program = own.parent().and_then(std::path::Path::parent).unwrap().join("osmoda");
-    assert!(program.exists(), "build it first: cargo build -p osmoda-ctl --features tls --bin osmoda");
+    assert!(program.exists(), "build it first: cargo build --features osmoda-ctl/tls --bin osmoda");
     let spec = Spec::new(program)
         .args(["--server", server].iter().chain(args))
         .env("OSMODA_TOKEN", TOKEN)
         .env("SSL_CERT_FILE", data(authority))
         .env("HOME", "/nonexistent")
         .time_limit(LIMIT);
-    process::run(&spec).await.unwrap()
+    let output = process::run(&spec).await.unwrap();
+    assert!(
+        !text(&output.stderr).contains("has no TLS"),
+        "build it: cargo build --features osmoda-ctl/tls --bin osmoda"
+    );
+    output
 }
 
 fn text(bytes: &[u8]) -> String {
@@ -124,8 +129,8 @@ async fn the_operators_client_begins_with_the_hybrid_group() {
         let (_, shaken) = stream.get_ref();
         (shaken.handshake_kind().unwrap(), shaken.negotiated_key_exchange_group().unwrap().name())
     };
-    let (client, shaken) = tokio::join!(client, serving);
-    assert_eq!(shaken, (HandshakeKind::Full, NamedGroup::X25519MLKEM768));
+    let (client, shaken) = tokio::join!(client, tokio::time::timeout(LIMIT, serving));
+    assert_eq!(shaken.unwrap(), (HandshakeKind::Full, NamedGroup::X25519MLKEM768));
     assert!(!client.status.success(), "nobody answered it");
 }
 

@@ -10,7 +10,7 @@
 //! is on disk here. Invariant: after a failed commit the memory is what the disk
 //! says (`tests::a_full_disk_refuses_and_nothing_is_half_done`).
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +22,7 @@ use osmoda_kit::tasks::Tasks;
 use osmoda_mesh::Identity;
 use osmoda_mesh_rooms::limits::SEEN_MAX;
 use osmoda_mesh_rooms::{Clock, Frame, MessageId, Meter, RoomId, Seen};
-use osmoda_types::{ErrorCode, NodeId};
+use osmoda_types::{ErrorCode, NodeId, PublicKey};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
@@ -51,6 +51,8 @@ type Then = Box<dyn FnOnce(&mut Owner, Result<(), ErrorCode>) + Send>;
 #[derive(Default)]
 pub(crate) struct Batch {
     pub(crate) writes: Vec<Write>,
+    /// Authors whose state changed; each is written once, as it is in the end.
+    pub(crate) authors: BTreeSet<(RoomId, PublicKey)>,
     pub(crate) then: Vec<Then>,
 }
 
@@ -175,7 +177,8 @@ impl Owner {
     /// Makes the batch durable and tells everybody; on failure reads the disk
     /// again and tells those who asked.
     async fn commit(&mut self, batch: Batch) {
-        let Batch { writes, then } = batch;
+        let Batch { mut writes, authors, then } = batch;
+        writes.extend(authors.iter().filter_map(|(room, key)| Some(self.rooms.get(room)?.author_write(key))));
         let outcome = if writes.is_empty() { Ok(()) } else { self.write(writes).await };
         for done in then {
             done(self, outcome);

@@ -74,7 +74,7 @@ impl Owner {
             received_ms: i64::try_from(now_ms).unwrap_or(i64::MAX),
             wire: signed.wire().to_vec(),
         });
-        batch.writes.push(room.author_write(&key));
+        batch.authors.insert((*id, key));
         let sent = SentMessage { id: signed.id(), author_seq: signed.message().seq, on_its_way: 0 };
         Ok((sent, Frame::Post(Blob(signed.wire().to_vec()))))
     }
@@ -165,16 +165,22 @@ impl Owner {
     /// Puts a newer record in force: what it does not admit goes, and a room
     /// that this node is not in any more is emptied.
     pub(crate) fn adopt(&mut self, signed: Signed, batch: &mut Batch) {
-        let (id, own) = (signed.id(), self.own);
+        let (id, own, own_key) = (signed.id(), self.own, self.identity.identity_key());
         batch.writes.push(Write::Record(signed.clone()));
         let Some(room) = self.rooms.get_mut(&id) else {
             self.rooms.insert(id, Room::new(signed, RoomLog::default()));
             return;
         };
         room.signed = signed;
+        // It may name messages that go now and come back with a later record.
+        self.seen.clear();
         if !room.has(&own) {
             batch.writes.push(Write::Empty(id));
+            // Its own number stays: if it is added again, it goes on counting.
+            let known = room.log.author(&own_key);
             room.log = RoomLog::with_summary(*room.log.summary());
+            room.log.restore_author(own_key, known.seq, known.head, known.forked);
+            batch.authors.insert((id, own_key));
             room.quarantine.clear();
             self.meter.forget(&id);
             tracing::info!(room = %id, "no member of the room any more");

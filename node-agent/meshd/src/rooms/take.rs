@@ -129,7 +129,7 @@ impl Owner {
                     received_ms: i64::try_from(now_ms).unwrap_or(i64::MAX),
                     wire: message.wire().to_vec(),
                 });
-                batch.writes.push(room.author_write(&author));
+                batch.authors.insert((room_id, author));
                 fresh.push((room_id, id));
                 Verdict::Kept
             }

@@ -154,8 +154,16 @@ async fn a_room_for_the_fleet_is_joined_by_asking_and_guests_make_no_rooms_here(
     let joined = b.rooms.join(room, None).await.unwrap();
     assert!(joined.members.contains(&b.id()) && joined.creator == a.id());
     same(room, &[&a, &b], 1).await;
+    assert_eq!(b.rooms.send(room, "hello".to_owned()).await.unwrap().author_seq, 1);
+    same(room, &[&a, &b], 2).await;
     b.rooms.leave(room, None).await.unwrap();
     wait_for("the end", LIMIT, async || b.rooms.show(room, 0).await.err()).await;
+    // Back again it goes on counting, and reads what was said before.
+    b.rooms.join(room, None).await.unwrap();
+    assert_eq!(b.rooms.send(room, "back".to_owned()).await.unwrap().author_seq, 2);
+    same(room, &[&a, &b], 3).await;
+    assert!(a.rooms.show(room, 9).await.unwrap().messages.iter().all(|message| !message.forked));
+    b.rooms.leave(room, None).await.unwrap();
     assert_eq!(a.rooms.leave(room, None).await.unwrap_err().code, ErrorCode::Conflict);
 
     let key = guest.identity.identity_key();

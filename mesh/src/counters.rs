@@ -23,11 +23,13 @@ pub enum Event {
     Limited,
     /// A member was let in without a knock: a clock is wrong.
     KnockMissed,
+    /// A knock that had let somebody in came again.
+    Replayed,
 }
 
 impl Event {
     /// Every kind.
-    pub const ALL: [Event; 7] = [
+    pub const ALL: [Event; 8] = [
         Event::OldEpochAccepted,
         Event::RejoinAccepted,
         Event::KeysUpdated,
@@ -35,6 +37,7 @@ impl Event {
         Event::RetryAsked,
         Event::Limited,
         Event::KnockMissed,
+        Event::Replayed,
     ];
 
     /// Its name in the metrics.
@@ -48,6 +51,7 @@ impl Event {
             Event::RetryAsked => "retry_asked",
             Event::Limited => "limited",
             Event::KnockMissed => "knock_missed",
+            Event::Replayed => "replayed",
         }
     }
 }

@@ -44,6 +44,12 @@ const PAIR_REFUSALS: Rate = Rate { per_second: 1, burst: 10 };
 /// small answers a second sent to them.
 const FALLBACKS: Rate = Rate { per_second: 10, burst: 32 };
 
+/// How long a knock is remembered after it let somebody in: longer than the three
+/// slots of 30 s in which it is valid. Two such spans are kept, so at the most
+/// `TOTAL` times 240 s: 48,400 connection ids, about 3 MiB, under a flood by
+/// somebody who holds the secret; in peace none.
+const REMEMBERED: Duration = Duration::from_secs(120);
+
 /// What a first packet has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Knocked {
@@ -62,6 +68,8 @@ pub(crate) enum Verdict {
     Ignore,
     /// Over a limit: no byte back, and counted.
     Limit,
+    /// Its knock has let somebody in before: no byte back, and counted.
+    Replay,
     /// It must prove its address.
     Retry,
     /// It may go on.
@@ -79,6 +87,30 @@ pub(crate) struct Gate {
     fallbacks: Bucket,
     policy: KnockFallback,
     known: Known,
+    used: Used,
+}
+
+/// Knocks that let somebody in. Whoever saw one on the way may send it again
+/// within its slots; without this, each copy would begin a handshake.
+#[derive(Default)]
+struct Used {
+    now: HashSet<Vec<u8>>,
+    before: HashSet<Vec<u8>>,
+    since: Duration,
+}
+
+impl Used {
+    fn has(&self, dcid: &[u8]) -> bool {
+        self.now.contains(dcid) || self.before.contains(dcid)
+    }
+
+    fn add(&mut self, dcid: &[u8], now: Duration) {
+        if now.saturating_sub(self.since) >= REMEMBERED {
+            self.before = std::mem::take(&mut self.now);
+            self.since = now;
+        }
+        self.now.insert(dcid.to_vec());
+    }
 }
 
 /// The addresses of the members of one snapshot.
@@ -92,14 +124,33 @@ impl Gate {
     /// Full buckets, spread by `seed`.
     pub(crate) fn new(policy: KnockFallback, seed: [u8; 32]) -> Self {
         let buckets = |rate| Buckets::new(rate, seed);
-        let (total, fallbacks, known) = (Bucket::full(), Bucket::full(), Known::default());
+        let (total, fallbacks, known, used) = (Bucket::full(), Bucket::full(), Known::default(), Used::default());
         let (unproven, proven, refusals) = (buckets(UNPROVEN), buckets(PROVEN), buckets(PAIR_REFUSALS));
-        Self { unproven, proven, refusals, total, fallbacks, policy, known }
+        Self { unproven, proven, refusals, total, fallbacks, policy, known, used }
     }
 
     /// Judges a first packet at boot time `now`, with so many handshakes under
-    /// way. `proven` says whether the address has answered a Retry.
-    pub(crate) fn judge(
+    /// way. `dcid` is the connection id that knocked; `proven` says whether the
+    /// address has answered a Retry.
+    pub(crate) fn admit(
+        &mut self,
+        (knocked, dcid): (Knocked, &[u8]),
+        source: SocketAddr,
+        proven: bool,
+        under_way: usize,
+        now: Duration,
+    ) -> Verdict {
+        if knocked != Knocked::Nowhere && self.used.has(dcid) {
+            return Verdict::Replay;
+        }
+        let verdict = self.judge(knocked, source, proven, under_way, now);
+        if verdict == Verdict::Accept {
+            self.used.add(dcid, now);
+        }
+        verdict
+    }
+
+    fn judge(
         &mut self,
         knocked: Knocked,
         source: SocketAddr,
@@ -223,6 +274,31 @@ mod tests {
         assert_eq!(gate.judge(Knocked::Member, guesser, true, 0, NOW), Verdict::Accept);
         let later = NOW + Duration::from_secs(2);
         assert_eq!(gate.judge(Knocked::Joiner, guesser, true, 0, later), Verdict::Accept);
+    }
+
+    #[test]
+    fn hygiene_09_a_knock_lets_in_once_and_a_retry_does_not_use_it_up() {
+        let mut gate = gate(KnockFallback::Off);
+        let (source, thief) = (from("192.0.2.1:1"), from("198.51.100.1:1"));
+        let ask = |gate: &mut Gate, dcid: &[u8], source, proven, load, now| {
+            gate.admit((Knocked::Member, dcid), source, proven, load, now)
+        };
+        assert_eq!(ask(&mut gate, b"one", source, false, RETRY_ABOVE, NOW), Verdict::Retry);
+        assert_eq!(ask(&mut gate, b"one", source, true, RETRY_ABOVE, NOW), Verdict::Accept);
+        // Again from anywhere, proven or not, for as long as its slots last.
+        for later in [0, 60, 119] {
+            let now = NOW + Duration::from_secs(later);
+            assert_eq!(ask(&mut gate, b"one", thief, true, 0, now), Verdict::Replay);
+            assert_eq!(ask(&mut gate, &[u8::try_from(later).unwrap()], source, true, 0, now), Verdict::Accept);
+        }
+        // Forgotten when it has long been void; strangers are not remembered at all.
+        for later in [121, 242] {
+            let now = NOW + Duration::from_secs(later);
+            ask(&mut gate, &[2, u8::try_from(later).unwrap()], source, true, 0, now);
+        }
+        assert!(!gate.used.has(b"one"));
+        assert_eq!(gate.admit((Knocked::Nowhere, b"x"), thief, false, 0, NOW), Verdict::Ignore);
+        assert!(!gate.used.has(b"x"));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use osmoda_kit::{
     shutdown::Stage,
     tasks::{TaskKind, Tasks},
 };
-use osmoda_mesh_protocol::{Members, PeerInfo, Service};
+use osmoda_mesh_protocol::{CLOSE_NORMAL, Members, PeerInfo, Service};
 use osmoda_types::{MeshEpoch, NodeId, Role};
 use quinn::Connection;
 use tokio::{
@@ -298,6 +298,17 @@ impl MeshHandle {
     pub async fn update_members(&self, members: Members) -> Result<(), MeshError> {
         members.check()?;
         self.hub.members(members).await.ok_or(MeshError::Stopping)?
+    }
+
+    /// Closes the link to a peer; returns whether there was one. A member is
+    /// dialled again: only the snapshot says who belongs.
+    pub fn disconnect(&self, peer: &NodeId) -> bool {
+        let links = self.shared.links.borrow();
+        let link = links.0.get(peer);
+        if let Some(link) = link {
+            hub::close(&link.connection, CLOSE_NORMAL);
+        }
+        link.is_some()
     }
 
     /// Lets the holder of this invite reach the enroller.

@@ -87,13 +87,19 @@ fn begin(
     };
     gate.know(&shared.members.load_full());
     let (source, proven) = (incoming.remote_address(), incoming.remote_address_validated());
-    let door = match gate.judge(knocked, source, proven, under_way, now_boot) {
+    let dcid = incoming.orig_dst_cid();
+    let door = match gate.admit((knocked, &dcid), source, proven, under_way, now_boot) {
         Verdict::Ignore => {
             incoming.ignore();
             return None;
         }
         Verdict::Limit => {
             shared.counters.note(Event::Limited);
+            incoming.ignore();
+            return None;
+        }
+        Verdict::Replay => {
+            shared.counters.note(Event::Replayed);
             incoming.ignore();
             return None;
         }

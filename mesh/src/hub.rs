@@ -33,6 +33,7 @@ use crate::{
     door::Doors,
     epochs::Epochs,
     error::MeshError,
+    gauges,
     handle::Linked,
     identity::Identity,
     link,
@@ -411,7 +412,9 @@ impl Hub {
     }
 
     fn publish(&self) {
-        self.shared.links.send_replace(Linked(Arc::new(self.links.clone())));
+        let linked = Linked(Arc::new(self.links.clone()));
+        gauges::links(&self.shared.members.load(), self.shared.identity.node(), &linked);
+        self.shared.links.send_replace(linked);
     }
 
     async fn close_all(&mut self) {

@@ -20,6 +20,7 @@ mod door;
 mod epochs;
 mod error;
 mod gate;
+mod gauges;
 mod handle;
 mod hub;
 mod identity;

@@ -12,7 +12,7 @@ use tokio::{io::AsyncWriteExt, sync::mpsc::error::TrySendError};
 
 use crate::{
     counters::Event,
-    dial,
+    dial, gauges,
     hub::{HubSender, Link, Shared, close, millis},
     lifetime::{Drain, Due, Lifetime},
     listen::peer_identity,
@@ -70,6 +70,7 @@ async fn work(shared: &Arc<Shared>, hub: &HubSender, peer: NodeId, link: &Link) 
             Some(()) = renewal.next(), if !renewal.is_empty() => {}
             // Safe to drop: a tick that was not taken stays due.
             _ = look.tick() => {
+                gauges::link(shared, peer, link, shared.clock.now_boot());
                 if age.look(shared, link) && renewal.is_empty() {
                     renewal.push(dial::renew(shared, hub, peer, link));
                 }

@@ -91,6 +91,7 @@ fn link(node: &Node) -> LinkInfo {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn hygiene_12_keys_are_updated_every_half_hour_at_both_ends() {
+    osmoda_kit::metrics::init();
     let clock = FakeClock::new();
     let (a, b, mut accepted) = linked_by(&clock, &clock, one_handshake).await;
     let mut pipe = Pipe::open(&a, &b, &mut accepted).await;
@@ -117,6 +118,13 @@ async fn hygiene_12_keys_are_updated_every_half_hour_at_both_ends() {
     let info = link(&a);
     assert!(info.bytes_in > 0 && info.bytes_out > 0 && info.sent_packets > 0 && info.mtu >= 1200, "{info:?}");
     assert!(info.loss_ppm() < 1_000_000);
+    // The same for whoever reads /metrics.
+    let (up, mtu) = (format!("osmoda_mesh_link_up{{peer=\"{0}\"}} 1", b.id().short()), "osmoda_mesh_mtu_bytes{peer=");
+    let rendered = wait_for("the numbers", LIMIT, async || {
+        let text = osmoda_kit::metrics::render();
+        (text.contains(&up) && text.contains(mtu)).then_some(text)
+    });
+    assert!(rendered.await.contains("osmoda_mesh_events_total{event=\"keys_updated\"}"));
 }
 
 /// A peer that never updates does not keep the keys old.

@@ -4,5 +4,6 @@ pub mod bench;
 pub mod demo;
 pub mod faults;
 pub mod hosts;
+pub mod shaper;
 pub mod sockets;
 pub mod units;

@@ -51,10 +51,20 @@ pub(crate) fn demo(rest: &[OsString]) -> anyhow::Result<ExitCode> {
 }
 
 /// `cargo xtask bench`.
+///
+/// `mesh` compares with TLS and with quick primitives, both of which a C library
+/// brings along; no other benchmark waits for it to be built.
 pub(crate) fn bench(rest: &[OsString]) -> anyhow::Result<ExitCode> {
     let metadata = Metadata::load()?;
     require(&metadata, "osmoda-tests", "bench")?;
-    let program = build(&metadata, Profile::Release, ("osmoda-tests", "bench"))?;
+    let mesh = rest.iter().any(|word| word == "mesh");
+    if mesh {
+        let fast = build_with(&metadata, Profile::Release, ("osmoda-tests", "bench"), "osmoda-tests/fast-crypto")?;
+        let beside = fast.with_file_name("bench-fast");
+        std::fs::copy(&fast, &beside).with_context(|| format!("cannot write {}", beside.display()))?;
+    }
+    let features = if mesh { "osmoda-tests/bench-tls" } else { "" };
+    let program = build_with(&metadata, Profile::Release, ("osmoda-tests", "bench"), features)?;
     become_program(program, rest)
 }
 
@@ -83,6 +93,11 @@ pub(crate) fn dev(rest: &[OsString]) -> anyhow::Result<ExitCode> {
 
 /// Builds the product's programs and one more; returns the path of that one.
 pub(crate) fn build(metadata: &Metadata, profile: Profile, extra: (&str, &str)) -> anyhow::Result<PathBuf> {
+    build_with(metadata, profile, extra, "")
+}
+
+/// The same with features, separated by commas.
+fn build_with(metadata: &Metadata, profile: Profile, extra: (&str, &str), features: &str) -> anyhow::Result<PathBuf> {
     let mut arguments = vec!["build", "--quiet"];
     if profile == Profile::Release {
         arguments.push("--release");
@@ -90,6 +105,9 @@ pub(crate) fn build(metadata: &Metadata, profile: Profile, extra: (&str, &str)) 
     for (package, binary) in PRODUCT.iter().copied().chain([extra]) {
         require(metadata, package, binary)?;
         arguments.extend(["-p", package, "--bin", binary]);
+    }
+    if !features.is_empty() {
+        arguments.extend(["--features", features]);
     }
     run::checked(run::root(), &run::cargo(), &arguments)?;
     Ok(built(metadata, profile, extra.1))

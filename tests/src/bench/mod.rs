@@ -5,8 +5,11 @@
 //! them. `cargo xtask bench NAME` runs one.
 
 mod fleet;
+pub mod flood;
 pub mod ledger;
+pub mod loss;
 pub mod memory;
+pub mod mesh;
 pub mod raft;
 pub mod report;
 pub mod revocation;
@@ -52,6 +55,21 @@ pub const ALL: &[Bench] = &[
         name: "rooms",
         about: "two halves of sixteen nodes, 10,000 room messages a side: time and bytes until healed",
         run: rooms::run,
+    },
+    Bench {
+        name: "mesh",
+        about: "a mesh link beside quinn with TLS 1.3 and Noise over TCP: bulk, connect, small calls",
+        run: mesh::run,
+    },
+    Bench {
+        name: "flood",
+        about: "a member connects while strangers send 50,000 bad packets a second",
+        run: flood::run,
+    },
+    Bench {
+        name: "loss",
+        about: "eight streams over a road of 50 ms that loses packets, beside Noise over TCP",
+        run: loss::run,
     },
     Bench { name: "memory", about: "what the processes of an idle fleet hold in memory", run: memory::run },
 ];

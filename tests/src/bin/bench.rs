@@ -9,6 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use osmoda_tests::bench;
+use osmoda_tests::bench::mesh::connect;
 use osmoda_tests::bench::raft::voter::{self, VoterArgs};
 
 /// Exit code for a name that is no benchmark (`sysexits.h`).
@@ -35,15 +36,29 @@ enum Part {
     /// One voter of `raft`.
     #[command(name = voter::COMMAND, hide = true)]
     RaftVoter(VoterArgs),
+    /// Connect times of `mesh`, with the primitives of this build.
+    #[command(name = connect::COMMAND, hide = true)]
+    MeshConnect {
+        /// How often both sides are measured.
+        rounds: usize,
+    },
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let args = Args::parse();
-    if let Some(Part::RaftVoter(args)) = args.part {
-        voter::run(&args)?;
-        return Ok(ExitCode::SUCCESS);
-    }
     let mut out = std::io::stdout().lock();
+    match args.part {
+        Some(Part::RaftVoter(args)) => {
+            drop(out);
+            voter::run(&args)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        Some(Part::MeshConnect { rounds }) => {
+            serde_json::to_writer(&mut out, &connect::take(rounds)?)?;
+            return Ok(ExitCode::SUCCESS);
+        }
+        None => {}
+    }
     if args.list {
         for bench in bench::ALL {
             writeln!(out, "{:10} {}", bench.name, bench.about)?;

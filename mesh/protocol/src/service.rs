@@ -25,6 +25,8 @@ pub enum Service {
     /// Checkpoints to cosign and evidence of forks, between the ledgers of
     /// nodes. Reserved: nobody accepts it yet.
     Witness,
+    /// Short messages between two nodes, kept in the receiver's ledger.
+    Messages,
 }
 
 struct Row {
@@ -40,7 +42,7 @@ struct Row {
 /// fleet streams carry grants, rooms carry people's words, link streams only
 /// tell, blobs are bulk. A room guest reaches rooms and nothing else; which
 /// room is the room's own record.
-const TABLE: [Row; 7] = [
+const TABLE: [Row; 8] = [
     Row { service: Service::Raft, name: "raft", callers: &[Role::Voter], owners: &[Role::Voter], priority: 100 },
     Row {
         service: Service::Fleet,
@@ -84,12 +86,27 @@ const TABLE: [Row; 7] = [
         owners: &[Role::Voter, Role::Node],
         priority: 30,
     },
+    Row {
+        service: Service::Messages,
+        name: "messages",
+        callers: &[Role::Voter, Role::Node],
+        owners: &[Role::Voter, Role::Node],
+        priority: 40,
+    },
 ];
 
 impl Service {
     /// Every service, in the order of the table.
-    pub const ALL: [Service; 7] =
-        [Service::Raft, Service::Fleet, Service::Link, Service::Rooms, Service::Blobs, Service::Keys, Service::Witness];
+    pub const ALL: [Service; 8] = [
+        Service::Raft,
+        Service::Fleet,
+        Service::Link,
+        Service::Rooms,
+        Service::Blobs,
+        Service::Keys,
+        Service::Witness,
+        Service::Messages,
+    ];
 
     fn row(self) -> &'static Row {
         match self {
@@ -100,6 +117,7 @@ impl Service {
             Service::Blobs => &TABLE[4],
             Service::Keys => &TABLE[5],
             Service::Witness => &TABLE[6],
+            Service::Messages => &TABLE[7],
         }
     }
 
@@ -156,7 +174,7 @@ impl<'de> serde::Deserialize<'de> for Service {
 
 /// A name that is no service of this version.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("unknown mesh service {0:?}; services are raft, fleet, link, rooms, blobs, keys, witness")]
+#[error("unknown mesh service {0:?}; services are raft, fleet, link, rooms, blobs, keys, witness, messages")]
 pub struct UnknownService(pub String);
 
 #[cfg(test)]
@@ -206,6 +224,10 @@ mod tests {
                 "voter -witness-> node",
                 "node -witness-> voter",
                 "node -witness-> node",
+                "voter -messages-> voter",
+                "voter -messages-> node",
+                "node -messages-> voter",
+                "node -messages-> node",
             ]
         );
         assert!("bulk".parse::<Service>().is_err());

@@ -55,13 +55,6 @@ pub struct Identity {
     pub members_index: u64,
 }
 
-/// The answer of `GET /peers`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Peers {
-    /// All other members.
-    pub peers: Vec<PeerInfo>,
-}
-
 /// The answer of `POST /members`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct MembersInForce {
@@ -174,7 +167,7 @@ impl MeshClient {
     /// # Errors
     /// As [`UnixClient::get`].
     pub async fn peers(&self) -> Result<Vec<PeerInfo>, ApiError> {
-        self.http.get::<Peers>("/peers").await.map(|answer| answer.peers)
+        self.http.get("/peers").await
     }
 
     /// Who this node is.

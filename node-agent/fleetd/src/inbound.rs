@@ -126,7 +126,9 @@ impl Inbound {
             Service::Fleet => self.fleet.try_send(pipe).is_ok(),
             // Links end at a controller, witnesses at the ledger, the others at
             // the mesh itself.
-            Service::Link | Service::Rooms | Service::Blobs | Service::Keys | Service::Witness => false,
+            Service::Link | Service::Rooms | Service::Blobs | Service::Keys | Service::Witness | Service::Messages => {
+                false
+            }
         }
     }
 }

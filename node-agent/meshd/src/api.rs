@@ -17,7 +17,7 @@ use osmoda_kit::version::{VERSION, Version};
 use osmoda_mesh::{Identity as Keys, InviteSecret, MeshHandle, state};
 use osmoda_node_api::mesh::{
     EndorseRequest, Endorsed, EnforceEpoch, EpochInForce, EpochMade, Identity, Invite, InviteOpened, Members,
-    MembersInForce, OpenInvite, Peers,
+    MembersInForce, OpenInvite,
 };
 use osmoda_types::{ErrorCode, MeshEpoch, NetworkId, NodeId, Purpose, statement};
 use serde::Serialize;
@@ -60,7 +60,6 @@ impl Api {
 pub(crate) fn router(api: Arc<Api>) -> Router {
     Router::new()
         .route("/health", get(health))
-        .route("/peers", get(peers))
         .route("/identity", get(identity))
         .route("/members", post(members))
         .route("/epoch", post(enforce_epoch))
@@ -77,6 +76,10 @@ struct Health {
     node: NodeId,
     members: usize,
     links: usize,
+    /// As the earlier product called them.
+    peer_count: usize,
+    connected_count: usize,
+    identity_ready: bool,
     #[serde(flatten)]
     version: Version,
 }
@@ -86,15 +89,21 @@ async fn health(State(api): State<Arc<Api>>) -> Json<Health> {
     let links = peers.iter().filter(|peer| peer.connected).count();
     let status = if links == 0 && !peers.is_empty() { "alone" } else { "ok" };
     let members = api.handle.members().members.len();
-    Json(Health { status, node: api.handle.local_id(), members, links, version: VERSION })
+    Json(Health {
+        status,
+        node: api.handle.local_id(),
+        members,
+        links,
+        peer_count: peers.len(),
+        connected_count: links,
+        // The daemon does not start without its keys.
+        identity_ready: true,
+        version: VERSION,
+    })
 }
 
-async fn peers(State(api): State<Arc<Api>>) -> Json<Peers> {
-    Json(Peers { peers: api.handle.peers() })
-}
-
-async fn identity(State(api): State<Arc<Api>>) -> Result<Json<Identity>, ApiError> {
-    Ok(Json(Identity {
+async fn identity(State(api): State<Arc<Api>>) -> Result<Json<PublicIdentity>, ApiError> {
+    let own = Identity {
         node: api.handle.local_id(),
         mesh_key: api.keys.mesh_key(),
         identity_key: api.keys.identity_key(),
@@ -103,7 +112,37 @@ async fn identity(State(api): State<Arc<Api>>) -> Result<Json<Identity>, ApiErro
         role: api.handle.local_role(),
         listen: api.handle.local_address(),
         members_index: api.handle.members().index,
-    }))
+    };
+    Ok(Json(PublicIdentity::of(own)))
+}
+
+/// An identity with the earlier product's fields beside ours. It has no
+/// signature over itself: who a node is, the handshake proves.
+#[derive(Serialize)]
+struct PublicIdentity {
+    #[serde(flatten)]
+    own: Identity,
+    instance_id: String,
+    ed25519_pubkey: String,
+    noise_static_pubkey: String,
+    /// Empty: keys of the KEM live for one handshake.
+    mlkem_encap_key: &'static str,
+    capabilities: [&'static str; 1],
+    signature: &'static str,
+}
+
+impl PublicIdentity {
+    fn of(own: Identity) -> Self {
+        Self {
+            instance_id: own.node.to_string(),
+            ed25519_pubkey: own.identity_key.to_string(),
+            noise_static_pubkey: own.mesh_key.to_string(),
+            mlkem_encap_key: "",
+            capabilities: ["mesh.v1"],
+            signature: "",
+            own,
+        }
+    }
 }
 
 /// Durable first, then in force. The log that ordered it is its record, so the

@@ -14,8 +14,10 @@ mod blobs;
 mod config;
 mod enrol;
 mod keys;
+mod messages;
 mod pace;
 mod pipes;
+mod reference;
 pub mod rooms;
 mod service;
 

@@ -52,7 +52,7 @@ pub(crate) fn serve_outbound(cx: &Boot, listener: UnixListener, handle: &MeshHan
 async fn outbound(handle: &MeshHandle, opening: Opening<PipeHello>) {
     let PipeHello { peer, service } = opening.hello;
     // The mesh daemon speaks these itself, in its own name.
-    if matches!(service, Service::Rooms | Service::Blobs | Service::Keys) {
+    if matches!(service, Service::Rooms | Service::Blobs | Service::Keys | Service::Messages) {
         let text = format!("service {service} has no pipes; use its endpoints");
         return opening.refuse(ApiError::new(ErrorCode::ServiceDenied, text)).await;
     }

@@ -14,7 +14,9 @@ use crate::blobs::{self, Blobs};
 use crate::config::Config;
 use crate::enrol::FleetdEnroller;
 use crate::keys::Keys;
+use crate::messages;
 use crate::pipes;
+use crate::reference::{self, Reference};
 use crate::rooms::{self, Rooms, RoomsConfig};
 
 /// The daemon `mesh`.
@@ -63,9 +65,14 @@ impl Daemon for Meshd {
         let rooms = Rooms::start(rooms, cx.tasks(), cx.clock()).await;
         let rooms = rooms::http::Api::new(rooms, cx.audit(), cx.tasks().clone());
         let blobs = Blobs::start(handle.clone(), cx.state_dir().join("blobs"), config.blobs(), cx.tasks()).await;
+        messages::serve(&handle, cx.audit(), cx.clock(), cx.tasks())?;
+        let reference = Reference::new(handle.clone(), cx.client("fleetd"), cx.audit());
         let api = Api::new(handle, identity, secrets, network, cx.state_dir(), cx.audit(), cx.tasks().clone());
         Ok(Service::new(
-            api::router(Arc::new(api)).merge(rooms::http::router(Arc::new(rooms))).merge(blobs::http::router(blobs)),
+            api::router(Arc::new(api))
+                .merge(reference::router(reference))
+                .merge(rooms::http::router(Arc::new(rooms)))
+                .merge(blobs::http::router(blobs)),
         ))
     }
 }

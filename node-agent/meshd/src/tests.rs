@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::http::{Method, StatusCode};
 use axum::routing::post;
 use osmoda_kit::boot::{self, BootArgs, BootError, Ended};
 use osmoda_kit::clock::SystemClock;
@@ -271,4 +272,58 @@ async fn a_node_without_its_keys_does_not_start() {
         assert_eq!(error.code(), code, "{file}");
         assert!(!path.exists() || length.is_some(), "{file} was made again");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn peers_and_messages_keep_the_shapes_of_the_earlier_product() {
+    let (mut a, mut b) = (Host::new(), Host::new());
+    a.start().await;
+    b.start().await;
+    introduce([&a, &b], 2).await;
+    let admin = UnixClient::new(a.root.paths().socket("mesh"), Credentials::none());
+    let peer = b.keys.node();
+    let linked =
+        async || admin.get::<Value>(&format!("/peer/{peer}")).await.ok().filter(|peer| peer["connected"] == true);
+    let picture = wait_for("the link", LIMIT, linked).await;
+    assert_eq!(picture["id"], peer.to_string());
+    assert_eq!(picture["noise_static_pubkey"], b.keys.mesh_key().to_string());
+    assert_eq!(picture["connection_state"]["state"], "connected");
+    assert!(picture["label"].is_string() && picture["endpoint"].is_string() && picture["last_seen"].is_string());
+    assert!(admin.get::<Value>("/peers").await.unwrap().as_array().is_some_and(|peers| peers.len() == 1));
+    let identity: Value = admin.get("/identity").await.unwrap();
+    assert_eq!(identity["noise_static_pubkey"], a.keys.mesh_key().to_string());
+    assert_eq!(identity["capabilities"], json!(["mesh.v1"]));
+    let health: Value = admin.get("/health").await.unwrap();
+    assert_eq!((&health["peer_count"], &health["connected_count"]), (&json!(1), &json!(1)));
+
+    let send = |message: Value| {
+        let (admin, path) = (&admin, format!("/peer/{peer}/send"));
+        async move { admin.post::<Value>(&path, &json!({ "message": message })).await }
+    };
+    let chat = json!({ "type": "chat", "from": "ann", "text": "hello" });
+    assert_eq!(send(chat).await.unwrap(), json!({ "delivered": true }));
+    let in_room = json!({ "type": "chat", "from": "ann", "text": "hello", "room_id": "x" });
+    assert_eq!(send(in_room).await.unwrap_err().code, ErrorCode::BadRequest);
+    let pong: Value = admin.post(&format!("/peer/{peer}/ping"), &json!({})).await.unwrap();
+    assert!(pong["round_trip_us"].as_u64().is_some_and(|us| us > 0));
+    // A burst over the rate is told to come later, and is not kept.
+    let mut refused = None;
+    for _ in 0..100 {
+        let alert = json!({ "type": "alert", "severity": "info", "title": "t", "detail": "d" });
+        refused = send(alert).await.err();
+        if refused.is_some() {
+            break;
+        }
+    }
+    assert_eq!(refused.map(|error| error.code), Some(ErrorCode::Busy));
+
+    let (status, gone) = admin.exchange(Method::DELETE, &format!("/peer/{peer}"), None).await.unwrap();
+    assert_eq!(status, StatusCode::OK);
+    assert_eq!(serde_json::from_slice::<Value>(&gone).unwrap(), json!({ "disconnected": peer }));
+    wait_for("the link again", LIMIT, linked).await;
+    assert_eq!(admin.get::<Value>("/peer/nobody").await.unwrap_err().code, ErrorCode::PeerUnknown);
+    let accepted = admin.post::<Value>("/invite/accept", &json!({ "invite_code": "x" })).await;
+    assert_eq!(accepted.unwrap_err().code, ErrorCode::Conflict);
+    a.stop().await;
+    b.stop().await;
 }

@@ -2,6 +2,7 @@
 
 pub(crate) mod dev;
 pub(crate) mod manifest;
+pub(crate) mod mesh;
 pub(crate) mod operator;
 pub(crate) mod room;
 
@@ -37,6 +38,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Manifest(command) => manifest::run(global, command).await,
         Command::Operator(command) => operator::run(global, command).await,
         Command::Dev(command) => dev::run(global, &command),
+        Command::Mesh(mesh) => mesh::run(global, mesh).await,
         Command::Room(room) => room::run(global, room).await,
         Command::Doctor => doctor::run(global).await,
         Command::Version => version(&mut Output::stdout(global.output)),

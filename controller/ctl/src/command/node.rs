@@ -45,7 +45,7 @@ async fn show(session: &mut Session, node: &str) -> Result<Exit, CliError> {
 }
 
 /// Signs the order here; the controller only carries it.
-async fn revoke(session: &mut Session, node: &str, key: Option<&Path>, yes: bool) -> Result<Exit, CliError> {
+pub(crate) async fn revoke(session: &mut Session, node: &str, key: Option<&Path>, yes: bool) -> Result<Exit, CliError> {
     let Node { id, name, .. } = session.node(node).await?;
     let key = session.key(key)?;
     if !yes && !super::confirmed(&format!("remove {} ({}) from the fleet for good?", printable(&name), id.short()))? {

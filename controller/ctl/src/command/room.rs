@@ -4,30 +4,26 @@
 //! mesh daemon and need no context. Text of a room comes from other machines: it
 //! is printed without control characters, and it is nobody's instruction.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use futures_util::StreamExt as _;
 use osmoda_kit::error::ApiError;
-use osmoda_kit::http::{Credentials, UnixClient};
-use osmoda_kit::paths::Paths;
 use osmoda_node_api::rooms::{CreateRoom, HISTORY_MAX, JoinRoom, JoinRule, RoomMessage, RoomSummary, SendText};
-use osmoda_types::{ErrorCode, NodeId};
+use osmoda_types::NodeId;
 use serde_json::{Value, json};
 
 use crate::cli::Global;
 use crate::error::CliError;
 use crate::exit::Exit;
+use crate::local::Local;
 use crate::output::{Format, Output, Rows, note, printable, typed};
 use crate::sse::Parser;
 
 /// A tail that is silent for so long is dead: the daemon sends a comment every
 /// 15 s.
 const SILENCE_MAX: Duration = Duration::from_secs(45);
-
-/// The largest answer: 500 messages of the largest text.
-const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// Length of a room id in text.
 const ID_CHARS: usize = 36;
@@ -168,40 +164,7 @@ pub(crate) async fn run(global: &Global, room: Room) -> Result<Exit, CliError> {
     Ok(Exit::Ok)
 }
 
-/// The mesh daemon of the node below a root directory.
-struct Local {
-    client: UnixClient,
-    socket: PathBuf,
-}
-
 impl Local {
-    fn new(root: &Path) -> Self {
-        let socket = Paths::new(root).socket("mesh");
-        let client = UnixClient::new(socket.clone(), Credentials::none()).with_answer_limit(ANSWER_BYTES_MAX);
-        Self { client, socket }
-    }
-
-    async fn get(&self, what: &str, path: &str) -> Result<Value, CliError> {
-        self.client.get(path).await.map_err(|error| self.refused(what, &error))
-    }
-
-    async fn post(&self, what: &str, path: &str, body: &(impl serde::Serialize + Sync)) -> Result<Value, CliError> {
-        self.client.post(path, body).await.map_err(|error| self.refused(what, &error))
-    }
-
-    fn refused(&self, what: &str, error: &ApiError) -> CliError {
-        let refused = CliError::new(Exit::of_code(error.code), what, format!("{} ({})", error.message, error.code));
-        match error.code {
-            ErrorCode::DaemonUnavailable => {
-                refused.next(format!("is the node running? its socket is {}", self.socket.display()))
-            }
-            ErrorCode::NotFound => refused.next("osmoda room ls"),
-            ErrorCode::CallerDenied | ErrorCode::Unauthorized => refused.next("run it as the local administrator"),
-            ErrorCode::PeerOffline => refused.next("the node that made the room must be linked: osmoda node ls"),
-            _ => refused,
-        }
-    }
-
     /// The id of a room that this node is a member of, by id or name.
     async fn id(&self, text: &str) -> Result<String, CliError> {
         let rooms = self.get("cannot list rooms", "/rooms").await?;

@@ -1,0 +1,246 @@
+//! Direct messages between two nodes: the earlier product's `POST
+//! /peer/{id}/send`, one message per stream.
+//!
+//! A message ends in the receiver's ledger and nowhere else; nothing acts on it.
+//! Invariant: a message is answered with "delivered" only when the receiver's
+//! ledger has it. Invariant: a peer's messages are bounded in size and rate, and
+//! who sent one is the peer that the mesh proved, whatever the text says.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use osmoda_kit::audit::Audit;
+use osmoda_kit::clock::SharedClock;
+use osmoda_kit::error::ApiError;
+use osmoda_kit::shutdown::Stage;
+use osmoda_kit::tasks::{TaskKind, Tasks};
+use osmoda_mesh::{IncomingStream, MeshHandle, MeshStream};
+use osmoda_mesh_protocol::{Bucket, Rate, decode_json, encode_frame, frame_length};
+use osmoda_node_api::mesh::Service;
+use osmoda_types::{ErrorCode, NodeId};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::json;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+/// Bound on one message: the ledger takes payloads of 64 KiB.
+const MESSAGE_BYTES_MAX: usize = 48 * 1024;
+
+/// Bound on the answer: a code.
+const ANSWER_BYTES_MAX: usize = 1024;
+
+/// One message and its answer: a round trip and the receiver's fsync.
+const SEND_TIME: Duration = Duration::from_secs(5);
+
+/// Messages of one peer. Every one costs the receiver a row of its ledger.
+const RATE: Rate = Rate { per_second: 10, burst: 50 };
+
+/// A message, in the form of the earlier product.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case", deny_unknown_fields)]
+pub(crate) enum Message {
+    /// A sign of life; the ledger does not keep it.
+    Heartbeat {
+        /// When, as the sender says.
+        timestamp: String,
+    },
+    /// How a host is doing.
+    HealthReport {
+        /// Its name, as it says.
+        hostname: String,
+        /// Load.
+        cpu: f64,
+        /// Share of memory in use.
+        memory: f64,
+        /// Seconds.
+        uptime: u64,
+    },
+    /// Something that a person should see.
+    Alert {
+        /// How bad.
+        severity: Severity,
+        /// In one line.
+        title: String,
+        /// At length.
+        detail: String,
+    },
+    /// A text for the node itself.
+    Chat {
+        /// A free name; who sent it is what the link proves.
+        from: String,
+        /// The text.
+        text: String,
+        /// Rooms have their own endpoint; a message with one is refused.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        room_id: Option<String>,
+    },
+}
+
+/// How bad an alert is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Severity {
+    /// For information.
+    Info,
+    /// Look at it.
+    Warning,
+    /// Now.
+    Critical,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Answer {
+    Delivered,
+    Refused(ErrorCode),
+}
+
+impl Message {
+    /// The ledger's word for it; a heartbeat has none.
+    const fn kind(&self) -> Option<&'static str> {
+        match self {
+            Self::Heartbeat { .. } => None,
+            Self::HealthReport { .. } => Some("mesh.health_report"),
+            Self::Alert { .. } => Some("mesh.alert"),
+            Self::Chat { .. } => Some("mesh.dm"),
+        }
+    }
+}
+
+/// Sends a message; `Ok` means that the receiver's ledger has it.
+///
+/// # Errors
+/// `PeerUnknown`, `PeerOffline`, `Timeout`, `BadRequest` for one with a room,
+/// `TooLarge`, and the receiver's refusal.
+///
+/// # Cancel safety
+/// Dropping it leaves open whether the message arrived.
+pub(crate) async fn send(handle: &MeshHandle, peer: NodeId, message: &Message) -> Result<(), ApiError> {
+    if matches!(message, Message::Chat { room_id: Some(_), .. }) {
+        return Err(ApiError::new(ErrorCode::BadRequest, "a room's message is sent with /room/send"));
+    }
+    let frame = encode_frame(message, MESSAGE_BYTES_MAX)
+        .map_err(|error| ApiError::new(ErrorCode::TooLarge, error.to_string()))?;
+    let sent = async {
+        let mut stream = handle.connect_stream(peer, Service::Messages).await?;
+        let exchanged = async {
+            stream.write_all(&frame).await?;
+            stream.shutdown().await?;
+            read::<Answer>(&mut stream, ANSWER_BYTES_MAX).await
+        };
+        exchanged.await.map_err(|error| ApiError::new(ErrorCode::PeerOffline, error.to_string()))
+    };
+    let late = || ApiError::new(ErrorCode::Timeout, format!("{} did not answer in time", peer.short()));
+    match tokio::time::timeout(SEND_TIME, sent).await.map_err(|_| late())?? {
+        Answer::Delivered => Ok(()),
+        Answer::Refused(code) => Err(ApiError::new(code, format!("{} refused the message: {code}", peer.short()))),
+    }
+}
+
+/// Takes messages in until the stop.
+///
+/// # Errors
+/// `Conflict` when the service is served already.
+pub(crate) fn serve(handle: &MeshHandle, audit: Audit, clock: SharedClock, tasks: &Tasks) -> Result<(), ApiError> {
+    let mut accepted = handle.accept(Service::Messages)?;
+    let desk = Arc::new(Desk { audit, clock, buckets: Mutex::default() });
+    let (stop, spawner) = (tasks.shutdown().token(Stage::RefuseNew), tasks.clone());
+    tasks.spawn(TaskKind::INTAKE, "mesh messages", async move {
+        loop {
+            let incoming = tokio::select! {
+                biased;
+                // Cancel-safe: a token stays cancelled.
+                () = stop.cancelled() => return,
+                // Cancel-safe: a receive that was not ready took nothing.
+                incoming = accepted.recv() => incoming,
+            };
+            let Some(incoming) = incoming else { return };
+            let desk = desk.clone();
+            // Bounded by the streams of a link, and each by its time.
+            spawner.spawn(TaskKind::REQUEST, "mesh message", async move {
+                let peer = incoming.peer.node;
+                match tokio::time::timeout(SEND_TIME, desk.take(incoming)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => tracing::debug!(%peer, %error, "a message broke off"),
+                    Err(_) => tracing::debug!(%peer, "a message was not finished in time"),
+                }
+            });
+        }
+    });
+    Ok(())
+}
+
+struct Desk {
+    audit: Audit,
+    clock: SharedClock,
+    /// One per peer that has sent, so at most one per member.
+    buckets: Mutex<BTreeMap<NodeId, Bucket>>,
+}
+
+impl Desk {
+    async fn take(&self, incoming: IncomingStream) -> std::io::Result<()> {
+        let IncomingStream { peer, mut stream } = incoming;
+        // Read in any case: a stream that is dropped unread takes the answer with it.
+        let answer = match read::<Message>(&mut stream, MESSAGE_BYTES_MAX).await {
+            Ok(_) if !self.may_send(peer.node) => Answer::Refused(ErrorCode::Busy),
+            Ok(message) => self.keep(peer.node, &message).await,
+            Err(error) => {
+                tracing::debug!(peer = %peer.node, %error, "not a message");
+                Answer::Refused(ErrorCode::BadRequest)
+            }
+        };
+        let frame = encode_frame(&answer, ANSWER_BYTES_MAX).map_err(std::io::Error::other)?;
+        stream.write_all(&frame).await?;
+        stream.shutdown().await
+    }
+
+    fn may_send(&self, peer: NodeId) -> bool {
+        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
+        buckets.entry(peer).or_insert_with(Bucket::full).take(RATE, self.clock.now_boot())
+    }
+
+    async fn keep(&self, peer: NodeId, message: &Message) -> Answer {
+        if matches!(message, Message::Chat { room_id: Some(_), .. }) {
+            return Answer::Refused(ErrorCode::BadRequest);
+        }
+        let Some(kind) = message.kind() else { return Answer::Delivered };
+        if matches!(message, Message::Alert { severity: Severity::Critical, .. }) {
+            tracing::warn!(peer = %peer, "a node sent a critical alert; see the ledger");
+        }
+        match self.audit.record(kind, json!({ "peer": peer, "message": message, "untrusted": true })).await {
+            Ok(_) => Answer::Delivered,
+            Err(error) => Answer::Refused(error.code),
+        }
+    }
+}
+
+async fn read<T: DeserializeOwned>(stream: &mut MeshStream, bytes_max: usize) -> std::io::Result<T> {
+    let mut prefix = [0; 4];
+    stream.read_exact(&mut prefix).await?;
+    let mut body = vec![0; frame_length(prefix, bytes_max).map_err(std::io::Error::other)?];
+    stream.read_exact(&mut body).await?;
+    decode_json(&body).map_err(std::io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_have_the_form_of_the_earlier_product() {
+        let check = |text: serde_json::Value, kind: Option<&str>| {
+            let message: Message = serde_json::from_value(text.clone()).unwrap();
+            assert_eq!(message.kind(), kind);
+            assert_eq!(serde_json::to_value(&message).unwrap(), text);
+        };
+        check(json!({ "type": "heartbeat", "timestamp": "2026-01-01T00:00:00Z" }), None);
+        check(
+            json!({ "type": "health_report", "hostname": "a", "cpu": 0.5, "memory": 0.25, "uptime": 7 }),
+            Some("mesh.health_report"),
+        );
+        check(json!({ "type": "alert", "severity": "critical", "title": "t", "detail": "d" }), Some("mesh.alert"));
+        check(json!({ "type": "chat", "from": "x", "text": "hello" }), Some("mesh.dm"));
+        let bad = json!({ "type": "pq_exchange", "mlkem_ciphertext": "" });
+        assert!(serde_json::from_value::<Message>(bad).is_err(), "keys are exchanged by the handshake only");
+    }
+}

@@ -1,9 +1,10 @@
 //! XXhfs against a published vector, and psk0 against itself.
 //!
-//! Vector 1 of `vectors/pqc-test-vectors.json` in paschal533/pq-noise-artifacts
-//! at 0c78eb17 (libp2p/specs#716 and #727), CC BY 4.0: base b = 0x10, statics
-//! b+1 and b+2, ephemerals b+3 and b+4, KEM seed b+5, encapsulation seed b+6.
-//! It covers XXhfs without a pre-shared key.
+//! Vectors 1 and 5 of `vectors/pqc-test-vectors.json` in
+//! paschal533/pq-noise-artifacts at 0c78eb17 (libp2p/specs#716 and #727), CC BY
+//! 4.0: vector n has base b = 0x10 * n, statics b+1 and b+2, ephemerals b+3 and
+//! b+4, KEM seed b+5, encapsulation seed b+6. They cover XXhfs without a
+//! pre-shared key; `model` covers psk0.
 
 use std::sync::Arc;
 
@@ -16,10 +17,40 @@ use ml_kem::{
 use super::*;
 use crate::kem::{CIPHERTEXT_BYTES, PUBLIC_BYTES};
 
-const BASE: u8 = 0x10;
+/// What a vector says. Its hash covers every byte of all three messages.
+struct Vector {
+    base: u8,
+    third: &'static str,
+    hash: &'static str,
+    keys: [&'static str; 2],
+}
+
+const VECTORS: [Vector; 2] = [
+    Vector {
+        base: 0x10,
+        third: "ecee945a65a96f34fdaf116d3c70727852b0a25eb350bf72bb088f21cb374ba5\
+                0c973fdc4ea63d2065ac9ff9fb347f0700dcf7ec3bb3a3c01f84290c6d8931aa",
+        hash: "b5a3c9854777aa5dad0a633c769bcc6662713f20f14e0371e4bfd253e1869eef",
+        keys: [
+            "0a825d67cbf14170dcccf6f5c54d50f46a9a23541122654f5bec41ef0a5657e5",
+            "f8546817671a440fd8df45b26fd6b45ebbf39e4207455ca12bc6d56ac0b35ebc",
+        ],
+    },
+    Vector {
+        base: 0x50,
+        third: "0167a61322a57abf26861150071f9b88bf44ad17520285b8be35c495d9ee6f56\
+                bbd0b2c0f6f9a83b532a0b6a18849ba5a2394fa5419c75062f2e8542bc436865",
+        hash: "1a4caf599d82b7de6605d8f20745e05067fa4f0d6ee755bc1382775b6e3890e4",
+        keys: [
+            "79552abe46606dbbd83160a07c7be1ef18416c0d232139d49e123ef421ebd2ac",
+            "f87b71e7a2c37470959b6a4baa762c82458fa011446ea1ed50047ca8de58e883",
+        ],
+    },
+];
 
 struct Deterministic {
     known: Arc<StaticKey>,
+    base: u8,
 }
 
 impl CryptoResolver for Deterministic {
@@ -36,11 +67,12 @@ impl CryptoResolver for Deterministic {
         RingResolver.resolve_cipher(choice)
     }
     fn resolve_kem(&self, _: &KemChoice) -> Option<Box<dyn Kem>> {
-        Some(Box::new(SeededKem { secret: None, public: [0; PUBLIC_BYTES] }))
+        Some(Box::new(SeededKem { base: self.base, secret: None, public: [0; PUBLIC_BYTES] }))
     }
 }
 
 struct SeededKem {
+    base: u8,
     secret: Option<DecapsulationKey>,
     public: [u8; PUBLIC_BYTES],
 }
@@ -59,7 +91,7 @@ impl Kem for SeededKem {
         32
     }
     fn generate(&mut self, _: &mut dyn Random) {
-        let secret = DecapsulationKey::from_seed([BASE + 5; 64].into());
+        let secret = DecapsulationKey::from_seed([self.base + 5; 64].into());
         self.public.copy_from_slice(&secret.encapsulation_key().to_bytes());
         self.secret = Some(secret);
     }
@@ -68,7 +100,7 @@ impl Kem for SeededKem {
     }
     fn encapsulate(&self, public: &[u8], shared: &mut [u8], out: &mut [u8]) -> Result<(usize, usize), snow::Error> {
         let key = EncapsulationKey::new(&public.try_into().unwrap()).unwrap();
-        let (ciphertext, secret) = key.encapsulate_deterministic(&[BASE + 6; 32].into());
+        let (ciphertext, secret) = key.encapsulate_deterministic(&[self.base + 6; 32].into());
         out.copy_from_slice(&ciphertext);
         shared.copy_from_slice(&secret);
         Ok((32, CIPHERTEXT_BYTES))
@@ -79,11 +111,11 @@ impl Kem for SeededKem {
     }
 }
 
-fn side(end: End, secret: u8, ephemeral: u8) -> HandshakeState {
-    let known = Arc::new(StaticKey::from_bytes(&[secret; 32]));
+fn side(end: End, base: u8, secret: u8, ephemeral: u8) -> HandshakeState {
+    let known = Arc::new(StaticKey::from_bytes(&[base + secret; 32]));
     let params = params("Noise_XXhfs_25519+MLKEM768_ChaChaPoly_SHA256", "XXhfs").unwrap();
-    let (secret, ephemeral) = ([secret; 32], [ephemeral; 32]);
-    let builder = snow::Builder::with_resolver(params, Box::new(Deterministic { known }))
+    let (secret, ephemeral) = ([base + secret; 32], [base + ephemeral; 32]);
+    let builder = snow::Builder::with_resolver(params, Box::new(Deterministic { known, base }))
         .local_private_key(&secret)
         .unwrap()
         .fixed_ephemeral_key_for_testing_only(&ephemeral);
@@ -94,40 +126,27 @@ fn side(end: End, secret: u8, ephemeral: u8) -> HandshakeState {
 }
 
 #[test]
-fn xxhfs_vector_1() {
-    let mut initiator = side(End::Initiator, BASE + 1, BASE + 3);
-    let mut responder = side(End::Responder, BASE + 2, BASE + 4);
-    let (mut message, mut payload) = ([0; WRITE_BUFFER_BYTES], [0; WRITE_BUFFER_BYTES]);
+fn hygiene_16_xxhfs_vectors() {
+    for Vector { base, third: expected, hash, keys } in VECTORS {
+        let mut initiator = side(End::Initiator, base, 1, 3);
+        let mut responder = side(End::Responder, base, 2, 4);
+        let (mut message, mut payload) = ([0; WRITE_BUFFER_BYTES], [0; WRITE_BUFFER_BYTES]);
 
-    let first = initiator.write_message(&[], &mut message).unwrap();
-    assert_eq!(first, 1216);
-    let expected = "197fc2c567dc03ee2aadf0ed86681dac24daa76e83ca555875dd3be7376e5306b989c17f78bdfc62afa2c0855471be97";
-    assert!(HEXLOWER.encode(&message[..first]).starts_with(expected));
-    responder.read_message(&message[..first], &mut payload).unwrap();
+        let first = initiator.write_message(&[], &mut message).unwrap();
+        assert_eq!(first, 1216);
+        responder.read_message(&message[..first], &mut payload).unwrap();
+        let second = responder.write_message(&[], &mut message).unwrap();
+        assert_eq!(second, 1200);
+        initiator.read_message(&message[..second], &mut payload).unwrap();
+        let third = initiator.write_message(&[], &mut message).unwrap();
+        assert_eq!(HEXLOWER.encode(&message[..third]), expected);
+        responder.read_message(&message[..third], &mut payload).unwrap();
 
-    let second = responder.write_message(&[], &mut message).unwrap();
-    assert_eq!(second, 1200);
-    let expected = "18a6f8c1a7fddf22bd410138f79f7298cd38d1d0a542d4266d556be8609d886271fa9be2c46cc471c8d370b6";
-    assert!(HEXLOWER.encode(&message[..second]).starts_with(expected));
-    initiator.read_message(&message[..second], &mut payload).unwrap();
-
-    let third = initiator.write_message(&[], &mut message).unwrap();
-    assert_eq!(
-        HEXLOWER.encode(&message[..third]),
-        "ecee945a65a96f34fdaf116d3c70727852b0a25eb350bf72bb088f21cb374ba5\
-         0c973fdc4ea63d2065ac9ff9fb347f0700dcf7ec3bb3a3c01f84290c6d8931aa"
-    );
-    responder.read_message(&message[..third], &mut payload).unwrap();
-
-    for end in [&mut initiator, &mut responder] {
-        // The hash covers every byte of the three messages.
-        assert_eq!(
-            HEXLOWER.encode(end.get_handshake_hash()),
-            "b5a3c9854777aa5dad0a633c769bcc6662713f20f14e0371e4bfd253e1869eef"
-        );
-        let (one, two) = end.dangerously_get_raw_split();
-        assert_eq!(HEXLOWER.encode(&one), "0a825d67cbf14170dcccf6f5c54d50f46a9a23541122654f5bec41ef0a5657e5");
-        assert_eq!(HEXLOWER.encode(&two), "f8546817671a440fd8df45b26fd6b45ebbf39e4207455ca12bc6d56ac0b35ebc");
+        for end in [&mut initiator, &mut responder] {
+            assert_eq!(HEXLOWER.encode(end.get_handshake_hash()), hash);
+            let (one, two) = end.dangerously_get_raw_split();
+            assert_eq!([HEXLOWER.encode(&one), HEXLOWER.encode(&two)], keys);
+        }
     }
 }
 

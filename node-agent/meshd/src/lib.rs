@@ -13,6 +13,7 @@ mod api;
 mod blobs;
 mod config;
 mod enrol;
+mod gauges;
 mod keys;
 mod messages;
 mod pace;

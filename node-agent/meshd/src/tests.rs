@@ -324,6 +324,8 @@ async fn peers_and_messages_keep_the_shapes_of_the_earlier_product() {
     assert_eq!(admin.get::<Value>("/peer/nobody").await.unwrap_err().code, ErrorCode::PeerUnknown);
     let accepted = admin.post::<Value>("/invite/accept", &json!({ "invite_code": "x" })).await;
     assert_eq!(accepted.unwrap_err().code, ErrorCode::Conflict);
+    let rotated = admin.post::<Value>("/identity/rotate", &json!({})).await;
+    assert_eq!(rotated.unwrap_err().code, ErrorCode::Unsupported);
     a.stop().await;
     b.stop().await;
 }

@@ -7,6 +7,8 @@ mod hygiene;
 #[cfg(test)]
 mod intruders;
 #[cfg(test)]
+mod keys;
+#[cfg(test)]
 mod lifetime;
 #[cfg(test)]
 mod links;

@@ -79,6 +79,10 @@ impl Start {
 }
 
 impl Node {
+    pub(crate) fn tasks(&self) -> &Tasks {
+        &self.tasks
+    }
+
     pub(crate) fn id(&self) -> NodeId {
         self.identity.node()
     }

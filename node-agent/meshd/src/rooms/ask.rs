@@ -198,7 +198,7 @@ impl Rooms {
     /// `NotFound`, and the store's codes.
     pub async fn show(&self, room: RoomId, limit: usize) -> Result<Room, ApiError> {
         let (shown, said) = self.cx.ask(|reply| Command::Show { room, limit, reply }).await??;
-        let messages = self.messages(said).await?;
+        let messages = self.messages(room, said).await?;
         let Shown { signed, summary, .. } = shown;
         let record = signed.record();
         let creator = creator_of(&signed).unwrap_or_else(|| self.cx.mesh.local_id());
@@ -247,7 +247,7 @@ impl Rooms {
     /// One message as it stands now; `None` when it is gone.
     pub(crate) async fn message(&self, room: RoomId, id: MessageId) -> Result<Option<RoomMessage>, ApiError> {
         let said = self.cx.ask(|reply| Command::Line { room, id, reply }).await?;
-        Ok(self.messages(said.into_iter().collect()).await?.pop())
+        Ok(self.messages(room, said.into_iter().collect()).await?.pop())
     }
 
     /// Who has what of this node's messages.
@@ -273,13 +273,13 @@ impl Rooms {
     }
 
     /// Reads the texts of messages.
-    async fn messages(&self, said: Vec<Said>) -> Result<Vec<RoomMessage>, ApiError> {
+    async fn messages(&self, room: RoomId, said: Vec<Said>) -> Result<Vec<RoomMessage>, ApiError> {
         if said.is_empty() {
             return Ok(Vec::new());
         }
         let reader = std::sync::Arc::clone(&self.cx.reader);
         let read = move || {
-            let read = said.into_iter().map(|said| reader.wire(&said.line.id).map(|wire| (said, wire)));
+            let read = said.into_iter().map(|said| reader.wire(&room, &said.line.id).map(|wire| (said, wire)));
             read.collect::<Result<Vec<_>, _>>()
         };
         let read = self.cx.tasks.blocking("read room messages", read).await.map_err(ApiError::internal)??;

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use osmoda_kit::error::{ApiError, chain};
 use osmoda_kit::tasks::Tasks;
 use osmoda_mesh::MeshHandle;
-use osmoda_mesh_rooms::{Blob, MessageId, Unverified, Verdict, Verified};
+use osmoda_mesh_rooms::{Blob, MessageId, RoomId, Unverified, Verdict, Verified};
 use osmoda_types::{ErrorCode, NodeId, Role};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -80,9 +80,9 @@ impl Cx {
     }
 
     /// Loads messages off the async threads.
-    pub(crate) async fn load(&self, ids: Vec<MessageId>) -> Result<(usize, Vec<Blob>), ApiError> {
+    pub(crate) async fn load(&self, room: RoomId, ids: Vec<MessageId>) -> Result<(usize, Vec<Blob>), ApiError> {
         let reader = Arc::clone(&self.reader);
-        let read = self.tasks.blocking("read room messages", move || reader.batch(&ids)).await;
+        let read = self.tasks.blocking("read room messages", move || reader.batch(&room, &ids)).await;
         Ok(read.map_err(ApiError::internal)??)
     }
 

@@ -259,7 +259,7 @@ impl Line<'_> {
         if !may_read {
             return Err(io::ErrorKind::PermissionDenied.into());
         }
-        self.cx.load(ids).await.map_err(io::Error::other)
+        self.cx.load(room, ids).await.map_err(io::Error::other)
     }
 
     async fn store(&self, list: Vec<Blob>) -> io::Result<()> {

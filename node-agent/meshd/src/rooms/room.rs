@@ -150,7 +150,7 @@ impl Room {
         let (messages, bytes) = if is_over { (messages as usize, ROOM_BYTES_MAX) } else { (usize::MAX, u64::MAX) };
         let pruned = self.log.prune(cutoff, messages, bytes);
         tracing::info!(room = %self.signed.id(), messages = pruned.len(), "room pruned");
-        vec![Write::Delete(pruned), Write::Summary(self.signed.id(), *self.log.summary())]
+        vec![Write::Delete(self.signed.id(), pruned), Write::Summary(self.signed.id(), *self.log.summary())]
     }
 }
 

@@ -189,7 +189,7 @@ impl Owner {
         let record = room.signed.record().clone();
         let gone = room.log.remove_unless(|author, at| record.admits(author, at));
         if !gone.is_empty() {
-            batch.writes.push(Write::Delete(gone));
+            batch.writes.push(Write::Delete(id, gone));
         }
         room.confirmed.retain(|node, _| record.has(node));
     }

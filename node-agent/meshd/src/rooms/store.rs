@@ -21,10 +21,9 @@ const MIGRATIONS: &[Migration] = &[(
         pruned INTEGER NOT NULL, pruned_bytes INTEGER NOT NULL, pruned_digest BLOB NOT NULL
      ) WITHOUT ROWID;
      CREATE TABLE messages (
-        id BLOB PRIMARY KEY, room BLOB NOT NULL, late INTEGER NOT NULL, received_ms INTEGER NOT NULL,
-        wire BLOB NOT NULL
-     );
-     CREATE INDEX messages_of_room ON messages (room);
+        room BLOB NOT NULL, id BLOB NOT NULL, late INTEGER NOT NULL, received_ms INTEGER NOT NULL,
+        wire BLOB NOT NULL, PRIMARY KEY (room, id)
+     ) WITHOUT ROWID;
      CREATE TABLE authors (
         room BLOB NOT NULL, author BLOB NOT NULL, seq INTEGER NOT NULL, head BLOB, forked INTEGER NOT NULL,
         PRIMARY KEY (room, author)
@@ -73,7 +72,7 @@ pub(crate) enum Write {
     /// A message that is new.
     Message { id: MessageId, room: RoomId, late: bool, received_ms: i64, wire: Vec<u8> },
     /// Messages that are not kept any more.
-    Delete(Vec<MessageId>),
+    Delete(RoomId, Vec<MessageId>),
     /// The newest record of a room.
     Record(Signed),
     /// What a room has forgotten.
@@ -186,10 +185,10 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
             let mut insert = transaction.prepare_cached(sql)?;
             insert.execute(params![id.as_bytes(), room.as_bytes(), late, received_ms, wire])?;
         }
-        Write::Delete(ids) => {
-            let mut delete = transaction.prepare_cached("DELETE FROM messages WHERE id = ?1")?;
+        Write::Delete(room, ids) => {
+            let mut delete = transaction.prepare_cached("DELETE FROM messages WHERE room = ?1 AND id = ?2")?;
             for id in ids {
-                delete.execute([id.as_bytes()])?;
+                delete.execute(params![room.as_bytes(), id.as_bytes()])?;
             }
         }
         Write::Record(signed) => {
@@ -235,11 +234,11 @@ impl Reader {
     /// Messages from the front of the list, as many as fit into a batch and at
     /// least one; how many ids that took, and the messages that are still there.
     /// Blocks.
-    pub(crate) fn batch(&self, ids: &[MessageId]) -> Result<(usize, Vec<Blob>), StoreError> {
+    pub(crate) fn batch(&self, room: &RoomId, ids: &[MessageId]) -> Result<(usize, Vec<Blob>), StoreError> {
         let mut list = Vec::new();
         let mut bytes = 0;
         for (taken, id) in ids.iter().enumerate() {
-            let Some(wire) = self.wire(id)? else { continue };
+            let Some(wire) = self.wire(room, id)? else { continue };
             if bytes + wire.len() > BATCH_BYTES_MAX && !list.is_empty() {
                 return Ok((taken, list));
             }
@@ -250,12 +249,13 @@ impl Reader {
     }
 
     /// One message. Blocks.
-    pub(crate) fn wire(&self, id: &MessageId) -> Result<Option<Vec<u8>>, StoreError> {
+    pub(crate) fn wire(&self, room: &RoomId, id: &MessageId) -> Result<Option<Vec<u8>>, StoreError> {
         // A reader that panicked left no statement half done.
         let connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut query =
-            connection.prepare_cached("SELECT wire FROM messages WHERE id = ?1").map_err(StoreError::Read)?;
-        query.query_row([id.as_bytes()], |row| row.get(0)).optional().map_err(StoreError::Read)
+        let sql = "SELECT wire FROM messages WHERE room = ?1 AND id = ?2";
+        let mut query = connection.prepare_cached(sql).map_err(StoreError::Read)?;
+        let found = query.query_row(params![room.as_bytes(), id.as_bytes()], |row| row.get(0)).optional();
+        found.map_err(StoreError::Read)
     }
 }
 

@@ -13,7 +13,6 @@ mod api;
 mod blobs;
 mod config;
 mod enrol;
-mod gauges;
 mod keys;
 mod messages;
 mod pace;

@@ -13,7 +13,6 @@ use crate::api::{self, Api};
 use crate::blobs::{self, Blobs};
 use crate::config::Config;
 use crate::enrol::FleetdEnroller;
-use crate::gauges;
 use crate::keys::Keys;
 use crate::messages;
 use crate::pipes;
@@ -66,7 +65,6 @@ impl Daemon for Meshd {
         let rooms = Rooms::start(rooms, cx.tasks(), cx.clock()).await;
         let rooms = rooms::http::Api::new(rooms, cx.audit(), cx.tasks().clone());
         let blobs = Blobs::start(handle.clone(), cx.state_dir().join("blobs"), config.blobs(), cx.tasks()).await;
-        cx.tasks().spawn(TaskKind::BACKGROUND, "mesh gauges", gauges::run(handle.clone(), cx.shutdown().clone()));
         messages::serve(&handle, cx.audit(), cx.clock(), cx.tasks())?;
         let reference = Reference::new(handle.clone(), cx.client("fleetd"), cx.audit());
         let api = Api::new(handle, identity, secrets, network, cx.state_dir(), cx.audit(), cx.tasks().clone());

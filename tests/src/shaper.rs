@@ -68,6 +68,8 @@ pub struct Head {
     pub socket: std::net::UdpSocket,
     /// Where to send. `None`: to whoever sent here last.
     pub to: Option<SocketAddr>,
+    /// Done to each datagram that comes in here, before it goes on its way.
+    pub mend: fn(&mut [u8]),
 }
 
 /// A datagram that was lost on request.
@@ -97,8 +99,8 @@ impl Shaper {
         let near = std::net::UdpSocket::bind("127.0.0.1:0")?;
         let far = std::net::UdpSocket::bind("127.0.0.1:0")?;
         let address = near.local_addr()?;
-        let near = Head { socket: near, to: None };
-        Ok((Self::between(near, Head { socket: far, to: Some(target) }, road, tasks)?, address))
+        let near = Head { socket: near, to: None, mend: |_| () };
+        Ok((Self::between(near, Head { socket: far, to: Some(target), mend: |_| () }, road, tasks)?, address))
     }
 
     /// A road between two ends; requested losses are of those that go from
@@ -111,11 +113,13 @@ impl Shaper {
         let take = Arc::new(AtomicBool::new(false));
         // The watcher reads them after each wait; one too many is not noted.
         let (noted, drops) = mpsc::channel(DROPS_KEPT);
+        let mends = (near.mend, far.mend);
         let (near, near_to) = opened(near)?;
         let (far, far_to) = opened(far)?;
         let there = Lane {
             from: near.clone(),
             seen: near_to.clone(),
+            mend: mends.0,
             counts: counts.clone(),
             take: Some((take.clone(), noted)),
             chance: Chance { state: road.seed, share: road.loss },
@@ -123,6 +127,7 @@ impl Shaper {
         let back = Lane {
             from: far.clone(),
             seen: far_to.clone(),
+            mend: mends.1,
             counts: counts.clone(),
             take: None,
             chance: Chance { state: !road.seed, share: road.loss },
@@ -169,6 +174,7 @@ struct Lane {
     from: Arc<UdpSocket>,
     /// Who sent last at this end, unless that was fixed.
     seen: Arc<Address>,
+    mend: fn(&mut [u8]),
     counts: Arc<Counts>,
     take: Option<(Arc<AtomicBool>, mpsc::Sender<Drop>)>,
     chance: Chance,
@@ -209,6 +215,7 @@ impl Lane {
                 self.counts.lost.fetch_add(1, Ordering::Relaxed);
                 continue;
             }
+            (self.mend)(&mut buffer[..count]);
             let under = Under { due: Instant::now() + delay, bytes: buffer[..count].to_vec() };
             match road.try_send(under) {
                 Ok(()) => self.counts.carried.fetch_add(1, Ordering::Relaxed),

@@ -43,8 +43,9 @@ const GROWTH_MAX_MIB: f64 = 64.0;
 /// The size of a client's first datagram (RFC 9000 section 14.1).
 const INITIAL_BYTES: usize = 1200;
 
-/// Packets sent before the clock is looked at again: 1 ms of them.
-const BURST: usize = PACKETS_PER_S / 1000;
+/// Packets the attacker may be behind, 20 ms of them: what a busy machine takes
+/// from it in one slice is sent late, more is given up.
+const ARREARS: usize = PACKETS_PER_S / 50;
 
 /// What a stranger sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,9 +133,9 @@ pub fn attack(to: SocketAddr, kinds: &[Kind], per_s: usize, stop: &AtomicBool) -
     let (began, mut number) = (Instant::now(), 0_u64);
     while !stop.load(Ordering::Relaxed) {
         let due = (began.elapsed().as_secs_f64() * per_s as f64) as u64;
-        // Behind by more than a burst: the machine is slower than the rate, and
-        // catching up in one lump would be another attack than the one meant.
-        number = number.max(due.saturating_sub(BURST as u64));
+        // Further behind, the machine is slower than the rate, and catching up in
+        // one lump would be another attack than the one meant.
+        number = number.max(due.saturating_sub(ARREARS as u64));
         while number < due {
             kinds[number as usize % kinds.len()].write(number, &mut packet);
             number += 1;

@@ -64,11 +64,17 @@ fn stall_limit(delay: Duration) -> Duration {
     round_trip + round_trip + MAX_ACK_DELAY
 }
 
-/// The two ways of carrying streams.
+/// quinn's own, so the kernel's TCP is given the same.
+const SAME_CONTROL: &str = "cubic";
+
+/// The ways of carrying streams.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Carrier {
     Mesh,
+    /// With the congestion control that the mesh has.
     Tcp,
+    /// With that of this machine.
+    TcpAsIs,
 }
 
 /// Runs the benchmark.
@@ -106,18 +112,23 @@ async fn measure(report: &mut Report, nets: Option<&Nets>, rounds: usize) -> any
     if nets.is_some() {
         add_stalls(report, "tcp", &single_losses(nets, Carrier::Tcp, DELAY, LOSSES).await?, None)?;
     }
-    let (mut mesh, mut tcp) = (Vec::new(), Vec::new());
+    let (mut mesh, mut tcp, mut as_is) = (Vec::new(), Vec::new(), Vec::new());
+    let control = std::fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control")?;
+    report.note(format!("congestion control: {SAME_CONTROL} in mesh and tcp, {} in tcp_as_is", control.trim()));
     for round in 1..=rounds {
         let road = Road { delay: DELAY, loss: LOSS, seed: round as u64 };
         mesh.push(full(nets, Carrier::Mesh, road).await?);
         if nets.is_some() {
             tcp.push(full(nets, Carrier::Tcp, road).await?);
+            as_is.push(full(nets, Carrier::TcpAsIs, road).await?);
         }
-        say(&format!("loss {round}/{rounds}: mesh {:?} KiB/s, TCP {:?} KiB/s", mesh.last(), tcp.last()));
+        let last = [&mesh, &tcp, &as_is].map(|of| of.last().copied());
+        say(&format!("loss {round}/{rounds}: mesh, TCP, TCP as it is: {last:.0?} KiB/s"));
     }
     report.add("mesh_kib_per_s", &mesh, None)?;
     if !tcp.is_empty() {
         report.add("tcp_kib_per_s", &tcp, None)?;
+        report.add("tcp_as_is_kib_per_s", &as_is, None)?;
         let ratios: Vec<f64> = mesh.iter().zip(&tcp).map(|(mesh, tcp)| mesh / tcp).collect();
         report.add("rate_to_noise_tcp", &ratios, Some(Target::AtLeast(RATE_MIN)))?;
     }
@@ -161,10 +172,10 @@ impl Site {
                 let streams = mesh(&near, &far, address).await?;
                 Ok(Self { tasks, ends: vec![near, far], shaper, streams })
             }
-            (Carrier::Tcp, nets) => {
+            (Carrier::Tcp | Carrier::TcpAsIs, nets) => {
                 let nets = nets.context("TCP needs the networks")?;
                 let shaper = nets.shaper(road, &tasks)?;
-                let streams = tcp(nets, &tasks).await?;
+                let streams = tcp(nets, carrier, &tasks).await?;
                 Ok(Self { tasks, ends: Vec::new(), shaper, streams })
             }
         }
@@ -180,13 +191,16 @@ impl Site {
     }
 }
 
-async fn tcp(nets: &Nets, tasks: &Tasks) -> anyhow::Result<Streams> {
+async fn tcp(nets: &Nets, carrier: Carrier, tasks: &Tasks) -> anyhow::Result<Streams> {
     let listener = nets.inside(Place::Far, || Ok(TcpListener::bind((Place::Far.address(), 0))?))?;
     let to = listener.local_addr()?;
     // Waits for the other side on this thread; the road runs on the workers.
     let out = nets.inside(Place::Near, || Ok(TcpStream::connect_timeout(&to, LIMIT)?))?;
     let (incoming, _) = listener.accept()?;
     let ready = |stream: TcpStream| -> anyhow::Result<tokio::net::TcpStream> {
+        if carrier == Carrier::Tcp {
+            rustix::net::sockopt::set_tcp_congestion(&stream, SAME_CONTROL)?;
+        }
         stream.set_nonblocking(true)?;
         Ok(tokio::net::TcpStream::from_std(stream)?)
     };

@@ -2,14 +2,14 @@
 //! alike.
 //!
 //! Each is a network namespace with a VXLAN interface; the kernel wraps every
-//! packet of it into a UDP datagram to the shaper, which carries it to the other
-//! one. So real TCP and real QUIC meet the same losses, and nothing of the
-//! machine's own network is touched: the namespaces have a loopback interface
-//! and that one. Needs root and iproute2; without, only the mesh is measured,
-//! over loopback and the shaper alone.
+//! packet of it into a UDP datagram to the shaper, in a third namespace between
+//! them, which carries it to the other one. So real TCP and real QUIC meet the
+//! same losses, and nothing of the machine's own network is touched. Needs root
+//! and iproute2; without, only the mesh is measured, over loopback and the
+//! shaper alone.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 
@@ -20,19 +20,23 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
 use crate::shaper::{Head, Road, Shaper};
 
-/// The kernel's end of a road inside a namespace, and the shaper's.
-const KERNEL: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 4789);
-const SHAPER: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::new(127, 0, 0, 2)), 4790);
+/// The port of VXLAN (RFC 7348), at both ends of a cable.
+const PORT: u16 = 4789;
+
+/// What carries wrapped packets: an MTU with room for the wrapping.
+const CABLE_MTU: &str = "1600";
 
 /// The usual one of Ethernet; the road itself carries any datagram.
 const MTU: &str = "1500";
 
-/// Where `ip` and `bridge` may lie; the environment of programs is empty.
+/// Where `ip` may lie; the environment of programs is empty.
 const FOLDERS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/bin"];
 
 /// Both networks.
 pub(super) struct Nets {
-    names: [String; 2],
+    near: String,
+    far: String,
+    between: String,
 }
 
 /// Which end of the road.
@@ -54,41 +58,63 @@ impl Place {
     }
 }
 
+impl Place {
+    /// Its end of the cable to the namespace between, and the other end.
+    const fn cable(self) -> [Ipv4Addr; 2] {
+        let net = match self {
+            Place::Near => 1,
+            Place::Far => 2,
+        };
+        [Ipv4Addr::new(10, 98, net, 1), Ipv4Addr::new(10, 98, net, 2)]
+    }
+}
+
 impl Nets {
     /// Makes both.
     pub(super) async fn up() -> anyhow::Result<Self> {
         ensure!(rustix::process::geteuid().is_root(), "network namespaces need root");
         let name = |end| format!("osmoda-loss-{}-{end}", std::process::id());
-        let nets = Self { names: [name("near"), name("far")] };
-        for place in [Place::Near, Place::Far] {
-            if let Err(error) = nets.make(place).await {
-                nets.down().await;
-                return Err(error);
-            }
+        let nets = Self { near: name("near"), far: name("far"), between: name("between") };
+        if let Err(error) = nets.make().await {
+            nets.down().await;
+            return Err(error);
         }
         Ok(nets)
     }
 
-    async fn make(&self, place: Place) -> anyhow::Result<()> {
-        let (name, address) = (self.name(place), format!("{}/24", place.address()));
-        let (local, port) = (KERNEL.ip().to_string(), KERNEL.port().to_string());
-        let (shaper, shaper_port) = (SHAPER.ip().to_string(), SHAPER.port().to_string());
-        tool("ip", &["netns", "add", name]).await?;
-        tool("ip", &["-n", name, "link", "set", "lo", "up"]).await?;
-        let vxlan = ["type", "vxlan", "id", "7", "local", &local, "dstport", &port, "nolearning"];
-        tool("ip", &[&["-n", name, "link", "add", "road"][..], &vxlan].concat()).await?;
-        // One packet is one packet: no bundles that would be lost as a whole.
-        tool("ip", &["-n", name, "link", "set", "road", "mtu", MTU, "gso_max_segs", "1", "up"]).await?;
-        tool("ip", &["-n", name, "address", "add", &address, "dev", "road"]).await?;
-        let to = ["dev", "road", "dst", &shaper, "port", &shaper_port];
-        tool("bridge", &[&["-n", name, "fdb", "append", "00:00:00:00:00:00"][..], &to].concat()).await?;
+    async fn make(&self) -> anyhow::Result<()> {
+        tool(&["netns", "add", &self.between]).await?;
+        for place in [Place::Near, Place::Far] {
+            let name = self.name(place);
+            tool(&["netns", "add", name]).await?;
+            self.lay_cable(place).await?;
+            let [local, remote] = place.cable().map(|address| address.to_string());
+            let port = PORT.to_string();
+            let vxlan = ["type", "vxlan", "id", "7", "local", &local, "remote", &remote, "dstport", &port];
+            tool(&[&["-n", name, "link", "add", "road"][..], &vxlan].concat()).await?;
+            // One packet is one packet: no bundles that would be lost as a whole.
+            tool(&["-n", name, "link", "set", "road", "mtu", MTU, "gso_max_segs", "1", "up"]).await?;
+            tool(&["-n", name, "address", "add", &format!("{}/24", place.address()), "dev", "road"]).await?;
+        }
         Ok(())
     }
 
-    /// Removes both; what is not there is no fault.
+    async fn lay_cable(&self, place: Place) -> anyhow::Result<()> {
+        let (name, between) = (self.name(place), self.between.as_str());
+        let inner = if place == Place::Near { "near" } else { "far" };
+        let pair = ["type", "veth", "peer", "name", inner, "netns", between];
+        tool(&[&["-n", name, "link", "add", "cable"][..], &pair].concat()).await?;
+        for ((net, link), address) in [(name, "cable"), (between, inner)].into_iter().zip(place.cable()) {
+            tool(&["-n", net, "address", "add", &format!("{address}/24"), "dev", link]).await?;
+            tool(&["-n", net, "link", "set", link, "mtu", CABLE_MTU, "up"]).await?;
+        }
+        Ok(())
+    }
+
+    /// Removes all of it; what is not there is no fault.
     pub(super) async fn down(&self) {
-        for name in &self.names {
-            if let Err(error) = tool("ip", &["netns", "delete", name]).await {
+        for name in [&self.near, &self.far, &self.between] {
+            if let Err(error) = tool(&["netns", "delete", name]).await {
                 tracing::debug!(%error, name, "a network was gone already");
             }
         }
@@ -96,16 +122,17 @@ impl Nets {
 
     fn name(&self, place: Place) -> &str {
         match place {
-            Place::Near => &self.names[0],
-            Place::Far => &self.names[1],
+            Place::Near => &self.near,
+            Place::Far => &self.far,
         }
     }
 
     /// A road between them.
     pub(super) fn shaper(&self, road: Road, tasks: &Tasks) -> anyhow::Result<Shaper> {
-        let head = |place| -> anyhow::Result<Head> {
-            let socket = self.inside(place, || Ok(UdpSocket::bind(SHAPER)?))?;
-            Ok(Head { socket, to: Some(KERNEL) })
+        let head = |place: Place| -> anyhow::Result<Head> {
+            let [outer, inner] = place.cable();
+            let socket = within(&self.between, || Ok(UdpSocket::bind((inner, PORT))?))?;
+            Ok(Head { socket, to: Some((outer, PORT).into()), mend: sum_up })
         };
         Ok(Shaper::between(head(Place::Near)?, head(Place::Far)?, road, tasks)?)
     }
@@ -113,20 +140,57 @@ impl Nets {
     /// Runs `work` with this thread in that network: sockets it makes belong to
     /// it for good. The thread is back when this returns.
     pub(super) fn inside<T>(&self, place: Place, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-        let own = File::open("/proc/thread-self/ns/net")?;
-        let other = File::open(PathBuf::from("/run/netns").join(self.name(place)))?;
-        move_into_link_name_space(other.as_fd(), Some(LinkNameSpaceType::Network))?;
-        let done = work();
-        move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))
-            .expect("a thread may return to the network it was started in");
-        done
+        within(self.name(place), work)
     }
 }
 
-async fn tool(program: &str, arguments: &[&str]) -> anyhow::Result<()> {
-    let path = FOLDERS.iter().map(|folder| PathBuf::from(folder).join(program)).find(|path| path.is_file());
-    let path = path.with_context(|| format!("{program} (iproute2) is not installed"))?;
+fn within<T>(name: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let own = File::open("/proc/thread-self/ns/net")?;
+    let other = File::open(PathBuf::from("/run/netns").join(name))?;
+    move_into_link_name_space(other.as_fd(), Some(LinkNameSpaceType::Network))?;
+    let done = work();
+    move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))
+        .expect("a thread may return to the network it was started in");
+    done
+}
+
+/// Offsets in a wrapped packet: VXLAN has 8 bytes, Ethernet 14, IPv4 here 20.
+const ETHERTYPE: usize = 8 + 12;
+const IP: usize = 8 + 14;
+const IP_HEADER: usize = 20;
+
+/// Writes the checksum of TCP or UDP into a wrapped packet. The kernel leaves it
+/// to the device that sends the packet off, and there is none: the wrapping ends
+/// in this program.
+fn sum_up(wrapped: &mut [u8]) {
+    let is_plain_ipv4 = wrapped.get(ETHERTYPE..ETHERTYPE + 3) == Some(&[8, 0, 0x45]);
+    let Some(packet) = wrapped.get_mut(IP..).filter(|packet| is_plain_ipv4 && packet.len() > IP_HEADER) else { return };
+    let length = usize::from(u16::from_be_bytes([packet[2], packet[3]])).min(packet.len());
+    let protocol = packet[9];
+    let at = match protocol {
+        6 => IP_HEADER + 16,
+        17 => IP_HEADER + 6,
+        _ => return,
+    };
+    if length < at + 2 {
+        return;
+    }
+    packet[at..at + 2].fill(0);
+    let words =
+        packet[12..length].chunks(2).map(|word| u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0)));
+    let mut sum = words.sum::<u32>() + u32::from(protocol) + (length - IP_HEADER) as u32;
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    // A sum of zero would mean none in UDP.
+    let sum = if sum == 0xffff { 0xffff } else { !(sum as u16) };
+    packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+}
+
+async fn tool(arguments: &[&str]) -> anyhow::Result<()> {
+    let path = FOLDERS.iter().map(|folder| PathBuf::from(folder).join("ip")).find(|path| path.is_file());
+    let path = path.context("ip (iproute2) is not installed")?;
     let output = run(&Spec::new(path).args(arguments.iter().copied())).await?;
-    ensure!(output.status.success(), "{program} {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
+    ensure!(output.status.success(), "ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
     Ok(())
 }

@@ -14,6 +14,8 @@ use osmoda_mesh_rooms::{Blob, MessageId, RoomId, RoomLog, Signed, Summary, Unver
 use osmoda_types::{ErrorCode, PublicKey};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
+/// Messages are appended in the order in which they come and found by an index:
+/// their ids are hashes, and a table sorted by them writes a page per message.
 const MIGRATIONS: &[Migration] = &[(
     1,
     "CREATE TABLE rooms (
@@ -22,8 +24,9 @@ const MIGRATIONS: &[Migration] = &[(
      ) WITHOUT ROWID;
      CREATE TABLE messages (
         room BLOB NOT NULL, id BLOB NOT NULL, late INTEGER NOT NULL, received_ms INTEGER NOT NULL,
-        wire BLOB NOT NULL, PRIMARY KEY (room, id)
-     ) WITHOUT ROWID;
+        wire BLOB NOT NULL
+     );
+     CREATE UNIQUE INDEX messages_by_id ON messages (room, id);
      CREATE TABLE authors (
         room BLOB NOT NULL, author BLOB NOT NULL, seq INTEGER NOT NULL, head BLOB, forked INTEGER NOT NULL,
         PRIMARY KEY (room, author)

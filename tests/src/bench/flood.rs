@@ -17,9 +17,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use osmoda_mesh_crypto::QUIC_VERSION;
+use rustix::time::ClockId;
 
 use super::fleet::{count_of, say};
 use super::mesh::ends::{Dialler, End};
+use super::mesh::pipe::cpu_s;
 use super::mesh::runtime;
 use super::report::{Figure, Report, Target};
 
@@ -111,6 +113,8 @@ pub struct Attack {
     pub sent: u64,
     /// How long it took.
     pub took: Duration,
+    /// Processor seconds of the attacker.
+    pub cpu_s: f64,
     /// Bytes that came back.
     pub answered_bytes: u64,
 }
@@ -129,7 +133,7 @@ pub fn attack(to: SocketAddr, kinds: &[Kind], per_s: usize, stop: &AtomicBool) -
     let socket = UdpSocket::bind("127.0.0.1:0")?;
     socket.set_nonblocking(true)?;
     let (mut packet, mut heard) = (Vec::with_capacity(INITIAL_BYTES), [0; 2048]);
-    let mut attack = Attack { sent: 0, took: Duration::ZERO, answered_bytes: 0 };
+    let mut attack = Attack { sent: 0, took: Duration::ZERO, cpu_s: 0.0, answered_bytes: 0 };
     let (began, mut number) = (Instant::now(), 0_u64);
     while !stop.load(Ordering::Relaxed) {
         let due = (began.elapsed().as_secs_f64() * per_s as f64) as u64;
@@ -151,6 +155,7 @@ pub fn attack(to: SocketAddr, kinds: &[Kind], per_s: usize, stop: &AtomicBool) -
         std::thread::yield_now();
     }
     attack.took = began.elapsed();
+    attack.cpu_s = cpu_s(ClockId::ThreadCPUTime);
     // Whatever is on its way arrives now.
     socket.set_nonblocking(false)?;
     socket.set_read_timeout(Some(Duration::from_millis(300)))?;
@@ -249,7 +254,10 @@ async fn measure(length: Duration) -> anyhow::Result<Report> {
     scene.connects(Duration::from_secs(1)).await.context("warming up")?;
     let quiet = scene.connects(short).await.context("before the flood")?;
     let before = resident_mib()?;
+    let cpu = cpu_s(ClockId::ProcessCPUTime);
     let (flooded, attack) = scene.attacked(&[Kind::NoKnock], PACKETS_PER_S, length).await.context("under Initials")?;
+    // Without the attacker's; the member's connects are in it.
+    let endpoint = cpu_s(ClockId::ProcessCPUTime) - cpu - attack.cpu_s;
     let (mixed, all) = scene.attacked(&Kind::ALL, PACKETS_PER_S, short).await.context("under all kinds")?;
     let growth = resident_mib()? - before;
     scene.stop().await;
@@ -262,6 +270,7 @@ async fn measure(length: Duration) -> anyhow::Result<Report> {
     report.note(format!("{} connects before, {} and {} under attack", quiet.len(), flooded.len(), mixed.len()));
     let idle = Figure::quantile(&quiet, 0.99, None)?.value;
     report.add("initials_sent_per_s", &[attack.packets_per_s()], Some(Target::AtLeast(0.98 * PACKETS_PER_S as f64)))?;
+    report.add("endpoint_cpu_us_per_packet", &[endpoint * 1e6 / attack.sent as f64], None)?;
     report.add("mixed_sent_per_s", &[all.packets_per_s()], None)?;
     report.add_quantile("idle_connect_p99_ms", &quiet, 0.99, None)?;
     report.add_quantile("flood_connect_p50_ms", &flooded, 0.5, None)?;

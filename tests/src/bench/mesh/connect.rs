@@ -104,6 +104,8 @@ pub fn take(rounds: usize) -> anyhow::Result<Taken> {
 
 #[cfg(feature = "bench-tls")]
 async fn rounds_of_both(rounds: usize) -> anyhow::Result<Taken> {
+    use rustix::time::ClockId;
+
     use super::ends::{Dialler, End};
     use super::pipe::cpu_s;
     use super::quic::{Exchange, TlsDoor};
@@ -123,16 +125,16 @@ async fn rounds_of_both(rounds: usize) -> anyhow::Result<Taken> {
     for round in 0..=rounds {
         // A prefix of its own each round: 25 connects are below its limit.
         let endpoint = dialler.endpoint(1, u8::try_from(round)?)?;
-        let (mut took, cpu) = (Vec::new(), cpu_s());
+        let (mut took, cpu) = (Vec::new(), cpu_s(ClockId::ProcessCPUTime));
         for _ in 0..CONNECTS {
             took.push(dialler.connect(&endpoint, to).await?.as_secs_f64() * 1e6);
         }
-        let mesh = of(&took, cpu_s() - cpu)?;
-        let (mut took, cpu) = (Vec::new(), cpu_s());
+        let mesh = of(&took, cpu_s(ClockId::ProcessCPUTime) - cpu)?;
+        let (mut took, cpu) = (Vec::new(), cpu_s(ClockId::ProcessCPUTime));
         for _ in 0..CONNECTS {
             took.push(door.connect().await?.as_secs_f64() * 1e6);
         }
-        let tls = of(&took, cpu_s() - cpu)?;
+        let tls = of(&took, cpu_s(ClockId::ProcessCPUTime) - cpu)?;
         // The first round is for warming up.
         if round > 0 {
             say(&format!("connect {round}/{rounds}: mesh {:.0} us, TLS {:.0} us", mesh.0, tls.0));

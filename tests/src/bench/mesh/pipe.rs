@@ -92,7 +92,7 @@ impl Pipe {
     /// Moves so many bytes and says what it took.
     pub(super) async fn moved(&mut self, bytes: usize) -> anyhow::Result<Moved> {
         let mut buffer = vec![0; 64 * 1024];
-        let (began, cpu) = (Instant::now(), cpu_s());
+        let (began, cpu) = (Instant::now(), cpu_s(ClockId::ProcessCPUTime));
         self.orders.send(bytes).await.context("the sender is gone")?;
         let mut left = bytes;
         while left > 0 {
@@ -100,14 +100,14 @@ impl Pipe {
             ensure!(count > 0 && count <= left, "{count} bytes came when {left} were due");
             left -= count;
         }
-        let (seconds, cpu) = (began.elapsed().as_secs_f64(), cpu_s() - cpu);
+        let (seconds, cpu) = (began.elapsed().as_secs_f64(), cpu_s(ClockId::ProcessCPUTime) - cpu);
         let mib = bytes as f64 / f64::from(1 << 20);
         Ok(Moved { mib_per_s: mib / seconds, cpu_s_per_gib: cpu / (mib / 1024.0) })
     }
 }
 
-/// Processor time of this process so far.
-pub(super) fn cpu_s() -> f64 {
-    let now = clock_gettime(ClockId::ProcessCPUTime);
+/// Processor time so far, of the process or the thread.
+pub(crate) fn cpu_s(of: ClockId) -> f64 {
+    let now = clock_gettime(of);
     now.tv_sec as f64 + now.tv_nsec as f64 / 1e9
 }

@@ -34,6 +34,6 @@ pub use message::{Body, Message, MessageError, Unverified, Verified};
 pub use quota::{Meter, OverQuota, fits};
 pub use record::{Join, Member, Record, RecordError, Retention, Signed};
 pub use seen::Seen;
-pub use slot::{Side, Slot};
+pub use slot::{Slot, Ticket};
 pub use sync::{Answerer, Do, Opener, Snapshot, SyncError};
 pub use wire::{Blob, Frame, FrameError, NodeBytes, Refusal, Verdict};

@@ -9,20 +9,33 @@ use std::collections::VecDeque;
 
 use osmoda_types::NodeId;
 
-/// Which side of a session this node is.
+/// The right to a session. Each is given back once; one that was overtaken
+/// meanwhile frees nothing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Side {
-    /// It asked.
+pub struct Ticket(u64);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Side {
+    /// This node asked, and waits for the answer.
+    Asking,
+    /// The session that this node asked for goes on.
     Opener,
-    /// It was asked.
+    /// The peer asked.
     Answerer,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Taken {
+    peer: NodeId,
+    side: Side,
+    ticket: Ticket,
 }
 
 /// The slot of one room.
 #[derive(Debug, Clone, Default)]
 pub struct Slot {
-    with: Option<(NodeId, Side)>,
-    is_answered: bool,
+    taken: Option<Taken>,
+    tickets: u64,
     waiting: VecDeque<NodeId>,
 }
 
@@ -43,53 +56,61 @@ impl Slot {
     /// Takes the slot for a session that this node opens, with one of those that
     /// wait; `random` chooses which, so that two halves do not queue up behind
     /// the same node.
-    pub fn open(&mut self, random: u64) -> Option<NodeId> {
-        if self.with.is_some() || self.waiting.is_empty() {
+    pub fn open(&mut self, random: u64) -> Option<(NodeId, Ticket)> {
+        if self.taken.is_some() || self.waiting.is_empty() {
             return None;
         }
         // Below the length, so it fits.
         let place = (random % self.waiting.len() as u64) as usize;
         let peer = self.waiting.remove(place)?;
-        self.with = Some((peer, Side::Opener));
-        self.is_answered = false;
-        Some(peer)
+        Some((peer, self.take(peer, Side::Asking)))
     }
 
-    /// Whether a session that the peer opens may begin; takes the slot if so.
-    /// When both opened one to each other, that of the smaller id goes on.
-    pub fn answer(&mut self, own: &NodeId, peer: NodeId) -> bool {
-        let free = match self.with {
+    /// Takes the slot for a session that the peer opens, if it may begin. When
+    /// both opened one to each other, that of the smaller id goes on.
+    pub fn answer(&mut self, own: &NodeId, peer: NodeId) -> Option<Ticket> {
+        let free = match self.taken {
             None => true,
-            Some((with, Side::Opener)) => with == peer && !self.is_answered && peer < *own,
-            Some((_, Side::Answerer)) => false,
+            Some(taken) => taken.side == Side::Asking && taken.peer == peer && peer < *own,
         };
-        if free {
-            self.with = Some((peer, Side::Answerer));
-            // This session does what the waiting one would do.
-            self.forget(&peer);
+        if !free {
+            return None;
         }
-        free
+        // This session does what the waiting one would do.
+        self.forget(&peer);
+        Some(self.take(peer, Side::Answerer))
+    }
+
+    fn take(&mut self, peer: NodeId, side: Side) -> Ticket {
+        self.tickets += 1;
+        let ticket = Ticket(self.tickets);
+        self.taken = Some(Taken { peer, side, ticket });
+        ticket
     }
 
     /// The peer took the session that this node opened. False when it was given
     /// up meanwhile for one that the peer opened.
-    pub fn answered(&mut self, peer: &NodeId) -> bool {
-        let ours = self.with == Some((*peer, Side::Opener));
-        self.is_answered |= ours;
-        ours
+    pub fn answered(&mut self, ticket: Ticket) -> bool {
+        match &mut self.taken {
+            Some(taken) if taken.ticket == ticket => {
+                taken.side = Side::Opener;
+                true
+            }
+            _ => false,
+        }
     }
 
     /// A session is over.
-    pub fn release(&mut self, peer: &NodeId, side: Side) {
-        if self.with == Some((*peer, side)) {
-            self.with = None;
+    pub fn release(&mut self, ticket: Ticket) {
+        if self.taken.is_some_and(|taken| taken.ticket == ticket) {
+            self.taken = None;
         }
     }
 
     /// Whether somebody waits and nothing is going on.
     #[must_use]
     pub fn is_ready(&self) -> bool {
-        self.with.is_none() && !self.waiting.is_empty()
+        self.taken.is_none() && !self.waiting.is_empty()
     }
 }
 
@@ -108,18 +129,20 @@ mod tests {
         for n in [1, 2, 1] {
             slot.want(node(n));
         }
-        let first = slot.open(7).unwrap();
+        let (first, ticket) = slot.open(7).unwrap();
         assert_eq!(slot.open(0), None);
-        assert!(slot.answered(&first));
-        assert!(!slot.answer(&node(9), node(3)));
-        slot.release(&first, Side::Answerer);
+        assert!(slot.answered(ticket));
+        assert_eq!(slot.answer(&node(9), node(3)), None);
         assert!(!slot.is_ready());
-        slot.release(&first, Side::Opener);
-        let second = slot.open(7).unwrap();
+        slot.release(ticket);
+        let (second, again) = slot.open(7).unwrap();
         assert_ne!(first, second);
-        slot.release(&second, Side::Opener);
+        // What is over frees nothing that came after it.
+        slot.release(ticket);
+        assert_eq!(slot.answer(&node(9), node(3)), None);
+        slot.release(again);
         assert!(!slot.is_ready());
-        assert!(slot.answer(&node(9), node(3)) && !slot.answer(&node(9), node(4)));
+        assert!(slot.answer(&node(9), node(3)).is_some() && slot.answer(&node(9), node(4)).is_none());
     }
 
     #[test]
@@ -128,13 +151,15 @@ mod tests {
         let (mut at_small, mut at_large) = (Slot::default(), Slot::default());
         at_small.want(large);
         at_large.want(small);
-        at_small.open(0);
-        at_large.open(0);
-        assert!(!at_small.answer(&small, large));
-        assert!(at_large.answer(&large, small));
+        let (_, of_small) = at_small.open(0).unwrap();
+        let (_, of_large) = at_large.open(0).unwrap();
+        assert_eq!(at_small.answer(&small, large), None);
+        let answering = at_large.answer(&large, small).unwrap();
         // The answers cross too.
-        assert!(at_small.answered(&large) && !at_large.answered(&small));
-        at_large.release(&small, Side::Opener);
-        assert!(!at_large.answer(&large, node(3)), "still in the session that it answers");
+        assert!(at_small.answered(of_small) && !at_large.answered(of_large));
+        at_large.release(of_large);
+        assert_eq!(at_large.answer(&large, node(3)), None, "still in the session that it answers");
+        at_large.release(answering);
+        assert!(at_large.answer(&large, node(3)).is_some());
     }
 }

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use osmoda_mesh_rooms::{
-    Answerer, Blob, Clock, Do, Frame, Hlc, Inserted, MessageId, Opener, RoomLog, Side, Slot, Snapshot, Unverified,
+    Answerer, Blob, Clock, Do, Frame, Hlc, Inserted, MessageId, Opener, RoomLog, Slot, Snapshot, Ticket, Unverified,
     Verified, limits::BATCH_BYTES_MAX,
 };
 use osmoda_types::NodeId;
@@ -106,6 +106,7 @@ impl Node {
 struct Session {
     opener: usize,
     answerer: usize,
+    tickets: Option<(Ticket, Ticket)>,
     state: Option<(Opener, Answerer)>,
     to_answerer: Frame,
     bytes: usize,
@@ -160,8 +161,8 @@ impl World {
     fn turn(&mut self) -> bool {
         for opener in 0..self.nodes.len() {
             let random = self.random.next();
-            if let Some(peer) = self.nodes[opener].slot.open(random) {
-                self.open(opener, self.place(peer));
+            if let Some((peer, ticket)) = self.nodes[opener].slot.open(random) {
+                self.open(opener, self.place(peer), ticket);
             }
         }
         let mut sessions = std::mem::take(&mut self.sessions);
@@ -170,14 +171,15 @@ impl World {
         !self.sessions.is_empty() || self.nodes.iter().any(|node| node.slot.is_ready())
     }
 
-    fn open(&mut self, opener: usize, answerer: usize) {
+    fn open(&mut self, opener: usize, answerer: usize, ticket: Ticket) {
         let (own, peer) = (node(opener as u8), node(answerer as u8));
-        if !self.nodes[answerer].slot.answer(&peer, own) {
-            self.nodes[opener].slot.release(&peer, Side::Opener);
+        let Some(answering) = self.nodes[answerer].slot.answer(&peer, own) else {
+            self.nodes[opener].slot.release(ticket);
             self.nodes[opener].slot.want(peer);
             return;
-        }
-        assert!(self.nodes[opener].slot.answered(&peer));
+        };
+        assert!(self.nodes[opener].slot.answered(ticket));
+        let tickets = Some((ticket, answering));
         self.pairs.insert((opener.min(answerer), opener.max(answerer)));
         let mine = self.nodes[opener].snapshot();
         let (machine, sync) = Opener::new(room(), 1, mine, BTreeSet::new());
@@ -190,20 +192,21 @@ impl World {
         match machine.frame(opened).unwrap() {
             Do::Done(None) => {
                 self.bytes += bytes;
-                self.end(opener, answerer);
+                self.end(opener, answerer, tickets);
             }
             Do::Send(first) => {
                 bytes += first.encode().unwrap().len();
                 let state = Some((machine, Answerer::new(theirs).unwrap()));
-                self.sessions.push(Session { opener, answerer, state, to_answerer: first, bytes });
+                self.sessions.push(Session { opener, answerer, tickets, state, to_answerer: first, bytes });
             }
             other => panic!("{other:?}"),
         }
     }
 
-    fn end(&mut self, opener: usize, answerer: usize) {
-        self.nodes[opener].slot.release(&node(answerer as u8), Side::Opener);
-        self.nodes[answerer].slot.release(&node(opener as u8), Side::Answerer);
+    fn end(&mut self, opener: usize, answerer: usize, tickets: Option<(Ticket, Ticket)>) {
+        let Some((opening, answering)) = tickets else { return };
+        self.nodes[opener].slot.release(opening);
+        self.nodes[answerer].slot.release(answering);
     }
 
     /// Carries one frame over and one back; false when the session is over.
@@ -226,7 +229,7 @@ impl World {
                 Do::Arrange(_) => panic!("an answerer has nothing to arrange"),
                 Do::Done(_) => {
                     self.bytes += session.bytes;
-                    self.end(session.opener, session.answerer);
+                    self.end(session.opener, session.answerer, session.tickets);
                     return false;
                 }
             };
@@ -325,7 +328,7 @@ fn what_one_side_pruned_is_neither_fetched_nor_offered() {
         let opened = Frame::Opened { horizon_ms, equal: false, record: None, wants_record: false };
         let Do::Send(first) = machine.frame(opened).unwrap() else { panic!("ranges follow") };
         let state = Some((machine, Answerer::new(theirs.from(horizon_ms)).unwrap()));
-        let mut session = Session { opener: own, answerer: peer, state, to_answerer: first, bytes: 0 };
+        let mut session = Session { opener: own, answerer: peer, tickets: None, state, to_answerer: first, bytes: 0 };
         while world.advance(&mut session) {}
     }
     assert_eq!(world.repeated, 0);

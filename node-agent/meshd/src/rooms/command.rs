@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use osmoda_kit::error::ApiError;
 use osmoda_mesh_rooms::{
-    Hlc, IdPrefix, Line, MessageId, Refusal, RoomId, Signed, Snapshot, Summary, Unverified, Verdict, Verified,
+    Hlc, IdPrefix, Line, MessageId, Refusal, RoomId, Signed, Snapshot, Summary, Ticket, Unverified, Verdict, Verified,
 };
 use osmoda_types::{NodeId, PublicKey};
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -49,7 +49,7 @@ pub(crate) enum Command {
     /// A peer opens a session.
     Answer { from: NodeId, asked: Asked, reply: Reply<Result<Answered, Refusal>> },
     /// The peer took the session that we opened.
-    Answered { room: RoomId, peer: NodeId, reply: Reply<bool> },
+    Answered { room: RoomId, ticket: Ticket, reply: Reply<bool> },
     /// The messages behind what a peer asks for, if it still may.
     Resolve { room: RoomId, peer: NodeId, prefixes: Vec<IdPrefix>, reply: Reply<Vec<MessageId>> },
     /// Ids in the room's order.
@@ -152,6 +152,7 @@ pub(crate) struct Screened {
 pub(crate) struct Begin {
     pub(crate) room: RoomId,
     pub(crate) peer: NodeId,
+    pub(crate) ticket: Ticket,
     pub(crate) revision: u64,
     pub(crate) snapshot: Snapshot,
     pub(crate) skip: BTreeSet<MessageId>,
@@ -170,6 +171,7 @@ pub(crate) struct Asked {
 /// The session may begin.
 #[derive(Debug)]
 pub(crate) struct Answered {
+    pub(crate) ticket: Ticket,
     pub(crate) snapshot: Snapshot,
     pub(crate) equal: bool,
     pub(crate) record: Option<Signed>,
@@ -182,7 +184,7 @@ pub(crate) struct Answered {
 pub(crate) struct Release {
     pub(crate) room: RoomId,
     pub(crate) peer: NodeId,
-    pub(crate) side: osmoda_mesh_rooms::Side,
+    pub(crate) ticket: Ticket,
     /// Both have the same now: the peer has ours up to this number.
     pub(crate) healed: Option<u64>,
 }

@@ -13,7 +13,7 @@ use osmoda_kit::error::ApiError;
 use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::TaskKind;
 use osmoda_mesh::MeshStream;
-use osmoda_mesh_rooms::{Answerer, Blob, Do, Frame, MessageId, Opener, Refusal, RoomId, Side, Verdict};
+use osmoda_mesh_rooms::{Answerer, Blob, Do, Frame, MessageId, Opener, Refusal, RoomId, Ticket, Verdict};
 use osmoda_node_api::mesh::Service;
 use osmoda_types::NodeId;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf, split};
@@ -64,8 +64,8 @@ struct Held {
 }
 
 impl Held {
-    fn new(cx: &Cx, room: RoomId, peer: NodeId, side: Side) -> Self {
-        Self { cx: cx.clone(), release: Release { room, peer, side, healed: None } }
+    fn new(cx: &Cx, room: RoomId, peer: NodeId, ticket: Ticket) -> Self {
+        Self { cx: cx.clone(), release: Release { room, peer, ticket, healed: None } }
     }
 }
 
@@ -81,7 +81,7 @@ impl Drop for Held {
 
 async fn session(cx: Cx, begin: Begin) {
     let (room, peer) = (begin.room, begin.peer);
-    let mut held = Held::new(&cx, room, peer, Side::Opener);
+    let mut held = Held::new(&cx, room, peer, begin.ticket);
     let own_seq = begin.own_seq;
     let outcome = tokio::time::timeout(SESSION_TIME, open(&cx, begin)).await;
     match outcome {
@@ -107,7 +107,7 @@ async fn session(cx: Cx, begin: Begin) {
 
 /// The opener's side; `None` when both have the same now.
 async fn open(cx: &Cx, begin: Begin) -> io::Result<Option<Refusal>> {
-    let Begin { room, peer, revision, snapshot, skip, .. } = begin;
+    let Begin { room, peer, ticket, revision, snapshot, skip, .. } = begin;
     let stream = cx.mesh.connect_stream(peer, Service::Rooms).await.map_err(io::Error::other)?;
     let (read, write) = split(stream);
     let mut line = Line { cx, room, peer, frames: FrameReader::new(read), write };
@@ -124,7 +124,7 @@ async fn open(cx: &Cx, begin: Begin) -> io::Result<Option<Refusal>> {
         }
         Frame::Opened { record, wants_record, .. } => {
             // The peer may have opened one to us meanwhile, and that one goes on.
-            if !cx.ask(|reply| Command::Answered { room, peer, reply }).await.map_err(io::Error::other)? {
+            if !cx.ask(|reply| Command::Answered { room, ticket, reply }).await.map_err(io::Error::other)? {
                 return Ok(Some(Refusal::Busy));
             }
             if let Some(Blob(wire)) = record {
@@ -179,11 +179,11 @@ pub(crate) async fn answer(
     let room = asked.room;
     let mut line = Line { cx, room, peer, frames, write };
     let answered = cx.ask(|reply| Command::Answer { from: peer, asked, reply }).await.map_err(io::Error::other)?;
-    let Answered { snapshot, equal, record, wants_record, own_seq } = match answered {
+    let Answered { ticket, snapshot, equal, record, wants_record, own_seq } = match answered {
         Ok(answered) => answered,
         Err(refusal) => return line.send(&Frame::Refused(refusal)).await,
     };
-    let mut held = Held::new(cx, room, peer, Side::Answerer);
+    let mut held = Held::new(cx, room, peer, ticket);
     let record = record.map(|signed| Blob(signed.wire().to_vec()));
     line.send(&Frame::Opened { horizon_ms: snapshot.horizon_ms, equal, record, wants_record }).await?;
     if wants_record {

@@ -1,7 +1,7 @@
 //! Answering commands that only look, and handing on those that change.
 
 use osmoda_kit::error::ApiError;
-use osmoda_mesh_rooms::{MessageId, RoomId, Side};
+use osmoda_mesh_rooms::{MessageId, RoomId};
 use osmoda_types::NodeId;
 
 use super::command::{Command, Delivered, Reply, Said, Shown};
@@ -26,8 +26,8 @@ impl Owner {
             Command::Acked { from, id, verdict } => self.acked(from, &id, verdict),
             Command::Begin { reply } => answer(reply, self.begin()),
             Command::Answer { from, asked, reply } => answer(reply, self.answer_session(from, asked)),
-            Command::Answered { room, peer, reply } => {
-                let taken = self.rooms.get_mut(&room).is_some_and(|room| room.slot.answered(&peer));
+            Command::Answered { room, ticket, reply } => {
+                let taken = self.rooms.get_mut(&room).is_some_and(|room| room.slot.answered(ticket));
                 answer(reply, taken);
             }
             Command::Resolve { room, peer, prefixes, reply } => {
@@ -103,10 +103,7 @@ impl Owner {
         self.links.remove(peer);
         for room in self.rooms.values_mut() {
             room.slot.forget(peer);
-            room.slot.release(peer, Side::Opener);
-            room.slot.release(peer, Side::Answerer);
         }
-        self.wake.notify_one();
     }
 }
 

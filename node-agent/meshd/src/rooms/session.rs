@@ -13,15 +13,16 @@ impl Owner {
         let (own, links) = (self.own, &self.links);
         let mut begun = Vec::new();
         for (id, room) in self.rooms.iter_mut().filter(|(_, room)| room.signed.record().has(&own)) {
-            let Some(peer) = room.slot.open(random()) else { continue };
+            let Some((peer, ticket)) = room.slot.open(random()) else { continue };
             if !room.signed.record().has(&peer) || !links.contains_key(&peer) {
-                room.slot.release(&peer, osmoda_mesh_rooms::Side::Opener);
+                room.slot.release(ticket);
                 self.wake.notify_one();
                 continue;
             }
             begun.push(Begin {
                 room: *id,
                 peer,
+                ticket,
                 revision: room.signed.record().revision,
                 snapshot: room.snapshot(0),
                 skip: room.skipped(),
@@ -40,13 +41,12 @@ impl Owner {
             return Err(Refusal::NotFound);
         }
         let revision = record.revision;
-        if !room.slot.answer(&own, from) {
-            return Err(Refusal::Busy);
-        }
+        let ticket = room.slot.answer(&own, from).ok_or(Refusal::Busy)?;
         let snapshot = room.snapshot(asked.horizon_ms);
         // The opener's set from a later horizon on is not known from its hash.
         let equal = snapshot.horizon_ms == asked.horizon_ms && snapshot.fingerprint() == asked.fingerprint;
         Ok(Answered {
+            ticket,
             equal,
             snapshot,
             record: (revision > asked.revision).then(|| room.signed.clone()),
@@ -59,7 +59,7 @@ impl Owner {
     pub(crate) fn release(&mut self, release: Release) {
         let now = self.clock.now_wall();
         if let Some(room) = self.rooms.get_mut(&release.room) {
-            room.slot.release(&release.peer, release.side);
+            room.slot.release(release.ticket);
             if let Some(seq) = release.healed {
                 room.confirmed.entry(release.peer).or_default().healed(seq, now);
             }

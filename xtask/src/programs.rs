@@ -56,16 +56,18 @@ pub(crate) fn demo(rest: &[OsString]) -> anyhow::Result<ExitCode> {
 /// brings along; no other benchmark waits for it to be built.
 pub(crate) fn bench(rest: &[OsString]) -> anyhow::Result<ExitCode> {
     let metadata = Metadata::load()?;
-    require(&metadata, "osmoda-tests", "bench")?;
+    let program = ("osmoda-tests", "bench");
+    require(&metadata, program.0, program.1)?;
     let mesh = rest.iter().any(|word| word == "mesh");
     if mesh {
-        let fast = build_with(&metadata, Profile::Release, ("osmoda-tests", "bench"), "osmoda-tests/fast-crypto")?;
+        compile(&metadata, Profile::Release, &[program], "osmoda-tests/fast-crypto")?;
+        let fast = built(&metadata, Profile::Release, program.1);
         let beside = fast.with_file_name("bench-fast");
         std::fs::copy(&fast, &beside).with_context(|| format!("cannot write {}", beside.display()))?;
     }
     let features = if mesh { "osmoda-tests/bench-tls" } else { "" };
-    let program = build_with(&metadata, Profile::Release, ("osmoda-tests", "bench"), features)?;
-    become_program(program, rest)
+    compile(&metadata, Profile::Release, &[PRODUCT, &[program]].concat(), features)?;
+    become_program(built(&metadata, Profile::Release, program.1), rest)
 }
 
 /// `cargo xtask hosts`.
@@ -93,24 +95,24 @@ pub(crate) fn dev(rest: &[OsString]) -> anyhow::Result<ExitCode> {
 
 /// Builds the product's programs and one more; returns the path of that one.
 pub(crate) fn build(metadata: &Metadata, profile: Profile, extra: (&str, &str)) -> anyhow::Result<PathBuf> {
-    build_with(metadata, profile, extra, "")
+    compile(metadata, profile, &[PRODUCT, &[extra]].concat(), "")?;
+    Ok(built(metadata, profile, extra.1))
 }
 
-/// The same with features, separated by commas.
-fn build_with(metadata: &Metadata, profile: Profile, extra: (&str, &str), features: &str) -> anyhow::Result<PathBuf> {
+/// Builds programs with features, which are separated by commas.
+fn compile(metadata: &Metadata, profile: Profile, programs: &[(&str, &str)], features: &str) -> anyhow::Result<()> {
     let mut arguments = vec!["build", "--quiet"];
     if profile == Profile::Release {
         arguments.push("--release");
     }
-    for (package, binary) in PRODUCT.iter().copied().chain([extra]) {
+    for (package, binary) in programs.iter().copied() {
         require(metadata, package, binary)?;
         arguments.extend(["-p", package, "--bin", binary]);
     }
     if !features.is_empty() {
         arguments.extend(["--features", features]);
     }
-    run::checked(run::root(), &run::cargo(), &arguments)?;
-    Ok(built(metadata, profile, extra.1))
+    run::checked(run::root(), &run::cargo(), &arguments)
 }
 
 /// Where a built program lies.

@@ -118,6 +118,7 @@ fn body(state: &FleetState, what: &What) -> (Option<RolloutId>, EventBody) {
         What::Frozen(scope) => (None, EventBody::Freeze { scope: scope.clone(), frozen: true }),
         What::Unfrozen(scope) => (None, EventBody::Freeze { scope: scope.clone(), frozen: false }),
         What::Begun(network) => fleet("begun", network.to_string()),
+        What::KeysRotated(node) => fleet("keys_rotated", node.to_string()),
         What::Revoked(node) => fleet("revoked", node.to_string()),
         What::EpochBegun(epoch) => fleet("mesh_epoch", epoch.0.to_string()),
         What::InviteOpened(id) => fleet("invite_opened", id.to_string()),

@@ -11,7 +11,7 @@ use osmoda_types::command::{
 use osmoda_types::{
     AttemptId, ErrorCode, FleetEpoch, Invite, InviteId, LedgerHash, ManifestHash, Member, MeshEpoch, MeshKey,
     NetworkId, NodeId, Policy, Principal, PublicKey, Purpose, RaftId, RequestId, Right, Role, RolloutId, SecretHash,
-    Signature, StorePath, Subkey, Timings, Vote, Wave,
+    Signature, StorePath, Subkey, Succession, Timings, Vote, Wave,
 };
 use prost::Message as _;
 use std::fmt::Write as _;
@@ -154,6 +154,13 @@ fn bodies() -> Vec<Body> {
     );
     // What came later is added at the end, so that the lines above stay.
     bodies.push(Body::RotateEpoch { epoch: MeshEpoch(2), secret_hash: SecretHash::from_bytes([17; 32]) });
+    bodies.push(Body::RotateKeys(Succession {
+        node: node(1),
+        mesh_key: MeshKey::from_bytes([18; 32]),
+        identity_key: PublicKey::from_bytes([19; 32]),
+        by_old: Signature::from_bytes([20; 64]),
+        by_new: Signature::from_bytes([21; 64]),
+    }));
     bodies
 }
 

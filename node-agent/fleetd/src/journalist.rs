@@ -54,6 +54,7 @@ fn row_of(event: &Event) -> (&'static str, Value) {
         What::Begun(network) => ("fleet.begun", json!({ "network": network })),
         What::Joined(node) => ("fleet.joined", json!({ "node": node })),
         What::Moved(node) => ("fleet.moved", json!({ "node": node })),
+        What::KeysRotated(node) => ("fleet.keys_rotated", json!({ "node": node })),
         What::Revoked(node) => ("fleet.revoked", json!({ "node": node })),
         What::EpochBegun(epoch) => ("fleet.mesh_epoch", json!({ "epoch": epoch })),
         What::InviteOpened(invite) => ("fleet.invite.opened", json!({ "invite": invite })),

@@ -24,5 +24,7 @@ mod view;
 pub use outcome::{Event, Outcome, Reply, Signer, What};
 pub use rollout::{Cause, Elector, PauseReason, Phase, Rollout, Row, Running};
 pub use snapshot::SnapshotError;
-pub use state::{Denied, FleetState, Freeze, InviteEntry, InviteState, MemberEntry, PrincipalEntry, Revoked};
+pub use state::{
+    Denied, FleetState, Freeze, InviteEntry, InviteState, MemberEntry, PrincipalEntry, Revoked, SpentKeys,
+};
 pub use view::{Desired, Move, Timer};

@@ -126,6 +126,8 @@ pub enum What {
     Joined(NodeId),
     /// A member moved.
     Moved(NodeId),
+    /// A member has new keys.
+    KeysRotated(NodeId),
     /// A member was removed for good.
     Revoked(NodeId),
     /// The mesh began another epoch.

@@ -17,7 +17,9 @@ use prost::Message as _;
 use sha2::Digest as _;
 
 use crate::outcome::Reply;
-use crate::state::{Denied, FleetState, Freeze, InviteEntry, InviteState, MemberEntry, PrincipalEntry, Revoked};
+use crate::state::{
+    Denied, FleetState, Freeze, InviteEntry, InviteState, MemberEntry, PrincipalEntry, Revoked, SpentKeys,
+};
 
 /// The only format there is.
 const VERSION: u32 = 1;
@@ -102,6 +104,7 @@ impl FleetState {
             answers: self.answers.iter().filter_map(|request| self.encode_answer(request)).collect(),
             revoked: self.revoked.iter().map(encode_revoked).collect(),
             rotation_due: self.rotation_due,
+            spent_keys: self.spent_keys.iter().map(encode_spent).collect(),
         }
         .encode_to_vec()
     }
@@ -154,6 +157,7 @@ impl FleetState {
             answered: answered.into_iter().collect(),
             revoked: collect(wire.revoked, decode_revoked)?,
             rotation_due: wire.rotation_due,
+            spent_keys: collect(wire.spent_keys, decode_spent)?,
         })
     }
 
@@ -258,6 +262,24 @@ fn decode_revoked(wire: pb::StateRevoked) -> Result<(NodeId, Revoked), SnapshotE
         index: wire.index,
     };
     Ok((id("revoked.node", &wire.node)?, revoked))
+}
+
+fn encode_spent((mesh_key, spent): (&MeshKey, &SpentKeys)) -> pb::StateSpentKeys {
+    pb::StateSpentKeys {
+        mesh_key: mesh_key.as_bytes().to_vec(),
+        identity_key: spent.identity_key.as_bytes().to_vec(),
+        node: spent.node.as_bytes().to_vec(),
+        index: spent.index,
+    }
+}
+
+fn decode_spent(wire: pb::StateSpentKeys) -> Result<(MeshKey, SpentKeys), SnapshotError> {
+    let spent = SpentKeys {
+        identity_key: id("spent_keys.identity_key", &wire.identity_key)?,
+        node: id("spent_keys.node", &wire.node)?,
+        index: wire.index,
+    };
+    Ok((id("spent_keys.mesh_key", &wire.mesh_key)?, spent))
 }
 
 fn decode_answer(wire: pb::StateAnswer) -> Result<(RequestId, Reply), SnapshotError> {

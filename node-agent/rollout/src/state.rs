@@ -28,6 +28,11 @@ pub(crate) const MEMBERS_MAX: usize = 10_100;
 /// How many ended invites are remembered, so that a second use is told apart.
 pub(crate) const ENDED_INVITES_MAX: usize = 4096;
 
+/// How many replaced pairs of keys are remembered: every member four times over,
+/// which is a change a year for as long as a host lives. The oldest are forgotten
+/// then; whoever still holds one needs a new invite to use it.
+pub(crate) const SPENT_KEYS_MAX: usize = 4 * MEMBERS_MAX;
+
 /// How many revoked members are remembered: every member twice over. The oldest
 /// are forgotten then; a forgotten one still needs a new invite to come back.
 pub(crate) const REVOKED_MAX: usize = 2 * MEMBERS_MAX;
@@ -58,6 +63,8 @@ pub struct FleetState {
     pub(crate) revoked: BTreeMap<NodeId, Revoked>,
     /// A member was revoked that knows the secret of the epoch in force.
     pub(crate) rotation_due: bool,
+    /// Keys that were replaced, by transport key.
+    pub(crate) spent_keys: BTreeMap<MeshKey, SpentKeys>,
 }
 
 /// A member and since when.
@@ -80,6 +87,17 @@ pub struct Revoked {
     /// Its name of then; the name is free again.
     pub name: String,
     /// Index of the order.
+    pub index: u64,
+}
+
+/// What is remembered of a transport key that was replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpentKeys {
+    /// The identity key that was replaced with it.
+    pub identity_key: PublicKey,
+    /// Whose they were.
+    pub node: NodeId,
+    /// Index of the change.
     pub index: u64,
 }
 
@@ -179,6 +197,11 @@ impl FleetState {
     /// Members that were removed for good.
     pub fn revoked(&self) -> impl Iterator<Item = (&NodeId, &Revoked)> {
         self.revoked.iter()
+    }
+
+    /// Keys that members had before, by transport key.
+    pub fn spent_keys(&self) -> impl Iterator<Item = (&MeshKey, &SpentKeys)> {
+        self.spent_keys.iter()
     }
 
     /// Index of the last change of members or of the mesh epoch; names a version of the allow-list.

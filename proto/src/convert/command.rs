@@ -54,6 +54,7 @@ impl From<&Body> for Wire {
             Body::RotateEpoch { epoch, secret_hash } => {
                 Self::RotateEpoch(pb::RotateEpoch { epoch: epoch.0, secret_hash: secret_hash.as_bytes().to_vec() })
             }
+            Body::RotateKeys(succession) => Self::RotateKeys(succession.into()),
         }
     }
 }
@@ -90,6 +91,7 @@ impl TryFrom<Wire> for Body {
                 epoch: MeshEpoch(wire.epoch),
                 secret_hash: id("rotate_epoch.secret_hash", &wire.secret_hash)?,
             },
+            Wire::RotateKeys(wire) => Self::RotateKeys(wire.try_into()?),
         })
     }
 }

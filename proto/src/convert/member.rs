@@ -1,7 +1,7 @@
 //! Members, principals, subkeys and invites.
 
 use osmoda_types::command::{Genesis, LedgerHead, SpendInvite};
-use osmoda_types::{Invite, Member, MeshEpoch, Principal, Purpose, Right, Role, Subkey};
+use osmoda_types::{Invite, Member, MeshEpoch, Principal, Purpose, Right, Role, Subkey, Succession};
 
 use super::{ConvertError, id, required};
 use crate::fleet::v1 as pb;
@@ -119,6 +119,31 @@ impl TryFrom<pb::Subkey> for Subkey {
             key: id("subkey.key", &wire.key)?,
             epoch: MeshEpoch(wire.epoch),
             endorsement: id("subkey.endorsement", &wire.endorsement)?,
+        })
+    }
+}
+
+impl From<&Succession> for pb::Succession {
+    fn from(succession: &Succession) -> Self {
+        Self {
+            node: succession.node.as_bytes().to_vec(),
+            mesh_key: succession.mesh_key.as_bytes().to_vec(),
+            identity_key: succession.identity_key.as_bytes().to_vec(),
+            by_old: succession.by_old.as_bytes().to_vec(),
+            by_new: succession.by_new.as_bytes().to_vec(),
+        }
+    }
+}
+
+impl TryFrom<pb::Succession> for Succession {
+    type Error = ConvertError;
+    fn try_from(wire: pb::Succession) -> Result<Self, ConvertError> {
+        Ok(Self {
+            node: id("succession.node", &wire.node)?,
+            mesh_key: id("succession.mesh_key", &wire.mesh_key)?,
+            identity_key: id("succession.identity_key", &wire.identity_key)?,
+            by_old: id("succession.by_old", &wire.by_old)?,
+            by_new: id("succession.by_new", &wire.by_new)?,
         })
     }
 }

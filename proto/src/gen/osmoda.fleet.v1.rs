@@ -338,6 +338,19 @@ pub struct RotateEpoch {
     pub secret_hash: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Succession {
+    #[prost(bytes = "vec", tag = "1")]
+    pub node: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub mesh_key: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub identity_key: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "4")]
+    pub by_old: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "5")]
+    pub by_new: ::prost::alloc::vec::Vec<u8>,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SignedOrder {
     #[prost(uint64, tag = "9")]
     pub serial: u64,
@@ -388,7 +401,7 @@ pub struct Command {
     pub request: ::prost::alloc::vec::Vec<u8>,
     #[prost(
         oneof = "command::Body",
-        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20"
+        tags = "2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21"
     )]
     pub body: ::core::option::Option<command::Body>,
 }
@@ -434,6 +447,8 @@ pub mod command {
         LedgerHead(super::LedgerHead),
         #[prost(message, tag = "20")]
         RotateEpoch(super::RotateEpoch),
+        #[prost(message, tag = "21")]
+        RotateKeys(super::Succession),
     }
 }
 /// What apply answers to a command.
@@ -1679,6 +1694,17 @@ pub struct StateRevoked {
     pub index: u64,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct StateSpentKeys {
+    #[prost(bytes = "vec", tag = "1")]
+    pub mesh_key: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "2")]
+    pub identity_key: ::prost::alloc::vec::Vec<u8>,
+    #[prost(bytes = "vec", tag = "3")]
+    pub node: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "4")]
+    pub index: u64,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct StateAnswer {
     #[prost(bytes = "vec", tag = "1")]
     pub request: ::prost::alloc::vec::Vec<u8>,
@@ -1733,4 +1759,7 @@ pub struct State {
     /// A member was revoked in the mesh epoch in force.
     #[prost(bool, tag = "22")]
     pub rotation_due: bool,
+    /// Keys that members have had before.
+    #[prost(message, repeated, tag = "23")]
+    pub spent_keys: ::prost::alloc::vec::Vec<StateSpentKeys>,
 }

@@ -7,7 +7,7 @@ use crate::ids::{
     RequestId, RolloutId, SecretHash, Signature,
 };
 use crate::manifest::Manifest;
-use crate::member::{Invite, Member, Subkey};
+use crate::member::{Invite, Member, Subkey, Succession};
 use crate::policy::Policy;
 use crate::principal::{Principal, Right};
 use crate::statement::Vote;
@@ -84,6 +84,8 @@ pub enum Body {
         /// Hash of its network secret.
         secret_hash: SecretHash,
     },
+    /// A member's keys change; its id stays.
+    RotateKeys(Succession),
 }
 
 /// The beginning of a fleet.

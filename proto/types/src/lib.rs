@@ -25,7 +25,7 @@ pub use ids::{
     RaftId, RequestId, Role, RolloutId, SecretHash, Signature, UnknownRole,
 };
 pub use manifest::{Manifest, ManifestError};
-pub use member::{Invite, Member, Purpose, Subkey};
+pub use member::{Invite, Member, Purpose, Subkey, Succession};
 pub use policy::{Policy, Timings, Wave};
 pub use principal::{Principal, Right};
 pub use statement::Vote;

@@ -1,6 +1,6 @@
 //! Members of a fleet, their subkeys and their invites.
 
-use crate::ids::{InviteId, MeshEpoch, MeshKey, NodeId, PublicKey, Role, Signature};
+use crate::ids::{InviteId, MeshEpoch, MeshKey, NetworkId, NodeId, PublicKey, Role, Signature};
 
 /// Most addresses of a member; a dialler tries them all.
 pub const ADDRESSES_MAX: usize = 8;
@@ -13,7 +13,7 @@ pub const INVITES_OPEN_MAX: usize = 64;
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Member {
-    /// Its id, bound to both keys.
+    /// Its id: the hash of the keys it joined with. It stays when they change.
     pub node: NodeId,
     /// What people call it; unique in the fleet.
     pub name: String,
@@ -65,6 +65,31 @@ pub struct Subkey {
     pub epoch: MeshEpoch,
     /// The identity key's signature over [`crate::statement::subkey`].
     pub endorsement: Signature,
+}
+
+/// The old identity's word for a node's new keys. The node keeps its id.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Succession {
+    /// Who changes its keys.
+    pub node: NodeId,
+    /// The new transport key.
+    pub mesh_key: MeshKey,
+    /// The new identity key.
+    pub identity_key: PublicKey,
+    /// By the identity key that is replaced, over [`crate::statement::succession`].
+    pub by_old: Signature,
+    /// The same by the new identity key, so that nobody names a key he does not
+    /// hold.
+    pub by_new: Signature,
+}
+
+impl Succession {
+    /// The bytes that both keys sign.
+    #[must_use]
+    pub fn statement(&self, network: &NetworkId) -> Vec<u8> {
+        crate::statement::succession(&self.node, &self.mesh_key, &self.identity_key, network)
+    }
 }
 
 /// An invite as the log knows it; the secret stays with its issuer.

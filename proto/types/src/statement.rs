@@ -7,13 +7,14 @@
 
 use crate::code::ErrorCode;
 use crate::command::{Order, Proposal};
-use crate::ids::{FleetEpoch, ManifestHash, MeshEpoch, NetworkId, NodeId, PublicKey, RolloutId, Signature};
+use crate::ids::{FleetEpoch, ManifestHash, MeshEpoch, MeshKey, NetworkId, NodeId, PublicKey, RolloutId, Signature};
 use crate::member::Purpose;
 
 const ROLLOUT_LINE: &[u8] = b"osmoda rollout v1\n";
 const CONTROL_LINE: &[u8] = b"osmoda control v1\n";
 const BALLOT_LINE: &[u8] = b"osmoda ballot v1\n";
 const SUBKEY_LINE: &[u8] = b"osmoda subkey v1\n";
+const SUCCESSION_LINE: &[u8] = b"osmoda succession v1\n";
 
 /// The bytes an operator signs to propose a rollout: line, manifest hash (32),
 /// rollout id (16), parent fleet epoch (8, big-endian), network id (32).
@@ -87,6 +88,14 @@ pub fn subkey(purpose: Purpose, key: &PublicKey, node: &NodeId, epoch: MeshEpoch
     [SUBKEY_LINE, &length, purpose, key.as_bytes(), node.as_bytes(), &epoch, network.as_bytes()].concat()
 }
 
+/// The bytes a node's old and new identity keys sign when its keys change:
+/// line, node id (32), new transport key (32), new identity key (32), network
+/// id (32). The old keys need no place in it: one of them signs.
+#[must_use]
+pub fn succession(node: &NodeId, mesh_key: &MeshKey, identity_key: &PublicKey, network: &NetworkId) -> Vec<u8> {
+    [SUCCESSION_LINE, node.as_bytes(), mesh_key.as_bytes(), identity_key.as_bytes(), network.as_bytes()].concat()
+}
+
 /// A voter's answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -136,6 +145,14 @@ mod tests {
         let bytes =
             rollout(&ManifestHash::from_bytes([1; 32]), &RolloutId::from_bytes([2; 16]), FleetEpoch(258), &network);
         let expected = [&b"osmoda rollout v1\n"[..], &[1; 32], &[2; 16], &[0, 0, 0, 0, 0, 0, 1, 2], &[3; 32]].concat();
+        assert_eq!(bytes, expected);
+    }
+
+    #[test]
+    fn a_succession_statement_has_the_documented_bytes() {
+        let (node, mesh_key) = (NodeId::from_bytes([1; 32]), MeshKey::from_bytes([2; 32]));
+        let bytes = succession(&node, &mesh_key, &PublicKey::from_bytes([3; 32]), &NetworkId::from_bytes([4; 32]));
+        let expected = [&b"osmoda succession v1\n"[..], &[1; 32], &[2; 32], &[3; 32], &[4; 32]].concat();
         assert_eq!(bytes, expected);
     }
 

@@ -99,8 +99,13 @@ impl FleetState {
         if self.members.contains_key(&spend.member.node) || self.members.values().any(taken) {
             return Err(ErrorCode::Conflict);
         }
-        if self.is_revoked(&spend.member) {
+        // Replaced keys are refused as those of whoever had them.
+        let spent_by = self.spent_by(&spend.member);
+        if self.is_revoked(&spend.member) || spent_by.is_some_and(|node| !self.members.contains_key(&node)) {
             return Err(ErrorCode::NodeRevoked);
+        }
+        if spent_by.is_some() {
+            return Err(ErrorCode::Conflict);
         }
         if self.members.len() >= MEMBERS_MAX {
             return Err(ErrorCode::TooLarge);

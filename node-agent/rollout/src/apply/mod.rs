@@ -12,6 +12,7 @@ mod order;
 mod phase;
 mod propose;
 mod revoke;
+mod rotate;
 mod wave;
 
 use osmoda_types::command::{Body, Command};
@@ -98,6 +99,7 @@ impl FleetState {
             Body::RegisterSubkey(subkey) => self.register_subkey(cx, subkey),
             Body::RegisterVoter { node, raft_id } => self.register_voter(cx, *node, *raft_id),
             Body::LedgerHead(head) => self.record_ledger_head(cx, head),
+            Body::RotateKeys(succession) => self.rotate_keys(cx, succession),
             Body::RotateEpoch { epoch, secret_hash } => self.rotate_epoch(cx, *epoch, *secret_hash),
             Body::Propose(proposal) => self.propose(cx, proposal),
             Body::Ballot(ballot) => self.ballot(cx, ballot),

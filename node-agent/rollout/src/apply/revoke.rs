@@ -34,7 +34,7 @@ impl FleetState {
         self.rotation_due = true;
         self.members_index = cx.index;
         cx.event(What::Revoked(node), "order");
-        self.end_invites_of(cx, node);
+        self.end_invites_of(cx, node, "revoked");
         self.exclude_everywhere(cx, node);
         Done::NOW
     }
@@ -66,11 +66,11 @@ impl FleetState {
     }
 
     /// The secrets of its invites are known to nobody else who could judge them.
-    fn end_invites_of(&mut self, cx: &mut Cx, node: NodeId) {
+    pub(super) fn end_invites_of(&mut self, cx: &mut Cx, node: NodeId, reason: &'static str) {
         for (id, entry) in &mut self.invites {
             if entry.invite.issuer == node && entry.state == InviteState::Open {
                 entry.state = InviteState::Expired;
-                cx.event(What::InviteExpired(*id), "revoked");
+                cx.event(What::InviteExpired(*id), reason);
             }
         }
     }

@@ -2,7 +2,9 @@
 
 use osmoda_types::command::{Body, Genesis, Order, SignedOrder, SpendInvite};
 use osmoda_types::statement;
-use osmoda_types::{Invite, InviteId, Member, MeshEpoch, MeshKey, Principal, Purpose, Right, Role, SecretHash, Subkey};
+use osmoda_types::{
+    Invite, InviteId, Member, MeshEpoch, MeshKey, Principal, Purpose, Right, Role, SecretHash, Subkey, Succession,
+};
 
 use super::ids::{network, node};
 use super::keys::{ANN, BOB, ballot_key, identity, public, sign};
@@ -58,4 +60,13 @@ pub fn spend(invite: u8, member: Member, at_ms: i64) -> Body {
 pub fn signed(order: Order, serial: u64, claimed: u8, real: u8) -> Body {
     let signature = sign(real, statement::control(&order, serial, &network()));
     Body::Control(SignedOrder { order, serial, key: public(claimed), signature })
+}
+
+/// New keys for a node: the transport key of that number and the identity key of
+/// a seed, signed by the identity keys of two seeds.
+pub fn succession(number: u8, (mesh, identity): (u8, u8), (by_old, by_new): (u8, u8)) -> Succession {
+    let (mesh_key, identity_key) = (MeshKey::from_bytes([mesh; 32]), public(identity));
+    let message = statement::succession(&node(number), &mesh_key, &identity_key, &network());
+    let (by_old, by_new) = (sign(by_old, message.clone()), sign(by_new, message));
+    Succession { node: node(number), mesh_key, identity_key, by_old, by_new }
 }

@@ -7,5 +7,6 @@ mod invariants;
 mod members;
 mod model;
 mod revoke;
+mod rotate;
 mod stored;
 mod table;

@@ -186,6 +186,26 @@ codes! {
     LedgerBroken = "ledger_broken", 500;
     /// The record breaks the ledger's grammar.
     LedgerGrammar = "ledger_grammar", 422;
+    /// The call is not strict JSON of the documented shape, or its arguments do not fit the tool.
+    CallMalformed = "call_malformed", 422;
+    /// No tool of this version has this name.
+    ToolUnknown = "tool_unknown", 404;
+    /// This host refuses the class of the call, whatever was approved.
+    ClassRefused = "class_refused", 403;
+    /// The object of the call is not the one that was looked at when it was asked for.
+    ObjectChanged = "object_changed", 409;
+    /// The call needs a permit and came without one that is approved.
+    ApprovalRequired = "approval_required", 403;
+    /// The permit does not bind this call, this host, or enough approvers.
+    ApprovalInvalid = "approval_invalid", 403;
+    /// The permit was denied, or the same call was and the denial still holds.
+    ApprovalDenied = "approval_denied", 403;
+    /// The permit is past its time, by the wall clock, the boot clock or a reboot.
+    ApprovalExpired = "approval_expired", 410;
+    /// The permit was used before; each works once.
+    ApprovalSpent = "approval_spent", 409;
+    /// Too few other nodes confirmed the record of a destructive call.
+    WitnessUnavailable = "witness_unavailable", 503;
     /// A room, an author or the blob store has used up what it may keep or send.
     QuotaExceeded = "quota_exceeded", 429;
 }

@@ -46,6 +46,14 @@ hex_id!(
     /// The hash of a row of a node's ledger.
     LedgerHash, 32
 );
+hex_id!(
+    /// An approval of one call, or of one plan of calls.
+    PermitId, 16
+);
+hex_id!(
+    /// The hash of a canonical call: what a permit is bound to.
+    CallHash, 32
+);
 
 impl ManifestHash {
     /// The hash of a manifest's exact bytes.

@@ -21,8 +21,8 @@ pub use bytes::IdError;
 pub use check::{CheckError, HealthCheck};
 pub use code::ErrorCode;
 pub use ids::{
-    AttemptId, FleetEpoch, InviteId, LedgerHash, ManifestHash, MeshEpoch, MeshKey, NetworkId, NodeId, PublicKey,
-    RaftId, RequestId, Role, RolloutId, SecretHash, Signature, UnknownRole,
+    AttemptId, CallHash, FleetEpoch, InviteId, LedgerHash, ManifestHash, MeshEpoch, MeshKey, NetworkId, NodeId,
+    PermitId, PublicKey, RaftId, RequestId, Role, RolloutId, SecretHash, Signature, UnknownRole,
 };
 pub use manifest::{Manifest, ManifestError};
 pub use member::{Invite, Member, Purpose, Subkey, Succession};

@@ -9,6 +9,7 @@
 pub mod api;
 pub mod host;
 pub mod ledger;
+pub mod ledger_key;
 mod service;
 
 pub use service::Agentd;

@@ -13,9 +13,9 @@ use std::collections::HashMap;
 
 use serde_json::Value;
 
-use super::grammar::{self, GrammarFault};
-use super::payload::Payload;
-use super::record::{ChainHash, Head, Row};
+use crate::grammar::{self, GrammarFault};
+use crate::payload::Payload;
+use crate::record::{ChainHash, Head, Row};
 
 /// A fault and the row it was found at.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

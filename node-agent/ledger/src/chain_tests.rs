@@ -5,10 +5,10 @@
 use proptest::prelude::*;
 use sha2::{Digest, Sha256};
 
-use super::grammar::GrammarFault;
-use super::payload::Payload;
-use super::record::{ChainHash, Row};
-use super::verify::{ChainFault, Fault, FaultKind, IntentFault, Report, Verifier};
+use crate::grammar::GrammarFault;
+use crate::payload::Payload;
+use crate::record::{ChainHash, Row};
+use crate::verify::{ChainFault, Fault, FaultKind, IntentFault, Report, Verifier};
 
 #[derive(Debug, Clone, PartialEq)]
 struct Owned {

@@ -44,7 +44,7 @@ pub enum GrammarFault {
     Actor,
     /// The payload breaks rule L3.
     #[error(transparent)]
-    Payload(#[from] super::payload::PayloadError),
+    Payload(#[from] crate::payload::PayloadError),
 }
 
 /// Whether the bytes are a `type` or an `actor` (rule L2).

@@ -1,0 +1,25 @@
+//! The ledger without I/O: what a row is, how rows are linked, and how anybody
+//! can tell that nothing was taken back.
+//!
+//! ```text
+//!  row ─► record ─► chain hash          (record, grammar, payload, redact, verify)
+//!            └────► leaf ─► tree        (tree: frontier, proofs, tiles)
+//!                            └─► checkpoint, signed      (note, checkpoint)
+//!                                    └─► cosignatures    (exchange, witness, policy)
+//! ```
+//! Everything is pure: time, randomness and keys are arguments. Invariant: an
+//! input that can be read in two ways is refused.
+//!
+//! Not here: the database, the wire, the keys' files (`osmoda-agentd`).
+
+pub mod checkpoint;
+pub mod grammar;
+pub mod note;
+pub mod payload;
+pub mod record;
+pub mod redact;
+pub mod tree;
+pub mod verify;
+
+#[cfg(test)]
+mod chain_tests;

@@ -11,6 +11,7 @@ pub mod boot;
 pub mod clock;
 pub mod config;
 pub mod error;
+pub mod frames;
 pub mod fsio;
 pub mod http;
 pub mod keys;

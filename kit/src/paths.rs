@@ -47,7 +47,7 @@ impl Paths {
     }
 
     /// The socket `<run>/<name>.sock`; the name is a daemon's, or one of the
-    /// service sockets (`mesh-stream`, `fleetd-mesh`).
+    /// service sockets (`mesh-stream`, `fleetd-mesh`, `agentd-mesh`).
     #[must_use]
     pub fn socket(&self, name: &str) -> PathBuf {
         self.run_dir().join(format!("{name}.sock"))

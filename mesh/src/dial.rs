@@ -2,15 +2,14 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use osmoda_kit::clock::SharedClock;
+use osmoda_kit::{clock::SharedClock, frames};
 use osmoda_mesh_crypto::{ClientCrypto, Mode, Party, Psk, QUIC_VERSION};
 use osmoda_mesh_protocol::{
     Admitted, Backoff, CLOSE_REFUSED, FRAME_VERSION, Hello, KNOCK_NONCE_BYTES, Member, REJOIN_RANDOM_BYTES,
-    SecretBytes, decode_json, frame_length, knock, rejoin_knock,
+    SecretBytes, knock, rejoin_knock,
 };
 use osmoda_types::{MeshKey, NodeId, Role};
-use quinn::{ClientConfig, Connection, ConnectionId, Endpoint, RecvStream};
-use serde::de::DeserializeOwned;
+use quinn::{ClientConfig, Connection, ConnectionId, Endpoint};
 use tokio::sync::Notify;
 
 use crate::{
@@ -224,19 +223,10 @@ pub(crate) async fn connect(
 
 async fn read_admitted(connection: &Connection, mode: Mode) -> Option<Admitted> {
     let mut stream = connection.accept_uni().await.ok()?;
-    let admitted: Admitted = read_frame(&mut stream, ADMITTED_BYTES_MAX).await?;
+    let admitted: Admitted = frames::read(&mut stream, ADMITTED_BYTES_MAX).await.ok()?;
     // A member that comes back learns here which epoch is in force.
     let fits = matches!(mode, Mode::Rejoin(_)) || mode == Mode::Mesh(admitted.epoch);
     (admitted.version == FRAME_VERSION && fits).then_some(admitted)
-}
-
-/// Reads one frame, of at most `bytes_max`.
-pub(crate) async fn read_frame<T: DeserializeOwned>(stream: &mut RecvStream, bytes_max: usize) -> Option<T> {
-    let mut prefix = [0; 4];
-    stream.read_exact(&mut prefix).await.ok()?;
-    let mut body = vec![0; frame_length(prefix, bytes_max).ok()?];
-    stream.read_exact(&mut body).await.ok()?;
-    decode_json(&body).ok()
 }
 
 /// 64 random bits, for nonces, incarnations and jitter.

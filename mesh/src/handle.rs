@@ -32,7 +32,7 @@ use crate::{
     link::{self, OpenFault},
     listen,
     port::Port,
-    stream::{IncomingStream, MeshStream},
+    stream::{IncomingStream, MeshStream, Offer, Queue},
 };
 
 /// Streams a service may leave unaccepted. HTTP/2 multiplexes, so a peer needs
@@ -244,16 +244,32 @@ impl MeshHandle {
     /// [`MeshError::Registered`] while another acceptor lives.
     pub fn accept(&self, service: Service) -> Result<mpsc::Receiver<IncomingStream>, MeshError> {
         let (sender, receiver) = mpsc::channel(ACCEPT_QUEUE);
+        self.register(service, &Queue::Streams(sender))?;
+        Ok(receiver)
+    }
+
+    /// As [`MeshHandle::accept`], for an owner that decides about each stream.
+    /// The peer waits for the answer as long as its open limit.
+    ///
+    /// # Errors
+    /// [`MeshError::Registered`] while another acceptor lives.
+    pub fn offers(&self, service: Service) -> Result<mpsc::Receiver<Offer>, MeshError> {
+        let (sender, receiver) = mpsc::channel(ACCEPT_QUEUE);
+        self.register(service, &Queue::Offers(sender))?;
+        Ok(receiver)
+    }
+
+    fn register(&self, service: Service, queue: &Queue) -> Result<(), MeshError> {
         let mut taken = false;
         self.shared.services.rcu(|services| {
             let mut next = BTreeMap::clone(services);
             taken = next.get(&service).is_some_and(|queue| !queue.is_closed());
             if !taken {
-                next.insert(service, sender.clone());
+                next.insert(service, queue.clone());
             }
             next
         });
-        if taken { Err(MeshError::Registered(service)) } else { Ok(receiver) }
+        if taken { Err(MeshError::Registered(service)) } else { Ok(()) }
     }
 
     /// All other members and the state of the links to them.

@@ -39,7 +39,7 @@ use crate::{
     link,
     pair::Enroller,
     port::Port,
-    stream::{InUse, IncomingStream},
+    stream::{InUse, Queue},
     tie::{self, Origin},
     tuning::Tuning,
 };
@@ -69,7 +69,7 @@ pub(crate) struct Shared {
     pub(crate) rejoin: Option<SecretBytes>,
     pub(crate) counters: Counters,
     pub(crate) doors: Doors,
-    pub(crate) services: ArcSwap<BTreeMap<Service, mpsc::Sender<IncomingStream>>>,
+    pub(crate) services: ArcSwap<BTreeMap<Service, Queue>>,
     pub(crate) links: watch::Sender<Linked>,
     pub(crate) kicks: ArcSwap<BTreeMap<NodeId, Arc<Notify>>>,
     pub(crate) enroller: Option<Arc<dyn Enroller>>,

@@ -5,28 +5,32 @@
 //! committed log names, so a voter can withhold an epoch but not invent one.
 //! Invariant: secrets for coming back go to voters only.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use osmoda_kit::shutdown::Stage;
+use osmoda_kit::frames;
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_mesh_protocol::{
-    KEYS_ANSWER_BYTES_MAX, KEYS_ASK_BYTES_MAX, KEYS_NODES_MAX, KeysAnswer, KeysAsk, SecretBytes, Service, decode_json,
-    encode_frame, frame_length,
+    KEYS_ANSWER_BYTES_MAX, KEYS_ASK_BYTES_MAX, KEYS_NODES_MAX, KeysAnswer, KeysAsk, SecretBytes, Service,
 };
 use osmoda_types::{ErrorCode, MeshEpoch, NodeId, Role, SecretHash};
-use serde::{Serialize, de::DeserializeOwned};
 use sha2::{Digest as _, Sha256};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 
 use crate::config::{EpochSecret, RejoinSecret};
 use crate::error::MeshError;
 use crate::handle::MeshHandle;
-use crate::stream::{IncomingStream, MeshStream};
+use crate::intake::Intake;
+use crate::stream::IncomingStream;
 
 /// One question and its answer: two round trips over a link that is up, and a
 /// busy host.
 const ASK_TIME: Duration = Duration::from_secs(5);
+
+/// A member asks one question at a time; a voter's other questions, for coming
+/// back, are a few more.
+const INTAKE: Intake = Intake { name: "keys", kind: TaskKind::REQUEST, per_peer_max: 8, time_limit: Some(ASK_TIME) };
 
 /// What a voter can give away.
 pub trait KeySource: Send + Sync + 'static {
@@ -45,41 +49,17 @@ pub fn secret_hash(secret: &SecretBytes) -> SecretHash {
 /// # Errors
 /// [`MeshError::Registered`] when the service is served already.
 pub fn serve_keys(handle: &MeshHandle, source: Arc<dyn KeySource>, tasks: &Tasks) -> Result<(), MeshError> {
-    let mut accepted = handle.accept(Service::Keys)?;
-    let (handle, spawner) = (handle.clone(), tasks.clone());
-    let stop = tasks.shutdown().token(Stage::RefuseNew);
-    tasks.spawn(TaskKind::INTAKE, "mesh keys", async move {
-        loop {
-            let incoming = tokio::select! {
-                biased;
-                // Cancel-safe: a token stays cancelled.
-                () = stop.cancelled() => return,
-                // Cancel-safe: a receive that was not ready took nothing.
-                incoming = accepted.recv() => incoming,
-            };
-            let Some(incoming) = incoming else { return };
-            let (handle, source) = (handle.clone(), source.clone());
-            // Bounded by the streams of a link, and each by the time of an answer.
-            spawner.spawn(TaskKind::REQUEST, "mesh keys answer", async move {
-                let peer = incoming.peer.node;
-                if tokio::time::timeout(ASK_TIME, answer(&handle, source.as_ref(), incoming)).await.is_err() {
-                    tracing::debug!(%peer, "a question about keys was not finished");
-                }
-            });
-        }
-    });
+    let accepted = handle.accept(Service::Keys)?;
+    let handle = handle.clone();
+    INTAKE.spawn(tasks, accepted, move |incoming| answer(handle.clone(), source.clone(), incoming));
     Ok(())
 }
 
-async fn answer(handle: &MeshHandle, source: &dyn KeySource, incoming: IncomingStream) {
+async fn answer(handle: MeshHandle, source: Arc<dyn KeySource>, incoming: IncomingStream) -> io::Result<()> {
     let IncomingStream { peer, mut stream } = incoming;
-    let answered = async {
-        let ask: KeysAsk = read(&mut stream, KEYS_ASK_BYTES_MAX).await?;
-        write(&mut stream, &judge(handle, source, peer.role, &ask), KEYS_ANSWER_BYTES_MAX).await
-    };
-    if let Err(error) = answered.await {
-        tracing::debug!(peer = %peer.node, %error, "a question about keys broke off");
-    }
+    let ask: KeysAsk = frames::read(&mut stream, KEYS_ASK_BYTES_MAX).await?;
+    frames::write(&mut stream, &judge(&handle, source.as_ref(), peer.role, &ask), KEYS_ANSWER_BYTES_MAX).await?;
+    stream.shutdown().await
 }
 
 fn judge(handle: &MeshHandle, source: &dyn KeySource, asker: Role, ask: &KeysAsk) -> KeysAnswer {
@@ -162,24 +142,11 @@ async fn ask(handle: &MeshHandle, voter: NodeId, ask: &KeysAsk) -> Result<KeysAn
     let asked = async {
         let mut stream = handle.connect_stream(voter, Service::Keys).await?;
         let exchanged = async {
-            write(&mut stream, ask, KEYS_ASK_BYTES_MAX).await?;
-            read(&mut stream, KEYS_ANSWER_BYTES_MAX).await
+            frames::write(&mut stream, ask, KEYS_ASK_BYTES_MAX).await?;
+            stream.shutdown().await?;
+            frames::read(&mut stream, KEYS_ANSWER_BYTES_MAX).await
         };
-        exchanged.await.map_err(|_| MeshError::Offline(voter))
+        exchanged.await.map_err(|_: io::Error| MeshError::Offline(voter))
     };
     tokio::time::timeout(ASK_TIME, asked).await.unwrap_or(Err(MeshError::Timeout(voter)))
-}
-
-async fn write<T: Serialize>(stream: &mut MeshStream, value: &T, bytes_max: usize) -> std::io::Result<()> {
-    let frame = encode_frame(value, bytes_max).map_err(std::io::Error::other)?;
-    stream.write_all(&frame).await?;
-    stream.shutdown().await
-}
-
-async fn read<T: DeserializeOwned>(stream: &mut MeshStream, bytes_max: usize) -> std::io::Result<T> {
-    let mut prefix = [0; 4];
-    stream.read_exact(&mut prefix).await?;
-    let mut body = vec![0; frame_length(prefix, bytes_max).map_err(std::io::Error::other)?];
-    stream.read_exact(&mut body).await?;
-    decode_json(&body).map_err(std::io::Error::other)
 }

@@ -7,8 +7,8 @@ use osmoda_mesh_protocol::{
     Admitted, Answer, CLOSE_DUPLICATE, FRAME_VERSION, Limits, Preamble, Service, StreamPeer, encode_frame,
 };
 use osmoda_types::{ErrorCode, NodeId};
-use quinn::{RecvStream, SendStream, VarInt};
-use tokio::{io::AsyncWriteExt, sync::mpsc::error::TrySendError};
+use quinn::{RecvStream, SendStream};
+use tokio::io::AsyncWriteExt;
 
 use crate::{
     counters::Event,
@@ -16,15 +16,12 @@ use crate::{
     hub::{HubSender, Link, Shared, close, millis},
     lifetime::{Drain, Due, Lifetime},
     listen::peer_identity,
-    stream::{IncomingStream, MeshStream},
+    stream::{MeshStream, Offer, refuse},
     tuning::{PEER_STREAMS_MAX, raise_limits},
 };
 
 /// Bound on an [`Admitted`] frame: a few numbers, with room for later fields.
 pub(crate) const ADMITTED_BYTES_MAX: usize = 1024;
-
-/// The code of a stream that is given up without an answer.
-const STREAM_REFUSED: u32 = 1;
 
 /// Serves a link until it ends, then tells the hub.
 pub(crate) async fn serve(shared: Arc<Shared>, hub: HubSender, peer: NodeId, link: Link) {
@@ -133,7 +130,7 @@ fn key_updates(link: &Link) -> u64 {
 }
 
 /// Reads a stream's preamble and hands the stream to its service, or refuses.
-async fn open(shared: &Arc<Shared>, peer: NodeId, link: &Link, mut send: SendStream, mut recv: RecvStream) {
+async fn open(shared: &Arc<Shared>, peer: NodeId, link: &Link, send: SendStream, mut recv: RecvStream) {
     let preamble = tokio::time::timeout(shared.tuning.handshake, read_preamble(&mut recv)).await;
     let Ok(Some(Preamble { service })) = preamble else {
         return refuse(send, ErrorCode::ServiceDenied).await;
@@ -149,18 +146,9 @@ async fn open(shared: &Arc<Shared>, peer: NodeId, link: &Link, mut send: SendStr
     let Some(queue) = services.get(&service) else {
         return refuse(send, ErrorCode::ServiceDenied).await;
     };
-    // The place is taken before the peer hears yes.
-    let place = match queue.try_reserve() {
-        Ok(place) => place,
-        Err(TrySendError::Full(())) => return refuse(send, ErrorCode::Busy).await,
-        Err(TrySendError::Closed(())) => return refuse(send, ErrorCode::ShuttingDown).await,
-    };
-    let prioritised = send.set_priority(service.priority());
-    if prioritised.is_err() || send.write_all(&Answer::Accepted.encode()).await.is_err() {
-        return;
+    if send.set_priority(service.priority()).is_ok() {
+        queue.put(Offer { peer: who, send, recv, in_use: link.state.in_use.clone() }).await;
     }
-    let stream = MeshStream::new(send, recv, link.state.in_use.clone());
-    place.send(IncomingStream { peer: who, stream });
 }
 
 /// Who the peer is now, if it may call this service here.
@@ -186,13 +174,6 @@ async fn read_preamble(recv: &mut RecvStream) -> Option<Preamble> {
     bytes.resize(2 + usize::from(head[1]), 0);
     recv.read_exact(&mut bytes[2..]).await.ok()?;
     Preamble::decode(&bytes).ok()?.map(|(preamble, _)| preamble)
-}
-
-async fn refuse(mut send: SendStream, code: ErrorCode) {
-    let written = send.write_all(&Answer::Refused(code).encode()).await;
-    if (written.is_err() || send.finish().is_err()) && send.reset(VarInt::from_u32(STREAM_REFUSED)).is_err() {
-        tracing::trace!("stream was gone already");
-    }
 }
 
 /// Opens a stream to a service of the peer: the dialling half of [`open`].

@@ -6,7 +6,7 @@
 
 use std::{future::Future, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
-use osmoda_kit::clock::SharedClock;
+use osmoda_kit::{clock::SharedClock, frames};
 use osmoda_mesh_crypto::{Mode, Party, PeerIdentity, Psk, endpoint_config};
 use osmoda_mesh_protocol::{
     Backoff, CLOSE_NORMAL, Enrolment, Invite, InviteError, JoinError, JoinRequest, PairAnswer, WELCOME_BYTES_MAX,
@@ -16,7 +16,7 @@ use osmoda_types::{ErrorCode, InviteId, MeshKey, NodeId, statement};
 use quinn::{Connection, Endpoint, TokioRuntime};
 
 use crate::{
-    dial::{connect, random, read_frame},
+    dial::{connect, random},
     hub::{Shared, close},
     identity::Identity,
     socket,
@@ -254,7 +254,7 @@ async fn ask(request: &PairRequest, address: SocketAddr, tuning: &Tuning) -> std
     };
     let answer = async {
         let mut stream = connection.accept_uni().await.ok()?;
-        read_frame::<PairAnswer>(&mut stream, WELCOME_BYTES_MAX).await
+        frames::read::<PairAnswer>(&mut stream, WELCOME_BYTES_MAX).await.ok()
     };
     let answer = tokio::time::timeout(tuning.spend + tuning.handshake, answer).await.ok().flatten();
     close(&connection, CLOSE_NORMAL);

@@ -7,9 +7,16 @@ use std::{
     task::{Context, Poll},
 };
 
-use osmoda_mesh_protocol::StreamPeer;
-use quinn::{RecvStream, SendStream};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use osmoda_mesh_protocol::{Answer, StreamPeer};
+use osmoda_types::ErrorCode;
+use quinn::{RecvStream, SendStream, VarInt};
+use tokio::{
+    io::{AsyncRead, AsyncWrite, ReadBuf},
+    sync::mpsc::{self, error::TrySendError},
+};
+
+/// The code of a stream that is given up without an answer.
+const STREAM_REFUSED: u32 = 1;
 
 /// A byte pipe to a service of a peer. Shutting down the write half ends the
 /// peer's reading; dropping the stream ends both.
@@ -64,4 +71,78 @@ pub struct IncomingStream {
     pub peer: StreamPeer,
     /// The pipe.
     pub stream: MeshStream,
+}
+
+/// A stream that a peer wants to open, and that waits for a yes or no. Dropped,
+/// it ends without either.
+#[derive(Debug)]
+pub struct Offer {
+    /// Who.
+    pub peer: StreamPeer,
+    pub(crate) send: SendStream,
+    pub(crate) recv: RecvStream,
+    pub(crate) in_use: InUse,
+}
+
+impl Offer {
+    /// Says yes.
+    ///
+    /// # Errors
+    /// The stream is gone.
+    pub async fn accept(mut self) -> io::Result<IncomingStream> {
+        self.send.write_all(&Answer::Accepted.encode()).await?;
+        Ok(IncomingStream { peer: self.peer, stream: MeshStream::new(self.send, self.recv, self.in_use) })
+    }
+
+    /// Says no, and why.
+    pub async fn refuse(self, code: ErrorCode) {
+        refuse(self.send, code).await;
+    }
+}
+
+/// Answers a stream's opening with a refusal and ends it.
+pub(crate) async fn refuse(mut send: SendStream, code: ErrorCode) {
+    let written = send.write_all(&Answer::Refused(code).encode()).await;
+    if (written.is_err() || send.finish().is_err()) && send.reset(VarInt::from_u32(STREAM_REFUSED)).is_err() {
+        tracing::trace!("stream was gone already");
+    }
+}
+
+/// Where the streams of a service wait for its owner.
+#[derive(Debug, Clone)]
+pub(crate) enum Queue {
+    /// Accepted as long as there is room.
+    Streams(mpsc::Sender<IncomingStream>),
+    /// The owner accepts each.
+    Offers(mpsc::Sender<Offer>),
+}
+
+impl Queue {
+    /// Whether the owner has gone.
+    pub(crate) fn is_closed(&self) -> bool {
+        match self {
+            Self::Streams(queue) => queue.is_closed(),
+            Self::Offers(queue) => queue.is_closed(),
+        }
+    }
+
+    /// Hands a stream over, or refuses it.
+    pub(crate) async fn put(&self, offer: Offer) {
+        let full = match self {
+            // The place is taken before the peer hears yes.
+            Self::Streams(queue) => match queue.try_reserve() {
+                Ok(place) => match offer.accept().await {
+                    Ok(stream) => return place.send(stream),
+                    Err(error) => return tracing::debug!(%error, "stream ended before it was accepted"),
+                },
+                Err(full) => full,
+            },
+            Self::Offers(queue) => match queue.try_reserve() {
+                Ok(place) => return place.send(offer),
+                Err(full) => full,
+            },
+        };
+        let busy = matches!(full, TrySendError::Full(()));
+        offer.refuse(if busy { ErrorCode::Busy } else { ErrorCode::ShuttingDown }).await;
+    }
 }

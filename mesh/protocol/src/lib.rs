@@ -40,5 +40,5 @@ pub use peer::{LinkInfo, PeerInfo, StreamPeer};
 pub use preamble::{ANSWER_BYTES_MAX, Answer, PREAMBLE_BYTES_MAX, Preamble, PreambleError};
 pub use rate::{Bucket, Buckets, Prefix, Rate};
 pub use secret::SecretBytes;
-pub use service::{Service, UnknownService};
+pub use service::{Allowance, Service, UnknownService};
 pub use succession::{Succession, SuccessionError};

@@ -72,6 +72,11 @@ impl Bucket {
         free
     }
 
+    /// Whether nothing is used, so that forgetting the bucket changes nothing.
+    pub fn is_full(&mut self, rate: Rate, now: Duration) -> bool {
+        self.has(rate, now) && self.used_milli == 0
+    }
+
     /// Whether there is a token.
     pub fn has(&mut self, rate: Rate, now: Duration) -> bool {
         let passed_ms = u64::try_from(now.saturating_sub(self.seen).as_millis()).unwrap_or(u64::MAX);

@@ -6,6 +6,8 @@
 
 use osmoda_types::Role;
 
+use crate::rate::Rate;
+
 /// A kind of stream between two members. Closed list: a stream that names
 /// another service is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -23,7 +25,7 @@ pub enum Service {
     /// The secrets of epochs for members, and those for coming back for voters.
     Keys,
     /// Checkpoints to cosign and evidence of forks, between the ledgers of
-    /// nodes. Reserved: nobody accepts it yet.
+    /// nodes.
     Witness,
     /// Short messages between two nodes, kept in the receiver's ledger.
     Messages,
@@ -36,6 +38,26 @@ struct Row {
     owners: &'static [Role],
     priority: i32,
 }
+
+/// What one peer may ask of a service, beside the bounds of its link.
+#[derive(Debug, Clone, Copy)]
+pub struct Allowance {
+    /// Streams; each is one request.
+    pub requests: Rate,
+    /// Bytes per second both ways, after a burst of one second's worth.
+    pub bytes_per_second: u64,
+    /// Streams at once.
+    pub at_once: usize,
+}
+
+/// A ledger shows a new checkpoint to each of its witnesses every few seconds at
+/// most and asks for theirs as often, which is one request per second; the burst
+/// is for a node that was away. A checkpoint with its proof has under 4 KiB and
+/// evidence of a fork under 64 KiB, so 64 KiB per second never delays an honest
+/// peer. More would let one compromised node keep the ledger's thread, which all
+/// daemons wait for, at checking signatures.
+const WITNESS: Allowance =
+    Allowance { requests: Rate { per_second: 2, burst: 20 }, bytes_per_second: 64 * 1024, at_once: 4 };
 
 /// The table. Priorities are quinn's: a stream with a higher number is sent
 /// first. Raft heartbeats must not wait behind anything (an election follows),
@@ -131,6 +153,12 @@ impl Service {
     #[must_use]
     pub fn priority(self) -> i32 {
         self.row().priority
+    }
+
+    /// What one peer may ask of it, if it has such a limit.
+    #[must_use]
+    pub fn allowance(self) -> Option<Allowance> {
+        (self == Service::Witness).then_some(WITNESS)
     }
 
     /// Whether a `caller` may open this service at an `owner`. Both sides ask:

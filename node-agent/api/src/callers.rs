@@ -30,6 +30,7 @@ pub const AGENTD: CallerTable = CallerTable {
         Row { method: "GET", path: "/events/log", allowed: STATUS },
         Row { method: "GET", path: "/ledger/head", allowed: STATUS },
         Row { method: "POST", path: "/ledger/append", allowed: &[AnyDaemon] },
+        Row { method: STREAM, path: "/agentd-mesh", allowed: &[Daemon("mesh")] },
     ],
 };
 
@@ -73,7 +74,7 @@ pub const MESH: CallerTable = CallerTable {
         Row { method: "PUT", path: "/blob", allowed: STATUS },
         Row { method: "POST", path: "/blob/fetch", allowed: STATUS },
         Row { method: "GET", path: "/blob/{}", allowed: STATUS },
-        Row { method: STREAM, path: "/mesh-stream", allowed: &[Daemon("fleetd")] },
+        Row { method: STREAM, path: "/mesh-stream", allowed: &[Daemon("fleetd"), Daemon("agentd")] },
     ],
 };
 
@@ -128,6 +129,7 @@ mod tests {
         ("agentd", "GET", "/events/log", "Aawmf"),
         ("agentd", "GET", "/ledger/head", "Aawmf"),
         ("agentd", "POST", "/ledger/append", "awmf"),
+        ("agentd", STREAM, "/agentd-mesh", "m"),
         ("watch", "GET", "/health", "Aawmf"),
         ("watch", "GET", "/metrics", "Aawmf"),
         ("watch", "GET", "/attempt", "Aawmf"),
@@ -170,7 +172,7 @@ mod tests {
         ("mesh", "PUT", "/blob", "Aawmf"),
         ("mesh", "POST", "/blob/fetch", "Aawmf"),
         ("mesh", "GET", "/blob/7", "Aawmf"),
-        ("mesh", STREAM, "/mesh-stream", "f"),
+        ("mesh", STREAM, "/mesh-stream", "af"),
         ("fleetd", "GET", "/health", "Aawmf"),
         ("fleetd", "GET", "/metrics", "Aawmf"),
         ("fleetd", "GET", "/status", "Aawmf"),

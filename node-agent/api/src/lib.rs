@@ -4,6 +4,7 @@ pub mod agentd;
 pub mod blobs;
 pub mod callers;
 pub mod mesh;
+pub mod pipes;
 pub mod registry;
 pub mod rooms;
 pub mod watch;

@@ -50,7 +50,7 @@ pub const DAEMONS: &[DaemonEntry] = &[
         name: "agentd",
         user: "osmoda-agentd",
         about: "ledger",
-        sockets: &["agentd"],
+        sockets: &["agentd", "agentd-mesh"],
         privilege: Privilege::Own,
         network: Network::None,
         after: &[],

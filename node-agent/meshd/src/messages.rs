@@ -6,22 +6,23 @@
 //! ledger has it. Invariant: a peer's messages are bounded in size and rate, and
 //! who sent one is the peer that the mesh proved, whatever the text says.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use osmoda_kit::audit::Audit;
 use osmoda_kit::clock::SharedClock;
 use osmoda_kit::error::ApiError;
-use osmoda_kit::shutdown::Stage;
+use osmoda_kit::frames;
 use osmoda_kit::tasks::{TaskKind, Tasks};
-use osmoda_mesh::{IncomingStream, MeshHandle, MeshStream};
-use osmoda_mesh_protocol::{Bucket, Rate, decode_json, encode_frame, frame_length};
+use osmoda_mesh::{IncomingStream, Intake, MeshHandle};
+use osmoda_mesh_protocol::{Rate, encode_frame};
 use osmoda_node_api::mesh::Service;
 use osmoda_types::{ErrorCode, NodeId};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
+
+use crate::pace::PerPeer;
 
 /// Bound on one message: the ledger takes payloads of 64 KiB.
 const MESSAGE_BYTES_MAX: usize = 48 * 1024;
@@ -34,6 +35,10 @@ const SEND_TIME: Duration = Duration::from_secs(5);
 
 /// Messages of one peer. Every one costs the receiver a row of its ledger.
 const RATE: Rate = Rate { per_second: 10, burst: 50 };
+
+/// A peer that has used up its rate still hears so, for one burst more.
+const INTAKE: Intake =
+    Intake { name: "messages", kind: TaskKind::REQUEST, per_peer_max: 100, time_limit: Some(SEND_TIME) };
 
 /// A message, in the form of the earlier product.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -126,7 +131,7 @@ pub(crate) async fn send(handle: &MeshHandle, peer: NodeId, message: &Message) -
         let exchanged = async {
             stream.write_all(&frame).await?;
             stream.shutdown().await?;
-            read::<Answer>(&mut stream, ANSWER_BYTES_MAX).await
+            frames::read::<Answer>(&mut stream, ANSWER_BYTES_MAX).await
         };
         exchanged.await.map_err(|error| ApiError::new(ErrorCode::PeerOffline, error.to_string()))
     };
@@ -142,61 +147,34 @@ pub(crate) async fn send(handle: &MeshHandle, peer: NodeId, message: &Message) -
 /// # Errors
 /// `Conflict` when the service is served already.
 pub(crate) fn serve(handle: &MeshHandle, audit: Audit, clock: SharedClock, tasks: &Tasks) -> Result<(), ApiError> {
-    let mut accepted = handle.accept(Service::Messages)?;
-    let desk = Arc::new(Desk { audit, clock, buckets: Mutex::default() });
-    let (stop, spawner) = (tasks.shutdown().token(Stage::RefuseNew), tasks.clone());
-    tasks.spawn(TaskKind::INTAKE, "mesh messages", async move {
-        loop {
-            let incoming = tokio::select! {
-                biased;
-                // Cancel-safe: a token stays cancelled.
-                () = stop.cancelled() => return,
-                // Cancel-safe: a receive that was not ready took nothing.
-                incoming = accepted.recv() => incoming,
-            };
-            let Some(incoming) = incoming else { return };
-            let desk = desk.clone();
-            // Bounded by the streams of a link, and each by its time.
-            spawner.spawn(TaskKind::REQUEST, "mesh message", async move {
-                let peer = incoming.peer.node;
-                match tokio::time::timeout(SEND_TIME, desk.take(incoming)).await {
-                    Ok(Ok(())) => {}
-                    Ok(Err(error)) => tracing::debug!(%peer, %error, "a message broke off"),
-                    Err(_) => tracing::debug!(%peer, "a message was not finished in time"),
-                }
-            });
-        }
+    let accepted = handle.accept(Service::Messages)?;
+    let desk = Arc::new(Desk { audit, allowed: PerPeer::new(RATE, clock) });
+    INTAKE.spawn(tasks, accepted, move |incoming| {
+        let desk = desk.clone();
+        async move { desk.take(incoming).await }
     });
     Ok(())
 }
 
 struct Desk {
     audit: Audit,
-    clock: SharedClock,
-    /// One per peer that has sent, so at most one per member.
-    buckets: Mutex<BTreeMap<NodeId, Bucket>>,
+    allowed: PerPeer,
 }
 
 impl Desk {
     async fn take(&self, incoming: IncomingStream) -> std::io::Result<()> {
         let IncomingStream { peer, mut stream } = incoming;
         // Read in any case: a stream that is dropped unread takes the answer with it.
-        let answer = match read::<Message>(&mut stream, MESSAGE_BYTES_MAX).await {
-            Ok(_) if !self.may_send(peer.node) => Answer::Refused(ErrorCode::Busy),
+        let answer = match frames::read::<Message>(&mut stream, MESSAGE_BYTES_MAX).await {
+            Ok(_) if !self.allowed.take(peer.node) => Answer::Refused(ErrorCode::Busy),
             Ok(message) => self.keep(peer.node, &message).await,
             Err(error) => {
                 tracing::debug!(peer = %peer.node, %error, "not a message");
                 Answer::Refused(ErrorCode::BadRequest)
             }
         };
-        let frame = encode_frame(&answer, ANSWER_BYTES_MAX).map_err(std::io::Error::other)?;
-        stream.write_all(&frame).await?;
+        frames::write(&mut stream, &answer, ANSWER_BYTES_MAX).await?;
         stream.shutdown().await
-    }
-
-    fn may_send(&self, peer: NodeId) -> bool {
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        buckets.entry(peer).or_insert_with(Bucket::full).take(RATE, self.clock.now_boot())
     }
 
     async fn keep(&self, peer: NodeId, message: &Message) -> Answer {
@@ -212,14 +190,6 @@ impl Desk {
             Err(error) => Answer::Refused(error.code),
         }
     }
-}
-
-async fn read<T: DeserializeOwned>(stream: &mut MeshStream, bytes_max: usize) -> std::io::Result<T> {
-    let mut prefix = [0; 4];
-    stream.read_exact(&mut prefix).await?;
-    let mut body = vec![0; frame_length(prefix, bytes_max).map_err(std::io::Error::other)?];
-    stream.read_exact(&mut body).await?;
-    decode_json(&body).map_err(std::io::Error::other)
 }
 
 #[cfg(test)]

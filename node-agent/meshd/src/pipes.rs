@@ -1,35 +1,46 @@
 //! The pipes: bytes between a daemon's socket and a mesh stream, both ways.
 //!
 //! Nothing is buffered beyond what one read returns, and what was read is
-//! written at once: Raft heartbeats go through here.
+//! written at once: Raft heartbeats go through here. Invariant: a peer's stream
+//! is accepted only after the daemon that owns its service has taken it, and
+//! within the service's allowance.
 
+use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use osmoda_kit::boot::Boot;
 use osmoda_kit::error::ApiError;
-use osmoda_kit::http::Credentials;
+use osmoda_kit::http::{Credentials, Who};
 use osmoda_kit::shutdown::Stage;
 use osmoda_kit::stream::{Opening, serve_streams};
-use osmoda_kit::tasks::{TaskKind, Tasks};
-use osmoda_mesh::{IncomingStream, MeshHandle, MeshStream, StreamPeer};
+use osmoda_kit::tasks::TaskKind;
+use osmoda_mesh::{IncomingStream, Intake, MeshHandle, Offer};
 use osmoda_node_api::mesh::{PipeHello, Service, deliver};
+use osmoda_node_api::pipes::{AGENTD_SOCKET, WITNESS, speaker};
 use osmoda_types::ErrorCode;
-use tokio::io::copy_bidirectional_with_sizes;
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+
+use crate::pace::{Pace, Paced, PerPeer};
 
 /// Bytes per read and direction: a full HTTP/2 frame of 16 KiB fits four times;
 /// 1,024 pipes hold at most 128 MiB.
 const COPY_BYTES: usize = 64 * 1024;
 
-/// How long fleetd may take to say yes to an inbound pipe: it is on the same
+/// How long a daemon may take to say yes to an inbound pipe: it is on the same
 /// host and only reads a line.
 const DELIVER_TIME: Duration = Duration::from_secs(2);
 
+/// Pipes of one peer and service at once; fleetd multiplexes, so a peer needs
+/// one or two. As many as a link has at all.
+const PIPES_PER_PEER: usize = 256;
+
 /// Where each service of a node is served. `link` is a controller's, which has
 /// no daemons.
-const INBOUND: [(Service, &str); 2] = [(Service::Raft, "fleetd-mesh"), (Service::Fleet, "fleetd-mesh")];
+const INBOUND: [(Service, &str); 3] =
+    [(Service::Raft, "fleetd-mesh"), (Service::Fleet, "fleetd-mesh"), (Service::Witness, AGENTD_SOCKET)];
 
 /// Serves `mesh-stream.sock`.
 pub(crate) fn serve_outbound(cx: &Boot, listener: UnixListener, handle: &MeshHandle) {
@@ -51,9 +62,12 @@ pub(crate) fn serve_outbound(cx: &Boot, listener: UnixListener, handle: &MeshHan
 
 async fn outbound(handle: &MeshHandle, opening: Opening<PipeHello>) {
     let PipeHello { peer, service } = opening.hello;
-    // The mesh daemon speaks these itself, in its own name.
-    if matches!(service, Service::Rooms | Service::Blobs | Service::Keys | Service::Messages) {
+    let Some(daemon) = speaker(service) else {
         let text = format!("service {service} has no pipes; use its endpoints");
+        return opening.refuse(ApiError::new(ErrorCode::ServiceDenied, text)).await;
+    };
+    if opening.caller.who != Who::Daemon(daemon) {
+        let text = format!("service {service} is spoken by {daemon} only");
         return opening.refuse(ApiError::new(ErrorCode::ServiceDenied, text)).await;
     }
     match handle.connect_stream(peer, service).await {
@@ -71,57 +85,65 @@ async fn outbound(handle: &MeshHandle, opening: Opening<PipeHello>) {
 /// Hands every stream of a peer to the daemon that owns the service.
 pub(crate) fn deliver_inbound(cx: &Boot, handle: &MeshHandle) -> Result<(), ApiError> {
     for (service, socket) in INBOUND {
-        let inbound = Inbound {
-            accepted: handle.accept(service)?,
+        let allowance = service.allowance();
+        let inbound = Arc::new(Inbound {
             socket: cx.paths().socket(socket),
             credentials: cx.credentials(),
-            tasks: cx.tasks().clone(),
+            requests: allowance.map(|allowance| PerPeer::new(allowance.requests, cx.clock())),
+            bytes: allowance.map(|allowance| Arc::new(Pace::new(allowance.bytes_per_second))),
+        });
+        let intake = Intake {
+            name: service.as_str(),
+            kind: TaskKind::BACKGROUND,
+            per_peer_max: allowance.map_or(PIPES_PER_PEER, |allowance| allowance.at_once),
+            // The others carry connections that live as long as their link.
+            time_limit: (service == Service::Witness).then_some(WITNESS.time_limit),
         };
-        cx.tasks().spawn(TaskKind::INTAKE, format!("mesh inbound {service}"), inbound.run());
+        intake.spawn(cx.tasks(), handle.offers(service)?, move |offer| {
+            let inbound = inbound.clone();
+            async move { inbound.take(offer).await }
+        });
     }
     Ok(())
 }
 
 struct Inbound {
-    accepted: mpsc::Receiver<IncomingStream>,
     socket: PathBuf,
     credentials: Credentials,
-    tasks: Tasks,
+    /// What one peer may take, where the service says so.
+    requests: Option<PerPeer>,
+    bytes: Option<Arc<Pace>>,
 }
 
 impl Inbound {
-    async fn run(mut self) {
-        let stop = self.tasks.shutdown().token(Stage::RefuseNew);
-        loop {
-            let incoming = tokio::select! {
-                biased;
-                // Safe to drop: a token stays cancelled.
-                () = stop.cancelled() => return,
-                // Safe to drop: a receive that was not ready took nothing.
-                incoming = self.accepted.recv() => incoming,
-            };
-            let Some(IncomingStream { peer, stream }) = incoming else { return };
-            let (socket, credentials) = (self.socket.clone(), self.credentials.clone());
-            // Bounded by the mesh: 256 streams per link, one link per member.
-            self.tasks.spawn(TaskKind::BACKGROUND, format!("mesh pipe {}", peer.service), async move {
-                inbound(&socket, &credentials, &peer, stream).await;
-            });
+    async fn take(&self, offer: Offer) -> io::Result<()> {
+        let peer = offer.peer;
+        if self.requests.as_ref().is_some_and(|requests| !requests.take(peer.node)) {
+            tracing::debug!(peer = %peer.node, service = %peer.service, "stream refused, its peer opens too many");
+            offer.refuse(ErrorCode::Busy).await;
+            return Ok(());
         }
-    }
-}
-
-async fn inbound(socket: &std::path::Path, credentials: &Credentials, peer: &StreamPeer, stream: MeshStream) {
-    match deliver(socket, credentials, peer, DELIVER_TIME).await {
-        Ok(pipe) => join(pipe, stream).await,
-        // The peer sees its stream end and opens another when it needs one.
-        Err(error) => tracing::warn!(
-            peer = %peer.node, service = %peer.service, code = %error.code, %error, "inbound stream not delivered"
-        ),
+        match deliver(&self.socket, &self.credentials, &peer, DELIVER_TIME).await {
+            Ok(pipe) => {
+                let IncomingStream { stream, .. } = offer.accept().await?;
+                match &self.bytes {
+                    Some(bytes) => join(pipe, Paced::new(stream, Arc::clone(bytes), peer.node)).await,
+                    None => join(pipe, stream).await,
+                }
+            }
+            Err(error) => {
+                tracing::warn!(
+                    peer = %peer.node, service = %peer.service, code = %error.code, %error, "inbound stream not delivered"
+                );
+                offer.refuse(error.code).await;
+            }
+        }
+        Ok(())
     }
 }
 
 /// Copies until both directions have ended or one of them broke.
-async fn join(mut pipe: UnixStream, mut stream: MeshStream) {
+async fn join(mut pipe: UnixStream, mut stream: impl AsyncRead + AsyncWrite + Unpin) {
     if let Err(error) = copy_bidirectional_with_sizes(&mut pipe, &mut stream, COPY_BYTES, COPY_BYTES).await {
         tracing::debug!(%error, "pipe broke");
     }

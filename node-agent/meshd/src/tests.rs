@@ -24,6 +24,7 @@ use osmoda_node_api::mesh::{
     EndorseRequest, Enrolment, Invite, Member, Members, MeshClient, MeshPipes, OpenInvite, SecretBytes, Service,
     SpendRequest, StreamPeer,
 };
+use osmoda_node_api::pipes::{AGENTD_SOCKET, WITNESS};
 use osmoda_types::{ErrorCode, InviteId, MeshEpoch, NetworkId, NodeId, PublicKey, Purpose, Role, statement};
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -107,8 +108,23 @@ impl Host {
             let (mut read, mut write) = pipe.split();
             tokio::io::copy(&mut read, &mut write).await.unwrap();
         };
+        self.answer_witnesses();
         let pipes = self.listener("fleetd-mesh");
         serve_streams(&self.tasks, "fleetd-mesh", pipes, self.callers(callers::FLEETD), echo);
+    }
+
+    /// Agentd's part of the service `witness`: says back who asked what.
+    fn answer_witnesses(&self) {
+        let (listener, callers) = (self.listener(AGENTD_SOCKET), self.callers(callers::AGENTD));
+        let answer = async |peer: StreamPeer, question: Value| match question {
+            Value::Null => Err(ApiError::new(ErrorCode::LedgerBroken, "not for the peer")),
+            question => Ok(json!({ "peer": peer.node, "role": peer.role, "question": question })),
+        };
+        WITNESS.serve(&self.tasks, AGENTD_SOCKET, listener, callers, answer);
+    }
+
+    fn pipes(&self, daemon: &str) -> MeshPipes {
+        MeshPipes::new(&self.root.paths(), self.credentials(daemon))
     }
 
     async fn start(&mut self) {
@@ -139,7 +155,7 @@ impl Host {
     }
 
     async fn talk(&self, peer: NodeId, service: Service) -> Result<String, ApiError> {
-        let mut pipe = MeshPipes::new(&self.root.paths(), self.credentials("fleetd")).open(peer, service).await?;
+        let mut pipe = self.pipes("fleetd").open(peer, service).await?;
         pipe.write_all(b"through two daemons").await.unwrap();
         pipe.shutdown().await.unwrap();
         let mut answer = String::new();
@@ -326,6 +342,47 @@ async fn peers_and_messages_keep_the_shapes_of_the_earlier_product() {
     assert_eq!(accepted.unwrap_err().code, ErrorCode::Conflict);
     let rotated = admin.post::<Value>("/identity/rotate", &json!({})).await;
     assert_eq!(rotated.unwrap_err().code, ErrorCode::Unsupported);
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn ledgers_ask_each_other_through_the_witness_service_and_only_they_do() {
+    let (mut a, mut b) = (Host::new(), Host::new());
+    a.start().await;
+    b.start().await;
+    introduce([&a, &b], 2).await;
+    let (pipes, peer) = (a.pipes("agentd"), b.keys.node());
+    let ask = async |question: Value| WITNESS.ask::<_, Value>(&pipes, peer, &question).await;
+    let expected = json!({ "peer": a.keys.node(), "role": "voter", "question": { "size": 7 } });
+    assert_eq!(ask(json!({ "size": 7 })).await.unwrap(), expected);
+    assert_eq!(ask(Value::Null).await.unwrap_err().code, ErrorCode::LedgerBroken);
+    let long = "x".repeat(WITNESS.question_bytes_max);
+    assert_eq!(ask(json!(long)).await.unwrap_err().code, ErrorCode::TooLarge);
+
+    // Each daemon speaks its own services, and nothing else.
+    let code = async |daemon, service| a.pipes(daemon).open(peer, service).await.unwrap_err().code;
+    assert_eq!(code("fleetd", Service::Witness).await, ErrorCode::ServiceDenied);
+    assert_eq!(code("agentd", Service::Raft).await, ErrorCode::ServiceDenied);
+    assert_eq!(code("agentd", Service::Blobs).await, ErrorCode::ServiceDenied);
+    assert_eq!(code("watch", Service::Witness).await, ErrorCode::CallerDenied);
+
+    // More than its allowance is refused, and the other direction is not.
+    let mut refused = None;
+    for _ in 0..100 {
+        refused = ask(json!(1)).await.err();
+        if refused.is_some() {
+            break;
+        }
+    }
+    assert_eq!(refused.map(|error| error.code), Some(ErrorCode::Busy));
+    let back = b.pipes("agentd");
+    assert!(WITNESS.ask::<_, Value>(&back, a.keys.node(), &json!(2)).await.is_ok());
+
+    // Without a ledger at the other end the stream is refused, not cut.
+    std::fs::remove_file(a.root.paths().socket(AGENTD_SOCKET)).unwrap();
+    let away = back.open(a.keys.node(), Service::Witness).await.unwrap_err();
+    assert_eq!(away.code, ErrorCode::DaemonUnavailable);
     a.stop().await;
     b.stop().await;
 }

@@ -27,7 +27,7 @@ use std::time::Duration;
 
 use bao_tree::blake3::Hash;
 use osmoda_kit::error::ApiError;
-use osmoda_kit::tasks::{TaskKind, Tasks};
+use osmoda_kit::tasks::Tasks;
 use osmoda_mesh::{MeshHandle, MeshStream};
 use osmoda_node_api::blobs::BlobStored;
 use osmoda_node_api::mesh::Service;
@@ -70,8 +70,7 @@ impl Blobs {
         let open = move || Store::open(folder, limits.bytes_max);
         let store = tasks.blocking("open blobs", open).await.map_err(ApiError::internal)??;
         let accepted = mesh.accept(Service::Blobs)?;
-        let serving = Serving::new(store.clone(), limits.rate, tasks.clone());
-        tasks.spawn(TaskKind::INTAKE, "blob streams", serving.run(accepted));
+        Serving::new(store.clone(), limits.rate, tasks.clone()).spawn(accepted);
         Ok(Self { mesh, tasks: tasks.clone(), store, fetching: Arc::default() })
     }
 

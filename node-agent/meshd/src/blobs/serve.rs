@@ -5,9 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bao_tree::blake3::Hash;
-use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::{TaskKind, Tasks};
-use osmoda_mesh::{IncomingStream, MeshStream};
+use osmoda_mesh::{IncomingStream, Intake, MeshStream};
 use osmoda_types::NodeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
@@ -32,6 +31,9 @@ pub(crate) const SLICE_WIRE_MAX: usize = SLICE_BYTES as usize / 256 + SLICE_BYTE
 /// Streams that are served at once; each holds a slice and a tree of up to 4 MiB.
 const ASKERS: usize = 8;
 
+/// One more than the askers that are served, so that one peer alone hears of it.
+const INTAKE: Intake = Intake { name: "blobs", kind: TaskKind::BACKGROUND, per_peer_max: ASKERS + 1, time_limit: None };
+
 /// How long an asker may take between two questions: it writes a slice to disk
 /// in between.
 const IDLE: Duration = Duration::from_secs(60);
@@ -51,24 +53,12 @@ impl Serving {
     }
 
     /// Serves until a stop begins.
-    pub(crate) async fn run(self, mut accepted: mpsc::Receiver<IncomingStream>) {
-        let stop = self.tasks.shutdown().token(Stage::RefuseNew);
-        loop {
-            let incoming = tokio::select! {
-                biased;
-                // Safe to drop: a token stays cancelled.
-                () = stop.cancelled() => return,
-                // Safe to drop: a receive that was not ready took nothing.
-                incoming = accepted.recv() => incoming,
-            };
-            let Some(IncomingStream { peer, stream }) = incoming else { return };
+    pub(crate) fn spawn(self, accepted: mpsc::Receiver<IncomingStream>) {
+        let tasks = self.tasks.clone();
+        INTAKE.spawn(&tasks, accepted, move |IncomingStream { peer, stream }| {
             let serving = self.clone();
-            self.tasks.spawn(TaskKind::BACKGROUND, format!("blobs for {}", peer.node), async move {
-                if let Err(error) = serving.one(peer.node, stream).await {
-                    tracing::debug!(peer = %peer.node, %error, "blob stream ended");
-                }
-            });
-        }
+            async move { serving.one(peer.node, stream).await }
+        });
     }
 
     async fn one(&self, peer: NodeId, mut stream: MeshStream) -> io::Result<()> {

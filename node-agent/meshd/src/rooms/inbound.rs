@@ -7,9 +7,8 @@
 use std::io;
 use std::time::Duration;
 
-use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::TaskKind;
-use osmoda_mesh::{IncomingStream, MeshStream};
+use osmoda_mesh::{IncomingStream, Intake, MeshStream};
 use osmoda_mesh_rooms::{Blob, Frame, Refusal, Signed};
 use osmoda_types::{NodeId, Role};
 use tokio::io::{ReadHalf, WriteHalf, split};
@@ -26,26 +25,14 @@ pub(crate) const FRAME_TIME: Duration = Duration::from_secs(15);
 /// Pushed messages taken into one commit.
 const PUSHES_MAX: usize = 128;
 
+/// A push stream, a session per room and questions; each has time limits of its
+/// own at every frame. As many as a link has at all.
+const INTAKE: Intake = Intake { name: "rooms", kind: TaskKind::BACKGROUND, per_peer_max: 256, time_limit: None };
+
 /// Serves streams until a stop begins.
-pub(crate) async fn serve(cx: Cx, mut accepted: mpsc::Receiver<IncomingStream>) {
-    let stop = cx.tasks.shutdown().token(Stage::RefuseNew);
-    loop {
-        let incoming = tokio::select! {
-            biased;
-            // Safe to drop: a token stays cancelled.
-            () = stop.cancelled() => return,
-            // Safe to drop: a receive that was not ready took nothing.
-            incoming = accepted.recv() => incoming,
-        };
-        let Some(IncomingStream { peer, stream }) = incoming else { return };
-        let cx_of_stream = cx.clone();
-        // Bounded by the mesh: so many streams per link, one link per member.
-        cx.tasks.spawn(TaskKind::BACKGROUND, format!("rooms of {}", peer.node), async move {
-            if let Err(error) = one(cx_of_stream, peer.node, stream).await {
-                tracing::debug!(peer = %peer.node, %error, "room stream ended");
-            }
-        });
-    }
+pub(crate) fn serve(cx: Cx, accepted: mpsc::Receiver<IncomingStream>) {
+    let tasks = cx.tasks.clone();
+    INTAKE.spawn(&tasks, accepted, move |IncomingStream { peer, stream }| one(cx.clone(), peer.node, stream));
 }
 
 async fn one(cx: Cx, peer: NodeId, stream: MeshStream) -> io::Result<()> {

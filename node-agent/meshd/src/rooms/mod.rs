@@ -134,7 +134,7 @@ impl Rooms {
             wake,
         };
         tasks.spawn(TaskKind::STORE, "rooms", owner.run(commands));
-        tasks.spawn(TaskKind::INTAKE, "room streams", inbound::serve(cx.clone(), accepted));
+        inbound::serve(cx.clone(), accepted);
         tasks.spawn(TaskKind::INTAKE, "room links", links::follow(cx.clone()));
         tasks.spawn(TaskKind::INTAKE, "room healing", heal::run(cx.clone()));
         Ok(Self { cx, identity, clock })

@@ -13,13 +13,17 @@
 //! Not here: the database, the wire, the keys' files (`osmoda-agentd`).
 
 pub mod checkpoint;
+pub mod evidence;
+pub mod exchange;
 pub mod grammar;
 pub mod note;
 pub mod payload;
+pub mod policy;
 pub mod record;
 pub mod redact;
 pub mod tree;
 pub mod verify;
+pub mod witness;
 
 #[cfg(test)]
 mod chain_tests;

@@ -3,10 +3,10 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use osmoda_kit::{clock::SharedClock, frames};
-use osmoda_mesh_crypto::{ClientCrypto, Mode, Party, Psk, QUIC_VERSION};
+use osmoda_mesh_crypto::{Authorize, ClientCrypto, Mode, Party, Psk, QUIC_VERSION};
 use osmoda_mesh_protocol::{
     Admitted, Backoff, CLOSE_REFUSED, FRAME_VERSION, Hello, KNOCK_NONCE_BYTES, Member, REJOIN_RANDOM_BYTES,
-    SecretBytes, knock, rejoin_knock,
+    SecretBytes, follow, knock, rejoin_knock,
 };
 use osmoda_types::{MeshKey, NodeId, Role};
 use quinn::{ClientConfig, Connection, ConnectionId, Endpoint};
@@ -14,7 +14,8 @@ use tokio::sync::Notify;
 
 use crate::{
     config::EpochSecret,
-    hub::{Established, HubSender, Link, Shared, Way, close, may_call},
+    hub::{Established, HubSender, Link, LinkKeys, Shared, Way, close, may_call},
+    identity::Identity,
     link::ADMITTED_BYTES_MAX,
     listen::peer_identity,
     tie::Origin,
@@ -24,10 +25,11 @@ use crate::{
 /// A name is required by quinn's interface and unused by ours.
 const SERVER_NAME: &str = "mesh";
 
-/// Rounds of dials with the epochs before a node uses its own secret at a voter:
-/// two, so that a restart of the whole fleet or one lost packet does not
-/// look like a long absence.
-const ROUNDS_BEFORE_REJOIN: usize = 2;
+/// Rounds of dials with what is known before a node does what is for a long
+/// absence: uses its own secret at a voter, follows a member to keys it does not
+/// know, and shows keys that it prepared itself. Two, so that a restart of the
+/// whole fleet or one lost packet does not look like an absence.
+const ROUNDS_BEFORE_ABSENCE: usize = 2;
 
 /// Keeps a link to `member` up; ends only by being aborted.
 pub(crate) async fn keep_linked(shared: Arc<Shared>, hub: HubSender, member: Member, kick: Arc<Notify>) {
@@ -56,10 +58,10 @@ pub(crate) async fn keep_linked(shared: Arc<Shared>, hub: HubSender, member: Mem
                 tracing::trace!(peer = %member.node, asked = kicked.is_ok(), "dialling");
             }
         }
-        let ways = ways(&shared, &member, round);
-        let way = &ways[round % ways.len()];
+        let tries = tries(&shared, &member, round);
+        let this = &tries[round % tries.len()];
         round += 1;
-        if dial_all(&shared, &hub, &member, way).await {
+        if dial_all(&shared, &hub, &member, this).await {
             round = 0;
             backoff.reset();
             // The link is published; should it end at once, that is a failure.
@@ -72,41 +74,56 @@ pub(crate) async fn keep_linked(shared: Arc<Shared>, hub: HubSender, member: Mem
 
 /// Where both may dial, the smaller id goes first.
 fn first_wait(shared: &Shared, member: &Member) -> Duration {
-    let own = shared.identity.node();
+    let own = shared.keyring.node();
     let both = shared.own_role().is_some_and(|role| may_call(member.role, role));
     if both && own > member.node { shared.tuning.yield_first } else { Duration::ZERO }
 }
 
-/// Why a link is dialled.
+/// Why a link is dialled, and whom it may find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Purpose {
     /// There is none.
     First,
+    /// There is none, and has not been for a while: the member may have other
+    /// keys by now, which it proves by statements of the known ones.
+    AfterAbsence,
     /// There is one, and it is old.
     Renewal,
 }
 
-/// Makes a link anew, under the newest epoch, while the old one is up. A try
-/// that fails changes nothing; the old link tries again later.
+/// Makes a link anew, under the newest epoch and keys, while the old one is up.
+/// A try that fails changes nothing; the old link tries again later.
 pub(crate) async fn renew(shared: &Shared, hub: &HubSender, peer: NodeId, old: &Link) {
     let members = shared.members.load_full();
     let Some(member) = members.by_node(&peer) else { return };
-    let proof = Proof::Epoch(shared.epochs.load().current().clone());
+    let this = Try {
+        proof: Proof::Epoch(shared.epochs.load().current().clone()),
+        keys: shared.keyring.now(),
+        purpose: Purpose::Renewal,
+    };
     let address = old.connection.remote_address();
-    match dial(shared, member, address, &proof, Purpose::Renewal).await {
-        Ok((connection, admitted)) => {
-            let origin = Origin { initiator: shared.identity.node(), peer_incarnation: admitted.incarnation };
-            let (epoch, way) = (admitted.epoch, Way::Epoch);
-            hub.established(Established { peer, connection, origin, epoch, way, renews: true }).await;
+    match dial(shared, member, address, &this).await {
+        Ok(Dialled::Member(link)) => {
+            hub.established(link).await;
         }
+        Ok(Dialled::Successor(_)) => {}
         Err(reason) => tracing::debug!(%peer, %address, reason, "link not made anew yet"),
     }
 }
 
 /// What this node can prove that it belongs with.
+#[derive(Clone)]
 enum Proof {
     Epoch(EpochSecret),
     Rejoin(SecretBytes),
+}
+
+/// One way to dial a member.
+struct Try {
+    proof: Proof,
+    /// Those in use, or those that are prepared.
+    keys: Arc<Identity>,
+    purpose: Purpose,
 }
 
 /// A round of dials uses one proof; the next round the next one. The epoch
@@ -114,32 +131,41 @@ enum Proof {
 /// back is for a voter that the epochs did not reach. Links to others say
 /// nothing then: a node that slept through a revocation is still welcome to the
 /// member that was revoked, and must not be kept from the fleet by it.
-fn ways(shared: &Shared, member: &Member, round: usize) -> Vec<Proof> {
+/// Prepared keys come in turn with those in use: a node that went down between
+/// the fleet's consent and its own commit meets refusals with the old ones.
+fn tries(shared: &Shared, member: &Member, round: usize) -> Vec<Try> {
     let epochs = shared.epochs.load();
     let previous = epochs.previous(shared.clock.now_boot()).cloned();
-    let mut ways: Vec<_> = [Some(epochs.current().clone()), previous].into_iter().flatten().map(Proof::Epoch).collect();
-    if let Some(secret) = &shared.rejoin
-        && member.role == Role::Voter
-        && round >= ROUNDS_BEFORE_REJOIN
-    {
-        ways.push(Proof::Rejoin(secret.clone()));
+    let mut proofs: Vec<_> =
+        [Some(epochs.current().clone()), previous].into_iter().flatten().map(Proof::Epoch).collect();
+    let (mut keys, mut purpose) = (vec![shared.keyring.now()], Purpose::First);
+    if round >= ROUNDS_BEFORE_ABSENCE {
+        purpose = Purpose::AfterAbsence;
+        keys.extend(shared.keyring.next());
+        if let Some(secret) = &shared.rejoin
+            && member.role == Role::Voter
+        {
+            proofs.push(Proof::Rejoin(secret.clone()));
+        }
     }
-    ways
+    let with = |proof: &Proof| {
+        let proof = proof.clone();
+        keys.iter().map(move |keys| Try { proof: proof.clone(), keys: keys.clone(), purpose }).collect::<Vec<_>>()
+    };
+    proofs.iter().flat_map(with).collect()
 }
 
 /// Tries each address once; whether a link is up now.
-async fn dial_all(shared: &Shared, hub: &HubSender, member: &Member, proof: &Proof) -> bool {
+async fn dial_all(shared: &Shared, hub: &HubSender, member: &Member, this: &Try) -> bool {
     for address in &member.addresses {
-        match dial(shared, member, *address, proof, Purpose::First).await {
-            Ok((connection, admitted)) => {
-                let way = if matches!(proof, Proof::Epoch(_)) { Way::Epoch } else { Way::Rejoin };
-                let origin = Origin { initiator: shared.identity.node(), peer_incarnation: admitted.incarnation };
-                let (peer, epoch) = (member.node, admitted.epoch);
-                let new = Established { peer, connection, origin, epoch, way, renews: false };
-                if hub.established(new).await {
+        match dial(shared, member, *address, this).await {
+            Ok(Dialled::Member(link)) => {
+                if hub.established(link).await {
                     return true;
                 }
             }
+            // The hub dials it anew, as the member it is now.
+            Ok(Dialled::Successor(now)) => hub.followed(member.clone(), now).await,
             Err(reason) => {
                 tracing::debug!(peer = %member.node, %address, reason, "dial failed");
             }
@@ -151,44 +177,66 @@ async fn dial_all(shared: &Shared, hub: &HubSender, member: &Member, proof: &Pro
     false
 }
 
-async fn dial(
-    shared: &Shared,
-    member: &Member,
-    address: SocketAddr,
-    proof: &Proof,
-    purpose: Purpose,
-) -> Result<(Connection, Admitted), &'static str> {
-    let (network, own) = (&shared.network, shared.identity.node());
-    let (psk, mode) = match proof {
+/// Who was found at an address.
+enum Dialled {
+    /// The member that was meant.
+    Member(Established),
+    /// The same, under keys that the known ones have named. The link was closed.
+    Successor(Member),
+}
+
+async fn dial(shared: &Shared, member: &Member, address: SocketAddr, this: &Try) -> Result<Dialled, &'static str> {
+    let (network, own) = (&shared.network, shared.keyring.node());
+    let (psk, mode) = match &this.proof {
         Proof::Epoch(secret) => (Psk::mesh(network, secret.epoch, secret.secret.bytes()), Mode::Mesh(secret.epoch)),
         Proof::Rejoin(secret) => (Psk::rejoin(network, &own, secret.bytes()), Mode::Rejoin(own)),
     };
-    let hello = Hello { version: FRAME_VERSION, incarnation: shared.incarnation, renews: purpose == Purpose::Renewal };
+    let renews = this.purpose == Purpose::Renewal;
+    let hello = Hello { version: FRAME_VERSION, incarnation: shared.incarnation, renews };
     let hello = serde_json::to_vec(&hello).map_err(|_| "hello has no form")?;
     let expected = member.mesh_key;
     let party = Party {
-        key: shared.identity.transport(),
+        key: this.keys.transport(),
         psk,
         network: shared.network,
         mode,
-        // Both the member that was meant and one that still is: the snapshot
-        // may have changed since this dialler was started.
-        authorize: {
-            let members = shared.members.clone();
-            Arc::new(move |key: &MeshKey| *key == expected && members.load().by_key(key).is_some())
-        },
+        authorize: authorize(shared, expected, this.purpose),
     };
     let endpoint = shared.port.open().map_err(|_| "no port")?;
     let connection = connect(&endpoint, party, hello, address, &shared.tuning, &shared.clock).await?;
-    match tokio::time::timeout(shared.tuning.handshake, read_admitted(&connection, mode)).await {
-        Ok(Some(admitted)) if peer_identity(&connection).is_some_and(|peer| peer.key == expected) => {
-            Ok((connection, admitted))
+    let admitted = tokio::time::timeout(shared.tuning.handshake, read_admitted(&connection, mode)).await;
+    let found = peer_identity(&connection).map(|peer| peer.key);
+    match (admitted, found) {
+        (Ok(Some(admitted)), Some(found)) if found == expected => {
+            let way = if matches!(this.proof, Proof::Epoch(_)) { Way::Epoch } else { Way::Rejoin };
+            let origin = Origin { initiator: own, peer_incarnation: admitted.incarnation };
+            let keys = LinkKeys { own: this.keys.mesh_key(), peer: found };
+            let (peer, epoch) = (member.node, admitted.epoch);
+            Ok(Dialled::Member(Established { peer, connection, origin, epoch, way, keys, renews }))
+        }
+        (Ok(Some(admitted)), Some(found)) if this.purpose == Purpose::AfterAbsence => {
+            close(&connection, CLOSE_REFUSED);
+            let now = follow(member, &admitted.successions, &found, network);
+            now.map(Dialled::Successor).ok_or("another key, which the known one did not name")
         }
         _ => {
             close(&connection, CLOSE_REFUSED);
             Err("not admitted")
         }
     }
+}
+
+/// Whom a handshake may find: the member that was meant, if it still is one,
+/// because the snapshot may have changed since this dialler was started. After
+/// an absence also a key that is nobody's here: it proves that it holds a secret
+/// of the network, gets no stream, and is asked for its statements.
+fn authorize(shared: &Shared, expected: MeshKey, purpose: Purpose) -> Arc<dyn Authorize> {
+    let (members, keyring) = (shared.members.clone(), shared.keyring.clone());
+    Arc::new(move |key: &MeshKey| {
+        let is_member = members.load().by_key(key).is_some();
+        let is_nobody = || !is_member && !keyring.has(key);
+        (*key == expected && is_member) || (purpose == Purpose::AfterAbsence && is_nobody())
+    })
 }
 
 /// Dials with a knock and completes the handshake.

@@ -15,7 +15,7 @@ use crate::{
     config::{EpochSecret, RejoinSecret},
     epochs::Epochs,
     error::MeshError,
-    identity::Identity,
+    identity::Keyring,
     rejoin::Returners,
     tuning::Tuning,
 };
@@ -64,6 +64,8 @@ enum Until {
 pub(crate) struct Door {
     pub(crate) mode: Mode,
     pub(crate) config: Arc<ServerConfig>,
+    /// This node's transport key behind it.
+    pub(crate) own: MeshKey,
     until: Until,
     knock: KnockKey,
 }
@@ -83,7 +85,7 @@ impl Door {
 /// reads a consistent set without a lock.
 pub(crate) struct Doors {
     network: NetworkId,
-    identity: Arc<Identity>,
+    keyring: Arc<Keyring>,
     tuning: Tuning,
     members: Arc<ArcSwap<Members>>,
     /// Newest first; at most two.
@@ -96,7 +98,7 @@ impl Doors {
     /// The doors of these secrets, and no invite.
     pub(crate) fn new(
         network: NetworkId,
-        identity: Arc<Identity>,
+        keyring: Arc<Keyring>,
         tuning: Tuning,
         members: Arc<ArcSwap<Members>>,
         epochs: &Epochs,
@@ -104,7 +106,7 @@ impl Doors {
     ) -> Self {
         let returners = ArcSwap::from_pointee(Returners::new(&network, rejoins));
         let (invites, empty) = (ArcSwap::default(), ArcSwap::default());
-        let doors = Self { network, identity, tuning, members, epochs: empty, invites, returners };
+        let doors = Self { network, keyring, tuning, members, epochs: empty, invites, returners };
         doors.set_epochs(epochs);
         doors
     }
@@ -118,6 +120,13 @@ impl Doors {
         let mut next = vec![door(epochs.current(), Until::Replaced)];
         next.extend(epochs.previous_until().map(|(secret, until)| door(secret, Until::Boot(until))));
         self.epochs.store(Arc::new(next));
+    }
+
+    /// Puts this node's new keys behind every door. Its open invites name the old
+    /// ones, so they are closed; the log has ended them.
+    pub(crate) fn rekey(&self, epochs: &Epochs) {
+        self.set_epochs(epochs);
+        self.invites.store(Arc::default());
     }
 
     /// Replaces the secrets of members that may come back.
@@ -168,7 +177,8 @@ impl Doors {
 
     fn build(&self, psk: Psk, mode: Mode, until: Until) -> Door {
         let knock = psk.knock_key();
-        let (members, own) = (self.members.clone(), self.identity.mesh_key());
+        let (members, identity) = (self.members.clone(), self.keyring.now());
+        let own = identity.mesh_key();
         let authorize: Arc<dyn Authorize> = match mode {
             Mode::Mesh(_) => Arc::new(move |key: &MeshKey| *key != own && members.load().by_key(key).is_some()),
             Mode::Rejoin(node) => Arc::new(move |key: &MeshKey| {
@@ -177,7 +187,7 @@ impl Doors {
             // Whoever proves the invite's secret may ask; the enroller decides.
             Mode::Pair(_) => Arc::new(|_: &MeshKey| true),
         };
-        let party = Party { key: self.identity.transport(), psk, network: self.network, mode, authorize };
+        let party = Party { key: identity.transport(), psk, network: self.network, mode, authorize };
         let mut config = ServerConfig::with_crypto(Arc::new(ServerCrypto::new(party, Aead::preferred())));
         config.transport_config(self.tuning.transport(0));
         config.max_incoming(INCOMING_MAX);
@@ -185,7 +195,7 @@ impl Doors {
         config.incoming_buffer_size_total(INCOMING_BUFFER_TOTAL_BYTES);
         // Tokens for later connections would be one more thing to replay.
         config.validation_token_config(quiet_tokens());
-        Door { mode, config: Arc::new(config), until, knock }
+        Door { mode, config: Arc::new(config), own, until, knock }
     }
 }
 

@@ -59,6 +59,9 @@ pub enum MeshError {
     /// Too many invites are open.
     #[error("{0} invites are open already; wait until one expires")]
     InvitesFull(usize),
+    /// Keys of another node were given to this one.
+    #[error("these keys are another node's")]
+    OtherNode,
     /// The mesh is stopping.
     #[error("the mesh is stopping")]
     Stopping,
@@ -80,7 +83,7 @@ impl MeshError {
             MeshError::Denied { .. } => ErrorCode::ServiceDenied,
             MeshError::Refused { code, .. } => *code,
             MeshError::Timeout(_) => ErrorCode::Timeout,
-            MeshError::Registered(_) | MeshError::OtherSecret(_) => ErrorCode::Conflict,
+            MeshError::Registered(_) | MeshError::OtherSecret(_) | MeshError::OtherNode => ErrorCode::Conflict,
             MeshError::InvitesFull(_) => ErrorCode::Busy,
             MeshError::Stopping => ErrorCode::ShuttingDown,
         }

@@ -29,6 +29,7 @@ use crate::{
     epochs::Epochs,
     error::MeshError,
     hub::{self, Hub, HubSender, Link, Shared},
+    identity::{Identity, Keyring},
     link::{self, OpenFault},
     listen,
     port::Port,
@@ -53,17 +54,18 @@ impl Mesh {
         members.check()?;
         let epochs = Epochs::begin(&secrets, clock.now_wall().as_millis(), clock.now_boot())?;
         let members = Arc::new(ArcSwap::from_pointee(members));
-        let (keys, allowed) = (identity.clone(), members.clone());
-        let doors = Doors::new(network, keys, tuning.clone(), allowed, &epochs, &secrets.rejoins);
+        let keyring = Arc::new(Keyring::new(identity));
+        let allowed = members.clone();
+        let doors = Doors::new(network, keyring.clone(), tuning.clone(), allowed, &epochs, &secrets.rejoins);
         let server = doors.default_config()?;
-        let own = identity.node();
-        let port = Port::new(listen, identity.clone(), server);
+        let own = keyring.node();
+        let port = Port::new(listen, keyring.clone(), server);
         let others = members.load().members.iter().any(|member| member.node != own);
         if others || port.is_system_chosen() {
             port.open()?;
         }
         let shared = Arc::new(Shared {
-            identity,
+            keyring,
             network,
             clock,
             tasks: tasks.clone(),
@@ -105,7 +107,48 @@ impl MeshHandle {
     /// This node.
     #[must_use]
     pub fn local_id(&self) -> NodeId {
-        self.shared.identity.node()
+        self.shared.keyring.node()
+    }
+
+    /// The keys in use.
+    #[must_use]
+    pub fn identity(&self) -> Arc<Identity> {
+        self.shared.keyring.now()
+    }
+
+    /// The keys that are prepared, if any.
+    #[must_use]
+    pub fn prepared_identity(&self) -> Option<Arc<Identity>> {
+        self.shared.keyring.next()
+    }
+
+    /// Says which keys are prepared, or that none are. A node that cannot reach
+    /// anybody with the keys in use tries these too: the fleet may have had them
+    /// when this node went down.
+    ///
+    /// # Errors
+    /// [`MeshError::OtherNode`] when they are another node's.
+    pub fn prepare_identity(&self, next: Option<Arc<Identity>>) -> Result<(), MeshError> {
+        if next.as_ref().is_some_and(|next| next.node() != self.local_id()) {
+            return Err(MeshError::OtherNode);
+        }
+        self.shared.keyring.prepare(next);
+        Ok(())
+    }
+
+    /// Uses these keys from now on. The links stay while they are made anew with
+    /// them, for [`KEYS_OVERLAP`](crate::KEYS_OVERLAP) at most; open invites end, because their text
+    /// names the old key. Storing the keys durably comes before, and is the
+    /// caller's (`rotation::commit`).
+    ///
+    /// # Errors
+    /// [`MeshError::OtherNode`] when they are another node's;
+    /// [`MeshError::Stopping`].
+    pub async fn change_identity(&self, identity: Arc<Identity>) -> Result<(), MeshError> {
+        if identity.node() != self.local_id() {
+            return Err(MeshError::OtherNode);
+        }
+        self.hub.identity(identity).await.ok_or(MeshError::Stopping)?
     }
 
     /// This node's role in the newest snapshot.

@@ -22,7 +22,7 @@ use osmoda_kit::{
 use osmoda_mesh_protocol::{
     CLOSE_DUPLICATE, CLOSE_GOING, CLOSE_NORMAL, CLOSE_REFUSED, LinkInfo, Member, Members, SecretBytes, Service,
 };
-use osmoda_types::{MeshEpoch, NetworkId, NodeId, Role};
+use osmoda_types::{MeshEpoch, MeshKey, NetworkId, NodeId, Role};
 use quinn::{Connection, VarInt};
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 
@@ -35,7 +35,7 @@ use crate::{
     error::MeshError,
     gauges,
     handle::Linked,
-    identity::Identity,
+    identity::{Identity, Keyring},
     link,
     pair::Enroller,
     port::Port,
@@ -53,7 +53,7 @@ const CLOSE_TIME: Duration = Duration::from_millis(500);
 
 /// What every part of an endpoint shares. All of it is immutable or a snapshot.
 pub(crate) struct Shared {
-    pub(crate) identity: Arc<Identity>,
+    pub(crate) keyring: Arc<Keyring>,
     pub(crate) network: NetworkId,
     pub(crate) clock: SharedClock,
     pub(crate) tasks: Tasks,
@@ -78,7 +78,7 @@ pub(crate) struct Shared {
 impl Shared {
     /// This node's role in the newest snapshot.
     pub(crate) fn own_role(&self) -> Option<Role> {
-        self.members.load().by_node(&self.identity.node()).map(|member| member.role)
+        self.members.load().by_node(&self.keyring.node()).map(|member| member.role)
     }
 }
 
@@ -89,6 +89,7 @@ pub(crate) struct Link {
     pub(crate) origin: Origin,
     pub(crate) epoch: MeshEpoch,
     pub(crate) way: Way,
+    pub(crate) keys: LinkKeys,
     pub(crate) since: Timestamp,
     pub(crate) state: Arc<LinkState>,
 }
@@ -101,6 +102,14 @@ impl Link {
             Way::Epoch => newest != self.epoch,
             Way::Rejoin => newest >= self.epoch,
         }
+    }
+
+    /// Whether one of its two keys has been replaced since.
+    pub(crate) fn is_outdated(&self, shared: &Shared, peer: &NodeId) -> bool {
+        let members = shared.members.load();
+        // Who is no member any more is cut off elsewhere, and at once.
+        let replaced = members.by_node(peer).is_some_and(|member| member.mesh_key != self.keys.peer);
+        replaced || !shared.keyring.has(&self.keys.own)
     }
 
     /// What it has carried, at boot time `now`.
@@ -140,6 +149,13 @@ pub(crate) enum Way {
     Rejoin,
 }
 
+/// The transport keys that the two ends of a link proved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct LinkKeys {
+    pub(crate) own: MeshKey,
+    pub(crate) peer: MeshKey,
+}
+
 /// A connection whose peer has passed the handshake.
 pub(crate) struct Established {
     pub(crate) peer: NodeId,
@@ -147,6 +163,7 @@ pub(crate) struct Established {
     pub(crate) origin: Origin,
     pub(crate) epoch: MeshEpoch,
     pub(crate) way: Way,
+    pub(crate) keys: LinkKeys,
     /// Made while an older link of the same dialler is up.
     pub(crate) renews: bool,
 }
@@ -168,6 +185,16 @@ pub(crate) enum Command {
     Epoch {
         secret: EpochSecret,
         done: oneshot::Sender<Result<bool, MeshError>>,
+    },
+    /// Other keys of this node.
+    Identity {
+        identity: Arc<Identity>,
+        done: oneshot::Sender<Result<(), MeshError>>,
+    },
+    /// A member that was found under newer keys than `known` says.
+    Followed {
+        known: Box<Member>,
+        now: Box<Member>,
     },
     Close {
         done: oneshot::Sender<()>,
@@ -203,6 +230,20 @@ impl HubSender {
         let (done, answer) = oneshot::channel();
         self.0.send(Command::Epoch { secret, done }).await.ok()?;
         answer.await.ok()
+    }
+
+    /// Returns when the keys are in use; `None` when the hub is gone.
+    pub(crate) async fn identity(&self, identity: Arc<Identity>) -> Option<Result<(), MeshError>> {
+        let (done, answer) = oneshot::channel();
+        self.0.send(Command::Identity { identity, done }).await.ok()?;
+        answer.await.ok()
+    }
+
+    pub(crate) async fn followed(&self, known: Member, now: Member) {
+        let (known, now) = (Box::new(known), Box::new(now));
+        if self.0.send(Command::Followed { known, now }).await.is_err() {
+            tracing::trace!("hub is gone");
+        }
     }
 
     pub(crate) async fn close(&self) -> bool {
@@ -270,6 +311,11 @@ impl Hub {
                 let installed = self.install(&secret);
                 answer(done, installed);
             }
+            Command::Identity { identity, done } => {
+                let changed = self.change_identity(identity);
+                answer(done, changed);
+            }
+            Command::Followed { known, now } => self.follow(&known, *now),
             Command::Close { done } => {
                 self.close_all().await;
                 answer(done, ());
@@ -279,9 +325,10 @@ impl Hub {
 
     /// Whether the link is published; otherwise it is closed.
     fn establish(&mut self, new: Established) -> bool {
-        let Established { peer, connection, origin, epoch, way, renews } = new;
-        // The snapshot may have changed since the handshake.
-        if self.shared.members.load().by_node(&peer).is_none() {
+        let Established { peer, connection, origin, epoch, way, keys, renews } = new;
+        // The snapshot or the own keys may have changed since the handshake.
+        let is_known = self.shared.members.load().by_node(&peer).is_some_and(|member| member.mesh_key == keys.peer);
+        if !is_known || !self.shared.keyring.has(&keys.own) {
             close(&connection, CLOSE_REFUSED);
             return false;
         }
@@ -302,7 +349,7 @@ impl Hub {
         let keyed_ms = millis(self.shared.clock.now_boot()).into();
         let state = LinkState { keyed_ms, followed: false.into(), in_use: InUse::default() };
         let (since, state) = (self.shared.clock.now_wall(), Arc::new(state));
-        let link = Link { connection, origin, epoch, way, since, state };
+        let link = Link { connection, origin, epoch, way, keys, since, state };
         tracing::info!(peer = %peer, address = %link.connection.remote_address(), ?way, "link up");
         self.shared.tasks.spawn(
             TaskKind::BACKGROUND,
@@ -333,6 +380,33 @@ impl Hub {
         Ok(true)
     }
 
+    /// New keys behind every door, and for every dial from now on. Links that
+    /// were made with the old ones see it and are made anew.
+    fn change_identity(&self, identity: Arc<Identity>) -> Result<(), MeshError> {
+        self.shared.keyring.change(identity);
+        self.shared.doors.rekey(&self.shared.epochs.load());
+        self.shared.port.configure(self.shared.doors.default_config()?);
+        tracing::info!(node = %self.shared.keyring.node(), "new keys in use");
+        Ok(())
+    }
+
+    /// Believes a member's statements until a snapshot says more. What is kept
+    /// on disk is the log's alone.
+    fn follow(&mut self, known: &Member, now: Member) {
+        let members = self.shared.members.load_full();
+        // A newer snapshot knows better than what an older one was judged by.
+        if members.by_node(&known.node) != Some(known) {
+            return;
+        }
+        match members.with(now) {
+            Ok(next) => {
+                tracing::info!(peer = %known.node, "member followed to its new keys");
+                self.replace_members(next);
+            }
+            Err(error) => tracing::warn!(peer = %known.node, %error, "member not followed to its new keys"),
+        }
+    }
+
     fn replace_members(&mut self, members: Members) {
         if members.index < self.shared.members.load().index {
             tracing::debug!(index = members.index, "older membership snapshot ignored");
@@ -341,7 +415,7 @@ impl Hub {
         let before = self.shared.members.load_full();
         self.shared.members.store(Arc::new(members));
         let members = self.shared.members.load_full();
-        let own = self.shared.identity.node();
+        let own = self.shared.keyring.node();
         let own_changed = role_in(&before, &own) != role_in(&members, &own);
         // Streams were judged by the old roles, so a changed role ends them; the
         // peer dials again under the new one.
@@ -370,7 +444,7 @@ impl Hub {
 
     /// Binds the port once there is somebody else.
     fn open_port(&self) -> Result<(), MeshError> {
-        let own = self.shared.identity.node();
+        let own = self.shared.keyring.node();
         let others = self.shared.members.load().members.iter().any(|member| member.node != own);
         if others { self.shared.port.open().map(drop) } else { Ok(()) }
     }
@@ -378,7 +452,7 @@ impl Hub {
     /// One dialler per member that this node may call and that has an address.
     fn renew_diallers(&mut self) {
         let members = self.shared.members.load_full();
-        let own = self.shared.identity.node();
+        let own = self.shared.keyring.node();
         let own_role = self.shared.own_role();
         let wanted: BTreeMap<_, _> = members
             .members
@@ -413,7 +487,7 @@ impl Hub {
 
     fn publish(&self) {
         let linked = Linked(Arc::new(self.links.clone()));
-        gauges::links(&self.shared.members.load(), self.shared.identity.node(), &linked);
+        gauges::links(&self.shared.members.load(), self.shared.keyring.node(), &linked);
         self.shared.links.send_replace(linked);
     }
 

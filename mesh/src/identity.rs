@@ -1,14 +1,18 @@
 //! A node's two keys: X25519 to talk, Ed25519 to sign. Never converted into
 //! each other, never the same bytes.
+//!
+//! The id is that of the first keys and stays when they change, so it is kept
+//! beside them.
 
 use std::sync::Arc;
 
+use arc_swap::{ArcSwap, ArcSwapOption};
 use ed25519_dalek::{Signer, SigningKey};
 use osmoda_mesh_crypto::{LockedSecret, StaticKey};
-use osmoda_mesh_protocol::{JoinRequest, node_id};
+use osmoda_mesh_protocol::{JoinRequest, SUCCESSIONS_MAX, Succession, node_id};
 use osmoda_types::{InviteId, MeshKey, NetworkId, NodeId, PublicKey, Signature};
 
-/// The keys and the id that follows from them.
+/// The keys, whose they are, and how they came to be.
 pub struct Identity {
     transport: Arc<StaticKey>,
     /// The Ed25519 seed; the key is made from it for each signature (about 20 us),
@@ -16,21 +20,42 @@ pub struct Identity {
     signing: LockedSecret,
     public: PublicKey,
     node: NodeId,
+    /// Oldest first; the last one named these keys.
+    past: Vec<Succession>,
 }
 
 impl Identity {
-    /// The identity with these keys.
+    /// The identity whose first keys these are.
     #[must_use]
     pub fn new(transport: StaticKey, signing: SigningKey) -> Self {
         let public = PublicKey::from_bytes(signing.verifying_key().to_bytes());
         let node = node_id(&transport.public(), &public);
-        Self { transport: Arc::new(transport), signing: LockedSecret::new(signing.as_bytes()), public, node }
+        Self {
+            transport: Arc::new(transport),
+            signing: LockedSecret::new(signing.as_bytes()),
+            public,
+            node,
+            past: Vec::new(),
+        }
+    }
+
+    /// As of a node whose keys were changed; of `past` the newest are kept.
+    #[must_use]
+    pub fn of(self, node: NodeId, mut past: Vec<Succession>) -> Self {
+        past.drain(..past.len().saturating_sub(SUCCESSIONS_MAX));
+        Self { node, past, ..self }
     }
 
     /// The node id.
     #[must_use]
     pub fn node(&self) -> NodeId {
         self.node
+    }
+
+    /// The last changes of keys, oldest first.
+    #[must_use]
+    pub fn past(&self) -> &[Succession] {
+        &self.past
     }
 
     /// The public transport key.
@@ -73,5 +98,50 @@ impl Identity {
 impl std::fmt::Debug for Identity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Identity({:?})", self.node)
+    }
+}
+
+/// The keys an endpoint uses now, and those it has prepared: the only place
+/// where they change. Invariant: the id is the same for all of them.
+pub(crate) struct Keyring {
+    node: NodeId,
+    now: ArcSwap<Identity>,
+    next: ArcSwapOption<Identity>,
+}
+
+impl Keyring {
+    pub(crate) fn new(identity: Arc<Identity>) -> Self {
+        Self { node: identity.node(), now: ArcSwap::new(identity), next: ArcSwapOption::empty() }
+    }
+
+    /// Whose keys these are.
+    pub(crate) fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// Those in use.
+    pub(crate) fn now(&self) -> Arc<Identity> {
+        self.now.load_full()
+    }
+
+    /// Those that are prepared: the fleet may have them already, when this node
+    /// went down before it heard so.
+    pub(crate) fn next(&self) -> Option<Arc<Identity>> {
+        self.next.load_full()
+    }
+
+    pub(crate) fn prepare(&self, next: Option<Arc<Identity>>) {
+        self.next.store(next);
+    }
+
+    /// Uses these from now on; none are prepared then.
+    pub(crate) fn change(&self, identity: Arc<Identity>) {
+        self.now.store(identity);
+        self.next.store(None);
+    }
+
+    /// Whether a handshake with this key was one of this node's that counts.
+    pub(crate) fn has(&self, key: &MeshKey) -> bool {
+        self.now.load().mesh_key() == *key || self.next.load().as_ref().is_some_and(|next| next.mesh_key() == *key)
     }
 }

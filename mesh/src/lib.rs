@@ -48,6 +48,7 @@ pub use handle::{Linked, Mesh, MeshHandle};
 pub use identity::Identity;
 pub use intake::{Intake, Opened};
 pub use keys::{KeySource, fetch_epoch, fetch_rejoins, secret_hash, serve_keys};
+pub use link::KEYS_OVERLAP;
 pub use osmoda_mesh_protocol::{LinkInfo, PeerInfo, StreamPeer};
 pub use pair::{Enroller, Joiner, PairError, PairRequest, Spend, pair};
 pub use stream::{IncomingStream, MeshStream, Offer};

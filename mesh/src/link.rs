@@ -1,10 +1,13 @@
 //! One link at work: admits the peer, answers its streams, notices the end.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use osmoda_mesh_protocol::{
-    Admitted, Answer, CLOSE_DUPLICATE, FRAME_VERSION, Limits, Preamble, Service, StreamPeer, encode_frame,
+    Admitted, Answer, CLOSE_DUPLICATE, CLOSE_GOING, FRAME_VERSION, Limits, Preamble, Service, StreamPeer, encode_frame,
 };
 use osmoda_types::{ErrorCode, NodeId};
 use quinn::{RecvStream, SendStream};
@@ -20,8 +23,15 @@ use crate::{
     tuning::{PEER_STREAMS_MAX, raise_limits},
 };
 
-/// Bound on an [`Admitted`] frame: a few numbers, with room for later fields.
-pub(crate) const ADMITTED_BYTES_MAX: usize = 1024;
+/// Bound on an [`Admitted`] frame: a few numbers, eight changes of keys at about
+/// 530 bytes, and room for later fields.
+pub(crate) const ADMITTED_BYTES_MAX: usize = 8 * 1024;
+
+/// How long a link outlives the keys that made it: both ends proved themselves
+/// when they held. Longer than two tries of its initiator to make it anew (every
+/// 30 s), so that a change of keys costs no link; short, because a change may be
+/// the answer to a theft.
+pub const KEYS_OVERLAP: Duration = Duration::from_secs(45);
 
 /// Serves a link until it ends, then tells the hub.
 pub(crate) async fn serve(shared: Arc<Shared>, hub: HubSender, peer: NodeId, link: Link) {
@@ -42,6 +52,7 @@ async fn admit(shared: &Shared, link: &Link) -> std::io::Result<()> {
         epoch: link.epoch,
         incarnation: shared.incarnation,
         limits: Limits { streams: PEER_STREAMS_MAX },
+        successions: shared.keyring.now().past().to_vec(),
     };
     let frame = encode_frame(&admitted, ADMITTED_BYTES_MAX).map_err(std::io::Error::other)?;
     let mut stream = link.connection.open_uni().await?;
@@ -68,7 +79,7 @@ async fn work(shared: &Arc<Shared>, hub: &HubSender, peer: NodeId, link: &Link) 
             // Safe to drop: a tick that was not taken stays due.
             _ = look.tick() => {
                 gauges::link(shared, peer, link, shared.clock.now_boot());
-                if age.look(shared, link) && renewal.is_empty() {
+                if age.look(shared, peer, link) && renewal.is_empty() {
                     renewal.push(dial::renew(shared, hub, peer, link));
                 }
             }
@@ -89,17 +100,26 @@ struct Age {
     life: Lifetime,
     drain: Option<Drain>,
     initiator: bool,
+    /// Since when one of the keys that made the link is none any more.
+    outdated: Option<Duration>,
 }
 
 impl Age {
     fn new(shared: &Shared, link: &Link) -> Self {
         let life = Lifetime::new(shared.tuning.periods(), shared.clock.now_boot());
-        Self { life, drain: None, initiator: link.origin.initiator == shared.identity.node() }
+        Self { life, drain: None, initiator: link.origin.initiator == shared.keyring.node(), outdated: None }
     }
 
     /// Does what is due now; whether the link must be made anew.
-    fn look(&mut self, shared: &Shared, link: &Link) -> bool {
+    fn look(&mut self, shared: &Shared, peer: NodeId, link: &Link) -> bool {
         let now = shared.clock.now_boot();
+        let outdated = link.is_outdated(shared, &peer);
+        self.outdated = if outdated { self.outdated.or(Some(now)) } else { None };
+        if self.outdated.is_some_and(|since| now.saturating_sub(since) >= KEYS_OVERLAP) {
+            tracing::info!(%peer, "link closed: it was made with keys that have been replaced");
+            close(&link.connection, CLOSE_GOING);
+            return false;
+        }
         if link.state.followed.load(Ordering::Relaxed) {
             let drain = self.drain.get_or_insert_with(|| Drain::new(now));
             let in_use = link.state.in_use.others() > 0;
@@ -110,7 +130,8 @@ impl Age {
         }
         self.life.updated(key_updates(link), now);
         link.state.keyed_ms.store(millis(self.life.keyed()), Ordering::Relaxed);
-        match self.life.look(now, self.initiator, link.is_stale(&shared.epochs.load())) {
+        let stale = outdated || link.is_stale(&shared.epochs.load());
+        match self.life.look(now, self.initiator, stale) {
             Due::Nothing => false,
             Due::KeyUpdate => {
                 let before = key_updates(link);
@@ -155,7 +176,7 @@ async fn open(shared: &Arc<Shared>, peer: NodeId, link: &Link, send: SendStream,
 fn judge(shared: &Shared, peer: NodeId, link: &Link, service: Service) -> Result<StreamPeer, ErrorCode> {
     let members = shared.members.load();
     let caller = members.by_node(&peer).ok_or(ErrorCode::NotAdmitted)?.role;
-    let owner = members.by_node(&shared.identity.node()).ok_or(ErrorCode::NotAdmitted)?.role;
+    let owner = members.by_node(&shared.keyring.node()).ok_or(ErrorCode::NotAdmitted)?.role;
     if service.allows(caller, owner) {
         Ok(StreamPeer { node: peer, role: caller, epoch: link.epoch, service })
     } else {

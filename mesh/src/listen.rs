@@ -19,7 +19,7 @@ use crate::{
     dial::random,
     door::Door,
     gate::{Gate, Knocked, Verdict},
-    hub::{Established, HubSender, Shared, Way, close},
+    hub::{Established, HubSender, LinkKeys, Shared, Way, close},
     pair,
     tie::Origin,
 };
@@ -149,10 +149,10 @@ async fn complete(shared: Arc<Shared>, hub: HubSender, connecting: Connecting, d
         return Outcome::Over;
     };
     match door.mode {
-        Mode::Mesh(epoch) => join_link(&shared, &hub, connection, &identity, epoch, Way::Epoch).await,
+        Mode::Mesh(epoch) => join_link(&shared, &hub, connection, &identity, &door, (epoch, Way::Epoch)).await,
         Mode::Rejoin(_) => {
             let epoch = shared.epochs.load().current().epoch;
-            join_link(&shared, &hub, connection, &identity, epoch, Way::Rejoin).await;
+            join_link(&shared, &hub, connection, &identity, &door, (epoch, Way::Rejoin)).await;
         }
         Mode::Pair(invite) => return enrol(&shared, connection, identity, invite, &door).await,
     }
@@ -164,8 +164,8 @@ async fn join_link(
     hub: &HubSender,
     connection: Connection,
     identity: &PeerIdentity,
-    epoch: MeshEpoch,
-    way: Way,
+    door: &Door,
+    (epoch, way): (MeshEpoch, Way),
 ) {
     let peer = shared.members.load().by_key(&identity.key).map(|member| member.node);
     let hello = decode_json::<Hello>(&identity.hello).ok().filter(|hello| hello.version == FRAME_VERSION);
@@ -173,8 +173,8 @@ async fn join_link(
         return close(&connection, CLOSE_REFUSED);
     };
     let origin = Origin { initiator: peer, peer_incarnation: hello.incarnation };
-    let renews = hello.renews;
-    if !hub.established(Established { peer, connection, origin, epoch, way, renews }).await {
+    let (renews, keys) = (hello.renews, LinkKeys { own: door.own, peer: identity.key });
+    if !hub.established(Established { peer, connection, origin, epoch, way, keys, renews }).await {
         return tracing::debug!(peer = %peer, "link was not kept");
     }
     match way {

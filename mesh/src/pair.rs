@@ -109,7 +109,7 @@ async fn enrol(
         role: enrolment.role,
         members: enrolment.members,
         operators: enrolment.operators,
-        issuer: shared.identity.node(),
+        issuer: shared.keyring.node(),
     })
 }
 

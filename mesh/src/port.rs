@@ -12,21 +12,31 @@ use osmoda_mesh_crypto::endpoint_config;
 use quinn::{Endpoint, ServerConfig, TokioRuntime};
 use tokio::sync::watch;
 
-use crate::{error::MeshError, identity::Identity, socket};
+use crate::{error::MeshError, identity::Keyring, socket};
 
 /// A port that may be bound.
 pub(crate) struct Port {
     listen: SocketAddr,
-    identity: Arc<Identity>,
-    server: ServerConfig,
+    keyring: Arc<Keyring>,
+    server: Mutex<ServerConfig>,
     /// Held while binding, so that two who need it bind once.
     binding: Mutex<()>,
     bound: watch::Sender<Option<Endpoint>>,
 }
 
 impl Port {
-    pub(crate) fn new(listen: SocketAddr, identity: Arc<Identity>, server: ServerConfig) -> Self {
-        Self { listen, identity, server, binding: Mutex::new(()), bound: watch::channel(None).0 }
+    pub(crate) fn new(listen: SocketAddr, keyring: Arc<Keyring>, server: ServerConfig) -> Self {
+        Self { listen, keyring, server: Mutex::new(server), binding: Mutex::new(()), bound: watch::channel(None).0 }
+    }
+
+    /// Begins handshakes with another configuration from now on: the old one
+    /// holds keys that this node has given up.
+    pub(crate) fn configure(&self, server: ServerConfig) {
+        let _turn = self.binding.lock().unwrap_or_else(PoisonError::into_inner);
+        *self.server.lock().unwrap_or_else(PoisonError::into_inner) = server.clone();
+        if let Some(endpoint) = self.bound() {
+            endpoint.set_server_config(Some(server));
+        }
     }
 
     /// Whether the port must be bound before anybody needs it.
@@ -42,12 +52,12 @@ impl Port {
         }
         let failed = |source| MeshError::Socket { address: self.listen, source };
         let socket = socket::open(self.listen).map_err(failed)?;
-        let settings = endpoint_config(&self.identity.transport());
+        let settings = endpoint_config(&self.keyring.now().transport());
         let runtime = Arc::new(TokioRuntime);
-        let endpoint =
-            Endpoint::new_with_abstract_socket(settings, Some(self.server.clone()), socket, runtime).map_err(failed)?;
+        let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let endpoint = Endpoint::new_with_abstract_socket(settings, Some(server), socket, runtime).map_err(failed)?;
         let address = endpoint.local_addr().map_err(failed)?;
-        tracing::info!(%address, node = %self.identity.node(), "mesh listens");
+        tracing::info!(%address, node = %self.keyring.node(), "mesh listens");
         self.bound.send_replace(Some(endpoint.clone()));
         Ok(endpoint)
     }

@@ -7,7 +7,7 @@
 //! last/                                            done; being removed
 //! ```
 //! Invariant: at any moment, also after a crash at any point, [`crate::state`]
-//! finds either both old keys or both new ones
+//! finds either both old keys or both new ones, and the same node id
 //! (`tests/one/rotation.rs`): the mark `commit` is durable before the first key
 //! is replaced, and loading goes on with a replacement that was cut short.
 //! Prepared keys are made once; preparing again returns the same.
@@ -20,8 +20,8 @@ use osmoda_kit::{
     keys,
 };
 use osmoda_mesh_crypto::StaticKey;
-use osmoda_mesh_protocol::Succession;
-use osmoda_types::NetworkId;
+use osmoda_mesh_protocol::{Members, Succession};
+use osmoda_types::{NetworkId, statement};
 
 use crate::{
     identity::Identity,
@@ -43,8 +43,12 @@ const SUCCESSION_BYTES_MAX: u64 = 4096;
 pub fn prepare(dir: &Path, network: &NetworkId) -> Result<Succession, StateError> {
     let old = state::load_identity(dir)?;
     let next = dir.join(NEXT);
-    if let Some(succession) = read(&next)? {
-        return Ok(succession);
+    match prepared(dir) {
+        Ok(Some((succession, _))) => return Ok(succession),
+        Ok(None) => {}
+        // Nobody can ever use them.
+        Err(StateError::Key(error)) => tracing::warn!(%error, "damaged keys were prepared; others are made"),
+        Err(error) => return Err(error),
     }
     // Keys without their succession were shown to nobody.
     remove(&next)?;
@@ -53,7 +57,7 @@ pub fn prepare(dir: &Path, network: &NetworkId) -> Result<Succession, StateError
     let transport = keys::generate(&next.join(MESH_KEY))?;
     let signing = keys::generate_signing(&next.join(IDENTITY_KEY))?;
     let new = Identity::new(StaticKey::from_bytes(transport.expose()), signing);
-    let said = Succession::statement(network, &old.node(), &new.mesh_key(), &new.identity_key());
+    let said = statement::succession(&old.node(), &new.mesh_key(), &new.identity_key(), network);
     let succession = Succession {
         node: old.node(),
         mesh_key: new.mesh_key(),
@@ -66,9 +70,29 @@ pub fn prepare(dir: &Path, network: &NetworkId) -> Result<Succession, StateError
     Ok(succession)
 }
 
+/// The prepared keys and their statement, if any are prepared and not committed.
+///
+/// # Errors
+/// [`StateError`] when they are damaged.
+pub fn prepared(dir: &Path) -> Result<Option<(Succession, Arc<Identity>)>, StateError> {
+    finish(dir)?;
+    let next = dir.join(NEXT);
+    let Some(succession) = read(&next)? else { return Ok(None) };
+    let mut past = state::load_successions(dir)?;
+    past.push(succession);
+    let identity = state::read_identity(&next)?.of(succession.node, past);
+    Ok(Some((succession, Arc::new(identity))))
+}
+
+/// Whether the fleet has the prepared keys: its log is the only one who says so.
+#[must_use]
+pub fn is_logged(members: &Members, prepared: &Identity) -> bool {
+    members.by_node(&prepared.node()).is_some_and(|own| own.mesh_key == prepared.mesh_key())
+}
+
 /// Puts the prepared keys in the place of the present ones: after the fleet has
-/// the succession, and never before. The program that holds the old identity
-/// must start again.
+/// the succession, and never before. A running endpoint is told by
+/// `MeshHandle::change_identity`.
 ///
 /// # Errors
 /// [`StateError::NothingPrepared`], [`StateError`] of the files.
@@ -96,8 +120,12 @@ pub(crate) fn finish(dir: &Path) -> Result<(), StateError> {
     if !next.join(COMMIT).exists() {
         return Ok(());
     }
-    // Both are read before either is replaced.
+    let Some(succession) = read(&next)? else { return Err(StateError::NothingPrepared(dir.to_owned())) };
+    // Both are read before either is replaced. Whose they are comes first: it is
+    // the same for the old ones.
     let (transport, signing) = (keys::load(&next.join(MESH_KEY))?, keys::load(&next.join(IDENTITY_KEY))?);
+    state::store_node(dir, succession.node)?;
+    state::note_succession(dir, &succession)?;
     fsio::write_atomic(&dir.join(MESH_KEY), transport.expose(), MODE)?;
     fsio::write_atomic(&dir.join(IDENTITY_KEY), signing.expose(), MODE)?;
     let last = dir.join(LAST);

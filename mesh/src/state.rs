@@ -2,6 +2,10 @@
 //!
 //! ```text
 //! mesh.key  identity.key     32 bytes each
+//! node.json                  {version, node}: whose keys these are; the id is that
+//!                            of the first ones. Without it, of these
+//! successions.json           the last changes of keys, oldest first
+//! next/                      keys that are prepared (`rotation`)
 //! epochs/<number>.key        32 bytes: the secret of an epoch
 //! rejoin.key                 32 bytes: this node's own, for coming back
 //! rejoins.json               at a voter: {node: secret} of the other members
@@ -20,11 +24,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use osmoda_kit::{
+    error::chain,
     fsio::{self, FsError},
     keys::{self, KeyError},
 };
 use osmoda_mesh_crypto::StaticKey;
-use osmoda_mesh_protocol::{Members, MembersError, SecretBytes};
+use osmoda_mesh_protocol::{Members, MembersError, SUCCESSIONS_MAX, SecretBytes, Succession};
 use osmoda_types::{ErrorCode, MeshEpoch, NetworkId, NodeId};
 use serde::{Deserialize, Serialize};
 
@@ -36,6 +41,8 @@ use crate::{
 
 pub(crate) const MESH_KEY: &str = "mesh.key";
 pub(crate) const IDENTITY_KEY: &str = "identity.key";
+const NODE: &str = "node.json";
+const SUCCESSIONS: &str = "successions.json";
 const REJOIN_KEY: &str = "rejoin.key";
 const REJOINS: &str = "rejoins.json";
 const EPOCHS: &str = "epochs";
@@ -47,8 +54,10 @@ pub(crate) const MODE: u32 = 0o600;
 const EPOCHS_KEPT: usize = 2;
 /// Bound on a stored allow-list: 1,024 members of about 700 bytes.
 const MEMBERS_BYTES_MAX: u64 = 1024 * 1024;
-/// Bound on `network.json`: two fields.
+/// Bound on `network.json` and `node.json`: two fields.
 const NETWORK_BYTES_MAX: u64 = 4096;
+/// Bound on `successions.json`: eight of about 600 bytes.
+const SUCCESSIONS_BYTES_MAX: u64 = 16 * 1024;
 
 /// What a node begins with, after `init` or `join`.
 #[derive(Debug, Clone)]
@@ -68,6 +77,8 @@ pub struct Initial {
 pub struct MeshState {
     /// The keys.
     pub identity: Arc<Identity>,
+    /// Keys that are prepared, and that the cached allow-list does not have yet.
+    pub next: Option<Arc<Identity>>,
     /// The fleet.
     pub network: NetworkId,
     /// The newest epochs, and the secrets for coming back.
@@ -75,6 +86,13 @@ pub struct MeshState {
     /// The cached allow-list; empty when there is no cache, and then only
     /// pairing works.
     pub members: Members,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NodeFile {
+    version: u32,
+    node: NodeId,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -96,7 +114,10 @@ pub fn create_identity(dir: &Path) -> Result<Arc<Identity>, StateError> {
         keys::generate(&mesh)?;
         keys::generate(&identity)?;
     }
-    load_identity(dir)
+    let made = load_identity(dir)?;
+    // Cut short before this, the id is that of the keys, which is the same.
+    store_node(dir, made.node())?;
+    Ok(made)
 }
 
 /// Reads the two keys; a change of keys that was cut short is completed first.
@@ -105,9 +126,45 @@ pub fn create_identity(dir: &Path) -> Result<Arc<Identity>, StateError> {
 /// [`StateError::Key`] when one is missing, damaged or open to others.
 pub fn load_identity(dir: &Path) -> Result<Arc<Identity>, StateError> {
     rotation::finish(dir)?;
-    let transport = keys::load(&dir.join(MESH_KEY))?;
-    let signing = keys::load_signing(&dir.join(IDENTITY_KEY))?;
-    Ok(Arc::new(Identity::new(StaticKey::from_bytes(transport.expose()), signing)))
+    let keys = read_identity(dir)?;
+    let node = load_node(dir)?.unwrap_or_else(|| keys.node());
+    Ok(Arc::new(keys.of(node, load_successions(dir)?)))
+}
+
+/// The two keys in a folder, as if they were a node's first.
+pub(crate) fn read_identity(folder: &Path) -> Result<Identity, StateError> {
+    let transport = keys::load(&folder.join(MESH_KEY))?;
+    let signing = keys::load_signing(&folder.join(IDENTITY_KEY))?;
+    Ok(Identity::new(StaticKey::from_bytes(transport.expose()), signing))
+}
+
+fn load_node(dir: &Path) -> Result<Option<NodeId>, StateError> {
+    let path = dir.join(NODE);
+    let Some(file) = read_json::<NodeFile>(&path, NETWORK_BYTES_MAX)? else { return Ok(None) };
+    if file.version == VERSION { Ok(Some(file.node)) } else { Err(StateError::Version { path, got: file.version }) }
+}
+
+/// Says durably whose keys are in the folder, unless that is said already.
+pub(crate) fn store_node(dir: &Path, node: NodeId) -> Result<(), StateError> {
+    if load_node(dir)? == Some(node) {
+        return Ok(());
+    }
+    write_json(&dir.join(NODE), &NodeFile { version: VERSION, node })
+}
+
+pub(crate) fn load_successions(dir: &Path) -> Result<Vec<Succession>, StateError> {
+    Ok(read_json(&dir.join(SUCCESSIONS), SUCCESSIONS_BYTES_MAX)?.unwrap_or_default())
+}
+
+/// Notes a change of keys, durably and once.
+pub(crate) fn note_succession(dir: &Path, succession: &Succession) -> Result<(), StateError> {
+    let mut past = load_successions(dir)?;
+    if past.last() == Some(succession) {
+        return Ok(());
+    }
+    past.push(*succession);
+    past.drain(..past.len().saturating_sub(SUCCESSIONS_MAX));
+    write_json(&dir.join(SUCCESSIONS), &past)
 }
 
 /// Writes what `init` or `join` obtained. Repeating it with the same network
@@ -130,20 +187,33 @@ pub fn write_initial(dir: &Path, initial: &Initial) -> Result<(), StateError> {
     write_json(&dir.join(NETWORK), &network)
 }
 
-/// Reads everything.
+/// Reads everything. Keys that are prepared are committed here when the cached
+/// allow-list has them: the fleet consented before this node went down.
 ///
 /// # Errors
 /// [`StateError::NotEnrolled`] on a host that belongs to no fleet yet, and
 /// whatever is wrong with a file.
 pub fn load(dir: &Path) -> Result<MeshState, StateError> {
-    let identity = load_identity(dir)?;
+    let mut identity = load_identity(dir)?;
     let network = load_network(dir)?.ok_or_else(|| StateError::NotEnrolled(dir.to_owned()))?;
     let secrets = load_secrets(dir)?;
     if secrets.epochs.is_empty() {
         return Err(StateError::Key(KeyError::Missing { path: dir.join(EPOCHS) }));
     }
     let members = load_members(dir)?.unwrap_or_default();
-    Ok(MeshState { identity, network, secrets, members })
+    let mut next = match rotation::prepared(dir) {
+        Ok(prepared) => prepared.map(|(_, next)| next),
+        // The keys in use are whole, and the fleet most likely has those.
+        Err(error) => {
+            tracing::warn!(error = %chain(&error), "the prepared keys are not usable");
+            None
+        }
+    };
+    if next.as_ref().is_some_and(|next| rotation::is_logged(&members, next)) {
+        identity = rotation::commit(dir)?;
+        next = None;
+    }
+    Ok(MeshState { identity, next, network, secrets, members })
 }
 
 /// Replaces the allow-list, durably, unless the stored one is newer. Returns

@@ -64,7 +64,7 @@ pub fn frame(bytes: &[u8]) {
     }
     if let Ok(succession) = decode_json::<Succession>(body) {
         let nobody = Members::default();
-        assert!(nobody.succeeded(&succession, &NetworkId::from_bytes([0; 32]), 1).is_err());
+        assert!(nobody.succeeded(&succession, &NetworkId::from_bytes([0; 32])).is_err());
     }
 }
 

@@ -10,7 +10,7 @@
 use osmoda_types::{ErrorCode, MeshEpoch};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
-use crate::join::Welcome;
+use crate::{join::Welcome, succession::Succession};
 
 /// The version of the frames.
 pub const FRAME_VERSION: u32 = 1;
@@ -41,7 +41,7 @@ pub struct Hello {
 }
 
 /// The listener's word that the dialler is admitted.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Admitted {
     /// [`FRAME_VERSION`].
     pub version: u32,
@@ -51,6 +51,10 @@ pub struct Admitted {
     pub incarnation: u64,
     /// What the dialler may use from now on.
     pub limits: Limits,
+    /// The listener's last changes of keys, oldest first: for a dialler that
+    /// slept through them, which found another key than it expected.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub successions: Vec<Succession>,
 }
 
 /// Bounds of an admitted link.

@@ -41,4 +41,4 @@ pub use preamble::{ANSWER_BYTES_MAX, Answer, PREAMBLE_BYTES_MAX, Preamble, Pream
 pub use rate::{Bucket, Buckets, Prefix, Rate};
 pub use secret::SecretBytes;
 pub use service::{Allowance, Service, UnknownService};
-pub use succession::{Succession, SuccessionError};
+pub use succession::{SUCCESSIONS_MAX, Succession, SuccessionError, follow, succeed};

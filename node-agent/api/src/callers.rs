@@ -89,6 +89,7 @@ pub const FLEETD: CallerTable = CallerTable {
         Row { method: "*", path: "/fleet/*", allowed: &[Admin, Daemon("watch")] },
         Row { method: "POST", path: "/fleet/invite", allowed: &[Daemon("mesh")] },
         Row { method: "POST", path: "/mesh/spend", allowed: &[Daemon("mesh")] },
+        Row { method: "POST", path: "/mesh/rotate", allowed: &[Daemon("mesh")] },
         Row { method: STREAM, path: "/fleetd-mesh", allowed: &[Daemon("mesh")] },
     ],
 };
@@ -179,6 +180,7 @@ mod tests {
         ("fleetd", "POST", "/fleet/vote/7", "Aw"),
         ("fleetd", "POST", "/fleet/invite", "Awm"),
         ("fleetd", "POST", "/mesh/spend", "m"),
+        ("fleetd", "POST", "/mesh/rotate", "m"),
         ("fleetd", STREAM, "/fleetd-mesh", "m"),
     ];
 

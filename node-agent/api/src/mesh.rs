@@ -17,13 +17,15 @@ use osmoda_kit::error::ApiError;
 use osmoda_kit::http::{Credentials, UnixClient};
 use osmoda_kit::paths::Paths;
 use osmoda_kit::stream;
-use osmoda_types::{InviteId, MeshEpoch, MeshKey, NetworkId, NodeId, PublicKey, Purpose, Role, SecretHash, Signature};
+use osmoda_types::{
+    ErrorCode, InviteId, MeshEpoch, MeshKey, NetworkId, NodeId, PublicKey, Purpose, Role, SecretHash, Signature,
+};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::net::UnixStream;
 
 pub use osmoda_mesh_protocol::{
-    Enrolment, Invite, JoinRequest, Member, Members, Operator, PeerInfo, SecretBytes, Service, StreamPeer,
+    Enrolment, Invite, JoinRequest, Member, Members, Operator, PeerInfo, SecretBytes, Service, StreamPeer, Succession,
 };
 
 /// Largest body of `/members` and largest answer of `/mesh/spend`: a snapshot
@@ -147,6 +149,25 @@ pub struct SpendRequest {
     pub mesh_key: MeshKey,
     /// What it says; its addresses are already those the issuer saw.
     pub request: JoinRequest,
+}
+
+/// `POST /mesh/rotate` at fleetd: write the node's change of keys into the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RotateRequest {
+    /// The statement of the old and the new identity key.
+    pub succession: Succession,
+}
+
+/// The log's word on a [`RotateRequest`]. An error in its place says that it is
+/// not known: the same may be asked again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RotateAnswer {
+    /// The index of the entry.
+    pub index: u64,
+    /// Why nothing changed; none when the log has the keys, from now on or
+    /// since before.
+    pub refused: Option<ErrorCode>,
 }
 
 /// A client of the mesh daemon. Cheap to clone.

@@ -14,8 +14,9 @@ use axum::{Json as Answer, Router};
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::Json;
 use osmoda_kit::version::VERSION;
-use osmoda_node_api::mesh::{Enrolment, SpendRequest};
+use osmoda_node_api::mesh::{Enrolment, RotateAnswer, RotateRequest, SpendRequest};
 use osmoda_proto::fleet::v1 as pb;
+use osmoda_types::command::{Body, Command};
 use osmoda_types::{ErrorCode, NodeId, RaftId, Role};
 use serde::{Deserialize, Serialize};
 
@@ -23,6 +24,7 @@ use crate::ballots::Elector;
 use crate::invites::Invites;
 use crate::leader_client::LeaderClient;
 use crate::replica::Replica;
+use crate::reports::fresh_request;
 use crate::voter::Voter;
 use crate::voters::Voters;
 
@@ -58,6 +60,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/health", get(health))
         .route("/status", get(status))
         .route("/mesh/spend", post(spend))
+        .route("/mesh/rotate", post(rotate))
         .route("/fleet/invite", post(invite))
         .route("/fleet/propose", post(reference::propose))
         .route("/fleet/status/{id}", get(reference::status))
@@ -130,6 +133,20 @@ fn voting(api: &Api) -> Result<&Voting, ApiError> {
 
 async fn spend(State(api): Shared, Json(joiner): Json<SpendRequest>) -> Result<Answer<Enrolment>, ApiError> {
     voting(&api)?.invites.spend(joiner).await.map(Answer)
+}
+
+/// Any member changes its own keys; the statement is judged by the log.
+async fn rotate(State(api): Shared, Json(ask): Json<RotateRequest>) -> Result<Answer<RotateAnswer>, ApiError> {
+    if ask.succession.node != api.node {
+        return Err(ApiError::new(ErrorCode::BadRequest, "the statement is another node's"));
+    }
+    let command = Command { request: fresh_request(), body: Body::RotateKeys(ask.succession) };
+    let reply = api.client.submit(&api.voters.list(), osmoda_proto::encode_command(&command)).await?;
+    let refused = match reply.refused.as_str() {
+        "" => None,
+        code => Some(code.parse().map_err(ApiError::internal)?),
+    };
+    Ok(Answer(RotateAnswer { index: reply.index, refused }))
 }
 
 /// `POST /fleet/invite`.

@@ -14,7 +14,7 @@ use osmoda_kit::error::ApiError;
 use osmoda_kit::http::{Caller, Json, Who};
 use osmoda_kit::tasks::Tasks;
 use osmoda_kit::version::{VERSION, Version};
-use osmoda_mesh::{Identity as Keys, InviteSecret, MeshHandle, state};
+use osmoda_mesh::{InviteSecret, MeshHandle, state};
 use osmoda_node_api::mesh::{
     EndorseRequest, Endorsed, EnforceEpoch, EpochInForce, EpochMade, Identity, Invite, InviteOpened, Members,
     MembersInForce, OpenInvite,
@@ -25,11 +25,12 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use crate::keys::Keys as Secrets;
+use crate::rotation::Rotation;
 
 /// What the endpoints share.
 pub(crate) struct Api {
     handle: MeshHandle,
-    keys: Arc<Keys>,
+    rotation: Arc<Rotation>,
     secrets: Arc<Secrets>,
     network: NetworkId,
     dir: PathBuf,
@@ -42,14 +43,14 @@ pub(crate) struct Api {
 impl Api {
     pub(crate) fn new(
         handle: MeshHandle,
-        keys: Arc<Keys>,
+        rotation: Arc<Rotation>,
         secrets: Arc<Secrets>,
         network: NetworkId,
         dir: PathBuf,
         audit: Audit,
         tasks: Tasks,
     ) -> Self {
-        Self { handle, keys, secrets, network, dir, audit, tasks, one_writer: Semaphore::new(1) }
+        Self { handle, rotation, secrets, network, dir, audit, tasks, one_writer: Semaphore::new(1) }
     }
 
     fn epoch(&self) -> Result<MeshEpoch, ApiError> {
@@ -103,10 +104,11 @@ async fn health(State(api): State<Arc<Api>>) -> Json<Health> {
 }
 
 async fn identity(State(api): State<Arc<Api>>) -> Result<Json<PublicIdentity>, ApiError> {
+    let keys = api.handle.identity();
     let own = Identity {
         node: api.handle.local_id(),
-        mesh_key: api.keys.mesh_key(),
-        identity_key: api.keys.identity_key(),
+        mesh_key: keys.mesh_key(),
+        identity_key: keys.identity_key(),
         network: api.network,
         epoch: api.epoch()?,
         role: api.handle.local_role(),
@@ -152,6 +154,7 @@ async fn members(State(api): State<Arc<Api>>, Json(members): Json<Members>) -> R
     let (dir, snapshot) = (api.dir.clone(), members.clone());
     let stored = api.tasks.blocking("store members", move || state::store_members(&dir, &snapshot)).await;
     if stored.map_err(ApiError::internal)?? {
+        api.rotation.members_come(&members).await?;
         let before = api.handle.members();
         api.handle.update_members(members).await?;
         api.secrets.members_changed(&before).await?;
@@ -185,7 +188,7 @@ async fn open_invite(
         network: api.network,
         id: open.id,
         secret: open.secret,
-        issuer: api.keys.mesh_key(),
+        issuer: api.handle.identity().mesh_key(),
         expires_ms: open.expires_ms,
         addresses: own_addresses(&api.handle),
     };
@@ -210,12 +213,12 @@ async fn endorse(
         let text = format!("{} may not have a key for {} endorsed", caller.who, purpose.as_str());
         return Err(ApiError::new(ErrorCode::CallerDenied, text));
     }
-    let (node, epoch) = (api.handle.local_id(), api.epoch()?);
+    let (node, epoch, keys) = (api.handle.local_id(), api.epoch()?, api.handle.identity());
     let what = json!({ "purpose": purpose.as_str(), "key": key, "epoch": epoch });
     let intent = api.audit.intent("mesh.identity.endorse", what.clone()).await?;
-    let signature = api.keys.sign(&statement::subkey(purpose, &key, &node, epoch, &api.network));
+    let signature = keys.sign(&statement::subkey(purpose, &key, &node, epoch, &api.network));
     intent.outcome(what).await?;
-    Ok(Json(Endorsed { node, network: api.network, epoch, identity_key: api.keys.identity_key(), signature }))
+    Ok(Json(Endorsed { node, network: api.network, epoch, identity_key: keys.identity_key(), signature }))
 }
 
 /// Each purpose belongs to one daemon.

@@ -19,6 +19,7 @@ mod pace;
 mod pipes;
 mod reference;
 pub mod rooms;
+mod rotation;
 mod service;
 
 pub use config::Config;

@@ -75,7 +75,6 @@ pub(crate) fn router(reference: Arc<Reference>) -> Router {
         .route("/peer/{id}/ping", post(ping))
         .route("/invite/create", post(create_invite))
         .route("/invite/accept", post(accept_invite))
-        .route("/identity/rotate", post(rotate))
         .with_state(reference)
 }
 
@@ -172,15 +171,6 @@ async fn create_invite(
     let minted: Minted = of.fleetd.post("/fleet/invite", &json!({ "role": "node", "ttl_ms": ttl_ms })).await?;
     let expires_at = Timestamp::from_millis(minted.expires_ms).to_string();
     Ok(Json(json!({ "invite_code": minted.invite, "expires_at": expires_at })))
-}
-
-/// New keys are a new node id, and rollouts, votes and subkeys name the old one;
-/// carrying all of that over in the log is not built.
-async fn rotate() -> ApiError {
-    ApiError::new(
-        ErrorCode::Unsupported,
-        "keys are changed by a new enrolment: revoke this node, then join with new keys",
-    )
 }
 
 async fn accept_invite() -> ApiError {

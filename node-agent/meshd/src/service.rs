@@ -18,6 +18,7 @@ use crate::messages;
 use crate::pipes;
 use crate::reference::{self, Reference};
 use crate::rooms::{self, Rooms, RoomsConfig};
+use crate::rotation::{self, Rotation};
 
 /// The daemon `mesh`.
 pub struct Meshd;
@@ -38,7 +39,7 @@ impl Daemon for Meshd {
             tracing::warn!("no allow-list is cached, so only pairing works");
         }
         let network = state.network;
-        let identity = state.identity.clone();
+        let (identity, next) = (state.identity.clone(), state.next.clone());
         let (own, rejoins) = (state.secrets.rejoin.clone(), state.secrets.rejoins.clone());
         let enroller = Arc::new(FleetdEnroller::new(cx.client("fleetd")));
         let handle = Mesh::start(
@@ -55,22 +56,26 @@ impl Daemon for Meshd {
             cx.clock(),
         )
         .map_err(ApiError::from)?;
+        handle.prepare_identity(next).map_err(ApiError::from)?;
         let secrets = Keys::new(handle.clone(), cx.state_dir(), cx.tasks().clone(), own, rejoins);
         enroller.keep_with(secrets.clone());
         serve_keys(&handle, secrets.clone(), cx.tasks()).map_err(ApiError::from)?;
         cx.tasks().spawn(TaskKind::BACKGROUND, "mesh secrets", secrets.clone().share());
         pipes::serve_outbound(&cx, cx.listen("mesh-stream")?, &handle);
         pipes::deliver_inbound(&cx, &handle)?;
-        let rooms = RoomsConfig::new(identity.clone(), handle.clone(), cx.state_dir());
+        let rooms = RoomsConfig::new(identity, handle.clone(), cx.state_dir());
         let rooms = Rooms::start(rooms, cx.tasks(), cx.clock()).await;
         let rooms = rooms::http::Api::new(rooms, cx.audit(), cx.tasks().clone());
         let blobs = Blobs::start(handle.clone(), cx.state_dir().join("blobs"), config.blobs(), cx.tasks()).await;
         messages::serve(&handle, cx.audit(), cx.clock(), cx.tasks())?;
         let reference = Reference::new(handle.clone(), cx.client("fleetd"), cx.audit());
-        let api = Api::new(handle, identity, secrets, network, cx.state_dir(), cx.audit(), cx.tasks().clone());
+        let (fleetd, dir) = (cx.client("fleetd"), cx.state_dir());
+        let rotation = Rotation::new(handle.clone(), fleetd, network, dir, cx.audit(), cx.tasks().clone());
+        let api = Api::new(handle, rotation.clone(), secrets, network, cx.state_dir(), cx.audit(), cx.tasks().clone());
         Ok(Service::new(
             api::router(Arc::new(api))
                 .merge(reference::router(reference))
+                .merge(rotation::router(rotation))
                 .merge(rooms::http::router(Arc::new(rooms)))
                 .merge(blobs::http::router(blobs)),
         ))

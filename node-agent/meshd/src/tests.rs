@@ -4,6 +4,7 @@
 use std::io::Write;
 use std::os::fd::AsRawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use axum::Router;
@@ -18,11 +19,11 @@ use osmoda_kit::shutdown::{Shutdown, StopReason};
 use osmoda_kit::stream::{Opening, serve_streams};
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_kit::testing::{TempRoot, wait_for};
-use osmoda_mesh::{EpochSecret, Identity as Keys, PairRequest, pair, state};
+use osmoda_mesh::{EpochSecret, Identity as Keys, PairRequest, pair, rotation, state};
 use osmoda_node_api::callers;
 use osmoda_node_api::mesh::{
-    EndorseRequest, Enrolment, Invite, Member, Members, MeshClient, MeshPipes, OpenInvite, SecretBytes, Service,
-    SpendRequest, StreamPeer,
+    EndorseRequest, Enrolment, Invite, Member, Members, MeshClient, MeshPipes, OpenInvite, RotateAnswer, RotateRequest,
+    SecretBytes, Service, SpendRequest, StreamPeer,
 };
 use osmoda_node_api::pipes::{AGENTD_SOCKET, WITNESS};
 use osmoda_types::{ErrorCode, InviteId, MeshEpoch, NetworkId, NodeId, PublicKey, Purpose, Role, statement};
@@ -100,7 +101,13 @@ impl Host {
         serve_unix(&self.tasks, "agentd", self.listener("agentd"), agentd, self.callers(callers::AGENTD));
         let issuer = self.member(vec![]);
         let spend = async move |Json(request): Json<SpendRequest>| axum::Json(enrolment(issuer, request));
-        let fleetd = Router::new().route("/mesh/spend", post(spend));
+        let (tries, node) = (AtomicUsize::new(0), self.keys.node());
+        let tries = Arc::new(tries);
+        let rotate = move |Json(ask): Json<RotateRequest>| {
+            let answer = log_of_tries(ask, node, tries.fetch_add(1, Relaxed));
+            async move { answer.map(axum::Json) }
+        };
+        let fleetd = Router::new().route("/mesh/spend", post(spend)).route("/mesh/rotate", post(rotate));
         serve_unix(&self.tasks, "fleetd", self.listener("fleetd"), fleetd, self.callers(callers::FLEETD));
         let echo = async |opening: Opening<StreamPeer>| {
             let (peer, mut pipe) = opening.accept().await.unwrap();
@@ -161,6 +168,16 @@ impl Host {
         let mut answer = String::new();
         pipe.read_to_string(&mut answer).await.unwrap();
         Ok(answer)
+    }
+}
+
+/// A log that refuses first, is away then, and then takes the change.
+fn log_of_tries(ask: RotateRequest, node: NodeId, tried: usize) -> Result<RotateAnswer, ApiError> {
+    assert_eq!(ask.succession.node, node);
+    match tried {
+        0 => Ok(RotateAnswer { index: 7, refused: Some(ErrorCode::AttemptConflict) }),
+        1 => Err(ApiError::new(ErrorCode::RaftUnavailable, "no leader")),
+        _ => Ok(RotateAnswer { index: 8, refused: None }),
     }
 }
 
@@ -340,8 +357,68 @@ async fn peers_and_messages_keep_the_shapes_of_the_earlier_product() {
     assert_eq!(admin.get::<Value>("/peer/nobody").await.unwrap_err().code, ErrorCode::PeerUnknown);
     let accepted = admin.post::<Value>("/invite/accept", &json!({ "invite_code": "x" })).await;
     assert_eq!(accepted.unwrap_err().code, ErrorCode::Conflict);
-    let rotated = admin.post::<Value>("/identity/rotate", &json!({})).await;
-    assert_eq!(rotated.unwrap_err().code, ErrorCode::Unsupported);
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_change_when_the_log_has_them_and_never_before() {
+    let (mut a, mut b) = (Host::new(), Host::new());
+    a.start().await;
+    b.start().await;
+    let before = introduce([&a, &b], 2).await;
+    let rotate = async |host: &Host| {
+        let admin = UnixClient::new(host.root.paths().socket("mesh"), Credentials::none());
+        admin.post::<Value>("/identity/rotate", &json!({})).await
+    };
+    let keys = async |host: &Host| {
+        let now = host.mesh("fleetd").identity().await.unwrap();
+        assert_eq!(now.node, host.keys.node(), "the id stays");
+        (now.mesh_key, now.identity_key)
+    };
+    let next = |host: &Host| rotation::prepared(&host.root.paths().state("mesh")).unwrap();
+    for host in [&mut a, &mut b] {
+        let old = (host.keys.mesh_key(), host.keys.identity_key());
+        // The log refuses: nothing is left of it.
+        assert_eq!(rotate(host).await.unwrap_err().code, ErrorCode::AttemptConflict);
+        assert!(next(host).is_none());
+        // The answer is lost: the keys stay prepared, over a restart too.
+        assert_eq!(rotate(host).await.unwrap_err().code, ErrorCode::RaftUnavailable);
+        let (prepared, _) = next(host).unwrap();
+        host.stop().await;
+        host.start().await;
+        assert_eq!((keys(host).await, next(host).unwrap().0), (old, prepared));
+    }
+    // One asks again, the other one hears of it from the log.
+    let (of_a, of_b) = (next(&a).unwrap().0, next(&b).unwrap().0);
+    let answer = rotate(&a).await.unwrap();
+    assert_eq!(answer["new_instance_id"], a.keys.node().to_string());
+    let new = json!({ "ed25519": of_a.identity_key, "noise": of_a.mesh_key });
+    assert_eq!(answer["new_pubkeys"], new);
+    let mut members = before.clone();
+    for (member, succession) in members.members.iter_mut().zip([of_a, of_b]) {
+        (member.mesh_key, member.identity_key) = (succession.mesh_key, succession.identity_key);
+    }
+    // Ports are the system's here, so both have moved by restarting.
+    for (member, host) in members.members.iter_mut().zip([&a, &b]) {
+        member.addresses = vec![host.mesh("fleetd").identity().await.unwrap().listen];
+    }
+    members.index = 3;
+    for host in [&a, &b] {
+        assert_eq!(host.mesh("fleetd").set_members(&members).await.unwrap().index, 3);
+    }
+    for (host, succession) in [(&mut a, of_a), (&mut b, of_b)] {
+        assert_eq!(keys(host).await, (succession.mesh_key, succession.identity_key));
+        let ask = EndorseRequest { purpose: Purpose::Ballot, key: PublicKey::from_bytes([3; 32]) };
+        let endorsed = host.mesh("fleetd").endorse(&ask).await.unwrap();
+        assert_eq!(endorsed.identity_key, succession.identity_key);
+    }
+    let expected = format!("voter {}:through two daemons", a.keys.node());
+    assert_eq!(a.talk(b.keys.node(), Service::Raft).await.unwrap(), expected);
+    // It is so for good.
+    a.stop().await;
+    a.start().await;
+    assert_eq!(keys(&a).await, (of_a.mesh_key, of_a.identity_key));
     a.stop().await;
     b.stop().await;
 }

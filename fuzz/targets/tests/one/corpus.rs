@@ -31,7 +31,8 @@ fn mesh() -> Vec<(&'static str, &'static str, Vec<u8>)> {
     };
     let hello = Hello { version: FRAME_VERSION, incarnation: 7, renews: true };
     let limits = Limits { streams: 256 };
-    let admitted = Admitted { version: FRAME_VERSION, epoch: MeshEpoch(3), incarnation: 8, limits };
+    let admitted =
+        Admitted { version: FRAME_VERSION, epoch: MeshEpoch(3), incarnation: 8, limits, successions: Vec::new() };
     let refused = PairAnswer::Refused { code: ErrorCode::InviteSpent, message: "spent".to_owned() };
     let request = JoinRequest {
         identity_key: PublicKey::from_bytes([5; 32]),

@@ -1,5 +1,6 @@
 //! The ledger daemon: what was done on this host, in order, linked by hashes.
 //!
+//! `approval` keeps permits and consumes them.
 //! `ledger` is the library: pure core, storage, one writer with group commit.
 //! `service` is the daemon around it, `api` its endpoints, `host` the health of
 //! the machine.
@@ -7,6 +8,7 @@
 //! cannot be written, callers are told so and must not act.
 
 pub mod api;
+pub mod approval;
 pub mod host;
 pub mod ledger;
 pub mod ledger_key;

@@ -4,6 +4,8 @@
 //! `daemon.start` row is durable; a broken chain or an unwritable ledger ends
 //! the start.
 
+use std::sync::Arc;
+
 use osmoda_kit::boot::{Boot, BootError, Daemon, Service};
 use osmoda_kit::config::NoConfig;
 use osmoda_kit::error::ApiError;
@@ -11,10 +13,14 @@ use osmoda_kit::http::CallerTable;
 use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::{BlockingFailed, TaskKind, Tasks};
 use osmoda_kit::version::VERSION;
+use osmoda_node_api::approval_files::POLICY_NAME;
+use osmoda_node_api::execd::ExecdClient;
 use osmoda_types::ErrorCode;
 use serde_json::{Map, json};
 
 use crate::api::{self, Api};
+use crate::approval::gate::NoWitness;
+use crate::approval::{Approvals, Parts};
 use crate::ledger::file::FILE_NAME;
 use crate::ledger::verify::Report;
 use crate::ledger::{Ledger, LedgerThreads, OpenError, StoreError, WriterOptions};
@@ -52,9 +58,25 @@ impl Daemon for Agentd {
             tracing::warn!(acts = report.intent_faults, "ledger holds acts without intent");
         }
         record_start(&ledger, &cx, &report).await?;
+        let approvals = approvals(&ledger, &cx);
+        cx.tasks().spawn(TaskKind::BACKGROUND, "approval sweep", approvals.clone().sweep());
         let api = Api::new(ledger, cx.tasks().clone()).map_err(ApiError::internal)?;
-        Ok(Service::new(api.router()))
+        Ok(Service::new(api.router().merge(approvals.router())))
     }
+}
+
+/// Approvals over the daemon's own files and the executor's socket.
+fn approvals(ledger: &Ledger, cx: &Boot) -> Approvals {
+    Approvals::new(Parts {
+        ledger: ledger.clone(),
+        clock: cx.clock(),
+        tasks: cx.tasks().clone(),
+        state_dir: cx.state_dir(),
+        policy: cx.paths().config(POLICY_NAME),
+        resolver: Arc::new(ExecdClient::new(cx.client("execd"))),
+        gate: Arc::new(NoWitness),
+        isolation: cx.isolation(),
+    })
 }
 
 /// Holds the ledger open until the stop reaches its stores, or until it fails.

@@ -1,8 +1,11 @@
 //! Types, callers table and one typed client per node daemon.
 
 pub mod agentd;
+pub mod approval;
+pub mod approval_files;
 pub mod blobs;
 pub mod callers;
+pub mod execd;
 pub mod mesh;
 pub mod pipes;
 pub mod registry;

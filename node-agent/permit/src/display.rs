@@ -128,7 +128,7 @@ mod tests {
             let plain = call();
             let lines = |call: &Call, prose: &str| render(call, EffectClass::Spend, Taint::Clean, prose).lines().count();
             let mut crooked = plain.clone();
-            crooked.operation = Operation::FileWrite { path: "/etc/motd".into(), content: content };
+            crooked.operation = Operation::FileWrite { path: "/etc/motd".into(), content };
             crooked.object = plain.object.iter().map(|(_, value)| (key.clone(), value.clone())).take(1).collect();
             let mut simple = plain;
             simple.object = simple.object.into_iter().take(1).collect();

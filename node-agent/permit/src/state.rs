@@ -44,6 +44,12 @@ impl State {
         }
     }
 
+    /// Whether it may still become something else.
+    #[must_use]
+    pub const fn is_open(self) -> bool {
+        matches!(self, Self::Pending | Self::Approved)
+    }
+
     /// The state of that text.
     #[must_use]
     pub fn of(text: &str) -> Option<Self> {

@@ -24,9 +24,10 @@ pub const FILE_NAME: &str = "ledger.db";
 /// The triggers guard against accidents, not against root: whoever can write
 /// the file can drop them (`trust.md` 1.3, L5). The insert trigger is there
 /// because `INSERT OR REPLACE` deletes a row without firing a delete trigger.
-pub(crate) const MIGRATIONS: &[(u32, &str)] = &[(
-    1,
-    "CREATE TABLE events (
+pub(crate) const MIGRATIONS: &[(u32, &str)] = &[
+    (
+        1,
+        "CREATE TABLE events (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         ts TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
         type TEXT NOT NULL,
@@ -42,7 +43,9 @@ pub(crate) const MIGRATIONS: &[(u32, &str)] = &[(
     CREATE TRIGGER events_no_replace BEFORE INSERT ON events
     WHEN EXISTS (SELECT 1 FROM events WHERE id = NEW.id)
     BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;",
-)];
+    ),
+    (2, crate::approval::SCHEMA),
+];
 
 /// Most rows one query returns, whatever its limit says; `limit < 0` means
 /// this many. Ten thousand typical rows are about 5 MB of JSON: enough for a
@@ -121,6 +124,11 @@ impl LedgerFile {
         };
         let conn = opened().map_err(|source| FileError::Open { path: path.to_owned(), source })?;
         Ok(Self { conn, path: path.to_owned() })
+    }
+
+    /// The connection, for tables beside the chain; it only reads.
+    pub(crate) fn connection(&self) -> &Connection {
+        &self.conn
     }
 
     /// Walks the whole chain and tells `found` each fault.

@@ -13,7 +13,7 @@ use tokio::sync::{oneshot, watch};
 use super::file::{FileError, LedgerFile};
 use super::queue::{PushError, Queue};
 use super::record::Head;
-use super::store::{CannotOpen, NewRow, Store, StoreError, Synchronous};
+use super::store::{CannotOpen, Guard, NewRow, Store, StoreError, Synchronous};
 use super::verify::Report;
 use super::writer::{Job, NotWritten, Writer};
 
@@ -89,6 +89,15 @@ pub enum LedgerError {
     /// so what was to be recorded must not be done.
     #[error("the ledger cannot be written")]
     Unavailable,
+}
+
+/// A guarded append was not done.
+#[derive(Debug)]
+pub(crate) enum Guarded<E> {
+    /// The guard said no, and why.
+    Refused(E),
+    /// The ledger did not take it.
+    Ledger(LedgerError),
 }
 
 /// What the writer publishes after each commit.
@@ -204,8 +213,44 @@ impl Ledger {
     /// Dropping the future does not take the append back: the row is written,
     /// only nobody learns of it.
     pub async fn append(&self, row: NewRow) -> Result<Head, LedgerError> {
+        self.push(row, None).await
+    }
+
+    /// Appends a row if `guard` says so, in one transaction with what `guard`
+    /// changes in the database; waits until both are durable. The guard runs on
+    /// the writer's thread with the id of the row to come, and must be short: it
+    /// holds up everybody's commit.
+    ///
+    /// # Errors
+    /// [`Guarded::Refused`] with the guard's own answer: neither row nor change
+    /// is there. [`Guarded::Ledger`], likewise.
+    ///
+    /// # Cancel safety
+    /// As [`Ledger::append`].
+    pub(crate) async fn append_if<E: Send + 'static>(
+        &self,
+        row: NewRow,
+        guard: impl FnOnce(&rusqlite::Connection, i64) -> rusqlite::Result<Result<(), E>> + Send + 'static,
+    ) -> Result<Head, Guarded<E>> {
+        let (say, said) = std::sync::mpsc::sync_channel(1);
+        let guard = move |connection: &rusqlite::Connection, id: i64| {
+            let answer = guard(connection, id)?;
+            let held = answer.is_ok();
+            if let Err(refusal) = answer {
+                // The channel holds one; nobody else sends.
+                drop(say.try_send(refusal));
+            }
+            Ok(held)
+        };
+        match self.push(row, Some(Box::new(guard))).await {
+            Ok(head) => Ok(head),
+            Err(error) => Err(said.try_recv().map_or(Guarded::Ledger(error), Guarded::Refused)),
+        }
+    }
+
+    async fn push(&self, row: NewRow, guard: Option<Guard>) -> Result<Head, LedgerError> {
         let (reply, answer) = oneshot::channel();
-        self.appends.push(Job { row, reply }).map_err(|refused| self.refusal(refused))?;
+        self.appends.push(Job { row, guard, reply }).map_err(|refused| self.refusal(refused))?;
         match answer.await {
             Ok(Ok(head)) => Ok(head),
             // The writer is gone, or the batch was refused.

@@ -18,6 +18,7 @@ mod writer;
 
 pub use osmoda_ledger::{grammar, payload, record, redact, verify};
 
+pub(crate) use handle::Guarded;
 pub use handle::{Ledger, LedgerCounts, LedgerError, LedgerThreads, OpenError, State, WriterOptions};
 pub use store::{CannotOpen, NewRow, StoreError, Synchronous};
 

@@ -21,6 +21,10 @@ fn row(kind: &str, n: u64) -> NewRow {
     NewRow::new(kind.to_owned(), "tester".to_owned(), payload).unwrap()
 }
 
+fn plain(rows: &[NewRow]) -> Vec<super::store::Entry> {
+    rows.iter().map(|row| (row.clone(), None)).collect()
+}
+
 fn open(path: &Path) -> (Ledger, LedgerThreads, Report) {
     Ledger::open(path, WriterOptions::default(), Arc::new(FakeClock::default())).unwrap()
 }
@@ -138,19 +142,19 @@ async fn a_full_disk_refuses_everything_and_loses_nothing() {
     let mut store = Store::open(&path, Synchronous::Full).unwrap();
     store.verify(|_| {}).unwrap();
     let now = Timestamp::from_millis(0);
-    store.commit(&[row("test.row", 1)], now).unwrap();
+    store.commit(plain(&[row("test.row", 1)]), now).unwrap();
     let head = store.head();
     let big = Payload::new(&Map::from_iter([("x".to_owned(), "x".repeat(50_000).into())])).unwrap();
     let big = NewRow::new("test.big".to_owned(), "tester".to_owned(), big).unwrap();
 
     store.limit_pages(8);
-    let refused = store.commit(&[row("test.row", 2), big.clone()], now);
+    let refused = store.commit(plain(&[row("test.row", 2), big.clone()]), now);
     assert!(matches!(refused, Err(StoreError::Refused(_))), "{refused:?}");
     assert_eq!(store.head(), head, "nothing of the batch stays");
-    assert_eq!(store.commit(&[row("test.row", 3)], now).unwrap()[0].size, 2, "small rows still fit");
+    assert_eq!(store.commit(plain(&[row("test.row", 3)]), now).unwrap()[0].unwrap().size, 2, "small rows still fit");
 
     store.limit_pages(10_000);
-    assert_eq!(store.commit(&[big], now).unwrap()[0].size, 3, "space came back");
+    assert_eq!(store.commit(plain(&[big]), now).unwrap()[0].unwrap().size, 3, "space came back");
     assert!(store.verify(|_| {}).unwrap().is_intact());
 }
 
@@ -160,12 +164,12 @@ async fn time_never_goes_back_even_if_the_clock_does() {
     let path = dir.path().join(FILE_NAME);
     let mut store = Store::open(&path, Synchronous::Full).unwrap();
     store.verify(|_| {}).unwrap();
-    store.commit(&[row("test.row", 1)], Timestamp::from_millis(5_000)).unwrap();
-    store.commit(&[row("test.row", 2)], Timestamp::from_millis(1_000)).unwrap();
+    store.commit(plain(&[row("test.row", 1)]), Timestamp::from_millis(5_000)).unwrap();
+    store.commit(plain(&[row("test.row", 2)]), Timestamp::from_millis(1_000)).unwrap();
     drop(store);
     let mut store = Store::open(&path, Synchronous::Full).unwrap();
     store.verify(|_| {}).unwrap();
-    store.commit(&[row("test.row", 3)], Timestamp::from_millis(2_000)).unwrap();
+    store.commit(plain(&[row("test.row", 3)]), Timestamp::from_millis(2_000)).unwrap();
     assert!(store.verify(|_| {}).unwrap().is_intact());
     let newest = LedgerFile::open(&path).unwrap().events(&EventQuery::default()).unwrap().events.remove(0);
     assert_eq!(newest.ts, "1970-01-01T00:00:05.000Z");
@@ -222,7 +226,7 @@ async fn a_query_without_limit_stops_at_the_cap_and_says_so() {
     let mut store = Store::open(&path, Synchronous::Off).unwrap();
     store.verify(|_| {}).unwrap();
     let rows: Vec<_> = (0..10_001).map(|n| row("test.row", n)).collect();
-    store.commit(&rows, Timestamp::from_millis(0)).unwrap();
+    store.commit(plain(&rows), Timestamp::from_millis(0)).unwrap();
     let page = LedgerFile::open(&path).unwrap().events(&EventQuery { limit: -1, ..EventQuery::default() }).unwrap();
     assert_eq!((page.events.len(), page.is_truncated), (10_000, true));
 }

@@ -72,6 +72,14 @@ impl NewRow {
     }
 }
 
+/// A change of other tables that is made in the transaction of a row, before
+/// it, or not at all. It gets the id the row will have; `false` drops the row and
+/// undoes the change, and the rest of the batch goes on.
+pub(crate) type Guard = Box<dyn FnOnce(&Connection, i64) -> rusqlite::Result<bool> + Send>;
+
+/// A row and what must hold for it to be written.
+pub(crate) type Entry = (NewRow, Option<Guard>);
+
 /// A write did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -183,13 +191,14 @@ impl Store {
     }
 
     /// Appends the rows in one transaction, in order, and returns the head after
-    /// each. When this returns, they are durable.
-    pub(crate) fn commit(&mut self, rows: &[NewRow], now: Timestamp) -> Result<Vec<Head>, StoreError> {
+    /// each; `None` where a guard dropped the row. When this returns, they are
+    /// durable.
+    pub(crate) fn commit(&mut self, rows: Vec<Entry>, now: Timestamp) -> Result<Vec<Option<Head>>, StoreError> {
+        let bytes: u64 = rows.iter().map(|(row, _)| row.bytes()).sum();
         match self.insert(rows, now) {
             Ok((heads, ts)) => {
-                self.head = heads.last().copied().unwrap_or(self.head);
+                self.head = heads.iter().rev().flatten().next().copied().unwrap_or(self.head);
                 self.last_ts = ts;
-                let bytes: u64 = rows.iter().map(NewRow::bytes).sum();
                 // The last leaf, its parent and the sequence's page are written again by each commit.
                 self.pages_in_log += 3 + bytes.div_ceil(PAGE_BYTES);
                 Ok(heads)
@@ -198,7 +207,7 @@ impl Store {
         }
     }
 
-    fn insert(&mut self, rows: &[NewRow], now: Timestamp) -> rusqlite::Result<(Vec<Head>, String)> {
+    fn insert(&mut self, rows: Vec<Entry>, now: Timestamp) -> rusqlite::Result<(Vec<Option<Head>>, String)> {
         // A clock that was set back repeats the last time instead (rule L1).
         let ts = now.to_string().max(self.last_ts.clone());
         let transaction = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
@@ -208,9 +217,15 @@ impl Store {
                 "INSERT INTO events (id, ts, type, actor, payload, prev_hash, hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?;
             let mut head = self.head;
-            for row in rows {
+            for (row, guard) in rows {
                 let id =
                     i64::try_from(head.size + 1).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(0, i64::MAX))?;
+                if let Some(guard) = guard
+                    && !hold(&transaction, guard, id)?
+                {
+                    heads.push(None);
+                    continue;
+                }
                 let payload = row.payload.as_str();
                 let hash = ChainHash::of(
                     id,
@@ -222,7 +237,7 @@ impl Store {
                 );
                 insert.execute((id, &ts, &row.kind, &row.actor, payload, head.hash.as_str(), hash.as_str()))?;
                 head = Head { size: head.size + 1, hash };
-                heads.push(head);
+                heads.push(Some(head));
             }
         }
         transaction.commit()?;
@@ -273,4 +288,20 @@ impl Store {
     fn checkpoint(&self, mode: &str) -> Result<(), StoreError> {
         self.conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).map_err(StoreError::from_write)
     }
+}
+
+/// Runs a guard so that what it changed is gone when it does not hold. A broken
+/// constraint is the guard's own fault and drops its row alone; any other fault
+/// is storage's.
+fn hold(transaction: &Connection, guard: Guard, id: i64) -> rusqlite::Result<bool> {
+    transaction.execute_batch("SAVEPOINT guard")?;
+    let held = match guard(transaction, id) {
+        Err(error) if error.sqlite_error_code() == Some(SqliteCode::ConstraintViolation) => {
+            tracing::error!(%error, "a guard broke a constraint");
+            false
+        }
+        held => held?,
+    };
+    transaction.execute_batch(if held { "RELEASE guard" } else { "ROLLBACK TO guard; RELEASE guard" })?;
+    Ok(held)
 }

@@ -21,12 +21,13 @@ use tokio::sync::{oneshot, watch};
 use super::handle::{Counters, State, WriterOptions};
 use super::queue::Queue;
 use super::record::Head;
-use super::store::{NewRow, Store, StoreError};
+use super::store::{Entry, Guard, NewRow, Store, StoreError};
 
 /// One append that waits for its commit.
-#[derive(Debug)]
 pub(crate) struct Job {
     pub(crate) row: NewRow,
+    /// What must hold for it; see [`Guard`].
+    pub(crate) guard: Option<Guard>,
     /// The head after the row, or why it was not written. Nobody listening is
     /// fine: the caller went away, the row stays.
     pub(crate) reply: oneshot::Sender<Result<Head, NotWritten>>,
@@ -66,17 +67,19 @@ impl Writer {
         let mut wanted = 1;
         while self.queue.take(wanted, max, self.options.gather_window, &mut jobs) {
             wanted = jobs.len();
-            let (rows, replies): (Vec<NewRow>, Vec<_>) = jobs.drain(..).map(|job| (job.row, job.reply)).unzip();
-            let written = self.store.commit(&rows, self.clock.now_wall());
-            self.publish(&written, rows.len());
+            let (rows, replies): (Vec<Entry>, Vec<_>) =
+                jobs.drain(..).map(|job| ((job.row, job.guard), job.reply)).unzip();
+            let count = rows.len();
+            let written = self.store.commit(rows, self.clock.now_wall());
+            self.publish(&written, count);
             let heads = written.as_ref().map_or(&[][..], Vec::as_slice);
             for (n, reply) in replies.into_iter().enumerate() {
-                answer(reply, heads.get(n).copied().ok_or(NotWritten));
+                answer(reply, heads.get(n).copied().flatten().ok_or(NotWritten));
             }
             match written {
                 Ok(_) => {}
                 Err(error @ StoreError::Refused(_)) => {
-                    tracing::error!(error = chain(&error), rows = rows.len(), "ledger write refused");
+                    tracing::error!(error = chain(&error), rows = count, "ledger write refused");
                     continue;
                 }
                 Err(error) => return Err(error),
@@ -88,10 +91,11 @@ impl Writer {
 
     /// Tells the head and the counters before any reply, so that whoever has a
     /// reply also sees them.
-    fn publish(&self, written: &Result<Vec<Head>, StoreError>, rows: usize) {
+    fn publish(&self, written: &Result<Vec<Option<Head>>, StoreError>, rows: usize) {
         let counters = &self.counters;
         match written {
-            Ok(_) => {
+            Ok(heads) => {
+                let rows = heads.iter().flatten().count();
                 counters.appends.fetch_add(rows as u64, Relaxed);
                 counters.commits.fetch_add(1, Relaxed);
                 counters.syncs.fetch_add(1, Relaxed);

@@ -1,0 +1,177 @@
+//! Asking for a permit: for one call, for a plan, or for a text.
+
+use osmoda_kit::error::ApiError;
+use osmoda_kit::http::{Caller, Isolation};
+use osmoda_node_api::approval::{AskedCall, PermitView};
+use osmoda_permit::call::{NONCE_BYTES, check_session};
+use osmoda_permit::plan::{self, CALLS_MAX};
+use osmoda_permit::policy::ttl_ms;
+use osmoda_permit::{Call, CallFault, Covers, EffectClass, HostTrust, Operation, Permit, Policy, Tool, json};
+use osmoda_types::{ErrorCode, PermitId};
+use serde_json::{Map, Value, json};
+
+use super::refusal::refused;
+use super::store::{self, NewPermit, StoredCall};
+use super::{Approvals, now};
+use crate::api::new_row;
+
+/// Longest reason, the earlier product's limit.
+pub(super) const REASON_BYTES_MAX: usize = 1024;
+
+/// The session of the reference endpoint, which knows none.
+const REFERENCE_SESSION: &str = "reference";
+
+/// What is asked for, beside the calls.
+pub(super) struct Asking {
+    pub(super) session_id: String,
+    pub(super) reason: String,
+    pub(super) ttl_secs: Option<i64>,
+}
+
+impl Approvals {
+    /// Asks for a permit. One call gets a permit of its own, more a plan.
+    pub(super) async fn ask(
+        &self,
+        calls: &[AskedCall],
+        is_plan: bool,
+        asking: Asking,
+        caller: Caller,
+    ) -> Result<PermitView, ApiError> {
+        if calls.is_empty() || calls.len() > CALLS_MAX {
+            return Err(ApiError::new(ErrorCode::BadRequest, format!("a plan has 1 to {CALLS_MAX} calls")));
+        }
+        let (policy, trust) = self.rules().await?;
+        let mut made = Vec::with_capacity(calls.len());
+        for asked in calls {
+            let operation = operation(asked)?;
+            refuse_class(operation.class(&policy.write_roots), self.parts.isolation)?;
+            let object = self.parts.resolver.resolve(asked).await?;
+            made.push(stored_call(&trust, operation, object, &asking.session_id)?);
+        }
+        self.store(made, is_plan, asking, caller, &policy, &trust).await
+    }
+
+    /// Asks for a permit for a text, which never runs.
+    pub(super) async fn ask_text(
+        &self,
+        command: String,
+        reason: String,
+        ttl_secs: Option<i64>,
+        caller: Caller,
+    ) -> Result<PermitView, ApiError> {
+        let (policy, trust) = self.rules().await?;
+        let asked = AskedCall { tool: Tool::RawExec.name().to_owned(), args: json!({ "command": command }) };
+        let call = stored_call(&trust, operation(&asked)?, Map::new(), REFERENCE_SESSION)?;
+        let asking = Asking { session_id: REFERENCE_SESSION.to_owned(), reason, ttl_secs };
+        self.store(vec![call], false, asking, caller, &policy, &trust).await
+    }
+
+    async fn store(
+        &self,
+        calls: Vec<StoredCall>,
+        is_plan: bool,
+        asking: Asking,
+        caller: Caller,
+        policy: &Policy,
+        trust: &HostTrust,
+    ) -> Result<PermitView, ApiError> {
+        check_session(&asking.session_id).map_err(call_error)?;
+        if asking.reason.len() > REASON_BYTES_MAX {
+            return Err(ApiError::new(ErrorCode::BadRequest, format!("reason is over {REASON_BYTES_MAX} bytes")));
+        }
+        let ttl = ttl_ms(asking.ttl_secs).map_err(|code| ApiError::new(code, "ttl_secs is out of range"))?;
+        let hashes: Vec<_> = calls.iter().map(|call| call.hash).collect();
+        let classes = calls.iter().map(|call| call.call.operation.class(&policy.write_roots));
+        let class = classes.clone().max().unwrap_or(EffectClass::Destructive);
+        let approvers = classes.map(|class| policy.approvers(class)).max().unwrap_or(1);
+        let covers = match (is_plan, plan::root(&hashes)) {
+            (true, Some(root)) => {
+                // A list over CALLS_MAX has no root.
+                Covers::Plan { root, calls: u32::try_from(hashes.len()).unwrap_or(u32::MAX) }
+            }
+            _ => Covers::Call { hash: hashes[0] },
+        };
+        let permit = Permit {
+            id: PermitId::from_bytes(random()),
+            network_id: trust.network_id,
+            host_id: trust.host_id,
+            covers,
+            class,
+            approvers,
+            not_after: self.now().plus_ms(ttl),
+        };
+        let id = permit.id;
+        let actor = caller.who.to_string();
+        let payload = json!({
+            "permit": id, "class": class, "approvers": approvers, "session": asking.session_id,
+            "calls": hashes, "tools": calls.iter().map(|call| call.call.tool.name()).collect::<Vec<_>>(),
+            "expires_ms": permit.not_after.wall_ms,
+        });
+        let row = new_row("approval.requested".to_owned(), object(payload), &actor, caller.isolation)?;
+        let new = NewPermit { permit, calls, session_id: asking.session_id, actor, reason: asking.reason };
+        let (policy, clock) = (policy.clone(), self.parts.clock.clone());
+        self.parts
+            .ledger
+            .append_if(row, move |connection, _| store::insert(connection, &new, &policy, &now(&clock)))
+            .await
+            .map_err(refused)?;
+        self.show(id).await
+    }
+}
+
+/// Refuses classes that cannot be kept safe here, before anybody is asked.
+pub(super) fn refuse_class(class: EffectClass, isolation: Isolation) -> Result<(), ApiError> {
+    if class.is_grave() && isolation == Isolation::None {
+        let text = format!("calls of class {class} are refused where all daemons share one user");
+        return Err(ApiError::new(ErrorCode::ClassRefused, text));
+    }
+    Ok(())
+}
+
+/// A fault of a call as callers see it.
+pub(super) fn call_error(fault: CallFault) -> ApiError {
+    let code = match fault {
+        CallFault::Tool(_) => ErrorCode::ToolUnknown,
+        CallFault::Schema => ErrorCode::ApprovalInvalid,
+        _ => ErrorCode::CallMalformed,
+    };
+    ApiError::new(code, fault.to_string())
+}
+
+/// The fields of an object made by `json!`.
+pub(super) fn object(value: Value) -> Map<String, Value> {
+    match value {
+        Value::Object(fields) => fields,
+        _ => Map::new(),
+    }
+}
+
+fn operation(asked: &AskedCall) -> Result<Operation, ApiError> {
+    json::check(&asked.args).map_err(|fault| call_error(fault.into()))?;
+    let tool =
+        Tool::of(&asked.tool).ok_or_else(|| call_error(CallFault::Tool(asked.tool.chars().take(64).collect())))?;
+    let args = asked.args.as_object();
+    let args = args.ok_or_else(|| ApiError::new(ErrorCode::CallMalformed, "args is no object"))?;
+    tool.parse(args).map_err(call_error)
+}
+
+fn stored_call(
+    trust: &HostTrust,
+    operation: Operation,
+    object: Map<String, Value>,
+    session_id: &str,
+) -> Result<StoredCall, ApiError> {
+    check_session(session_id).map_err(call_error)?;
+    let session_id = session_id.to_owned();
+    let call = Call { host_id: trust.host_id, tool: operation.tool(), operation, object, session_id, nonce: random() };
+    let fault = |fault: json::JsonFault| call_error(fault.into());
+    let (hash, subject) = (call.hash().map_err(fault)?, call.subject().map_err(fault)?);
+    let text = call.canonical().map_err(fault)?;
+    Ok(StoredCall { hash, subject, text, call })
+}
+
+/// Half of 32 random bytes, which is what kit gives.
+fn random() -> [u8; NONCE_BYTES] {
+    let secret = osmoda_kit::secret::Secret::<[u8; 32]>::random();
+    *secret.expose().first_chunk().expect("32 bytes begin with 16")
+}

@@ -1,0 +1,150 @@
+//! Signatures and denials.
+//!
+//! Invariant (A3): a permit is approved by signatures that verify, of approvers
+//! in our own trust file, and by nothing else; who hands them in does not matter.
+
+use osmoda_kit::error::ApiError;
+use osmoda_kit::http::Caller;
+use osmoda_node_api::approval::PermitView;
+use osmoda_permit::{ApproverSignature, Decision, Event, Moment, Refusal, State};
+use osmoda_types::{ErrorCode, PermitId};
+use serde_json::json;
+
+use super::ask::object;
+use super::refusal::{No, refused};
+use super::store::{self, Stored};
+use super::view::count;
+use super::{Approvals, now};
+use crate::api::{ledger_error, new_row};
+
+impl Approvals {
+    /// Takes an approver's signature, and acts on it when it is enough.
+    pub(super) async fn sign(
+        &self,
+        id: PermitId,
+        signature: ApproverSignature,
+        caller: Caller,
+    ) -> Result<PermitView, ApiError> {
+        let (policy, trust) = self.rules().await?;
+        let stored = self.stored(id).await?;
+        let permit = &stored.signed.permit;
+        let principal = signature
+            .approver(permit, &trust.operators)
+            .map_err(|fault| ApiError::new(fault.code(), fault.to_string()))?;
+        let name = principal.name.clone();
+        if signature.decision == Decision::BreakGlass && !policy.break_glass.contains(&name) {
+            let text = format!("{name} is not named in break_glass of this host's policy");
+            return Err(ApiError::new(ErrorCode::PrincipalDenied, text));
+        }
+        if signature.decision == Decision::Deny {
+            self.deny(id, &name, Some(signature), caller).await?;
+            return self.show(id).await;
+        }
+        if stored.signed.signatures.contains(&signature) {
+            self.settle(id, caller).await?;
+            return self.show(id).await;
+        }
+        let payload = json!({ "permit": id, "approver": name, "decision": signature.decision.as_str() });
+        let row = new_row("approval.signed".to_owned(), object(payload), &caller.who.to_string(), caller.isolation)?;
+        let clock = self.parts.clock.clone();
+        let keep = move |connection: &rusqlite::Connection, _| {
+            let Some(stored) = store::load(connection, &id)? else { return Ok(Err(unknown())) };
+            if let Err(refusal) = may_sign(&stored, signature.decision, &now(&clock)) {
+                return Ok(Err(refusal.into()));
+            }
+            store::add_signature(connection, &id, &signature)?;
+            Ok(Ok(()))
+        };
+        self.parts.ledger.append_if(row, keep).await.map_err(refused)?;
+        self.settle(id, caller).await?;
+        self.show(id).await
+    }
+
+    /// Approves the permit when its signatures are enough; again and again is fine.
+    async fn settle(&self, id: PermitId, caller: Caller) -> Result<(), ApiError> {
+        let (policy, trust) = self.rules().await?;
+        let stored = self.stored(id).await?;
+        let tally = count(&stored, &policy, &trust);
+        let glass = tally.break_glass.clone();
+        let is_new_glass = glass.is_some() && stored.break_glass.is_none();
+        let is_due =
+            stored.standing.state == State::Pending || (stored.standing.state == State::Approved && is_new_glass);
+        if !is_due || !tally.is_enough(&stored.signed.permit) {
+            return Ok(());
+        }
+        let by: Vec<String> = tally.approved.iter().chain(&glass).cloned().collect();
+        let by = by.join(", ");
+        let kind = if glass.is_some() { "approval.break_glass" } else { "approval.approved" };
+        let payload = json!({ "permit": id, "approvers": by });
+        let row = new_row(kind.to_owned(), object(payload), &caller.who.to_string(), caller.isolation)?;
+        if glass.is_some() {
+            tracing::warn!(permit = %id, by, "glass broken");
+        }
+        let clock = self.parts.clock.clone();
+        let from = if glass.is_some() { &[State::Pending, State::Approved][..] } else { &[State::Pending] };
+        let decision = if glass.is_some() { Decision::BreakGlass } else { Decision::Approve };
+        let approve = move |connection: &rusqlite::Connection, _| {
+            let Some(stored) = store::load(connection, &id)? else { return Ok(Err(unknown())) };
+            let now = now(&clock);
+            if let Err(refusal) = may_sign(&stored, decision, &now) {
+                return Ok(Err(refusal.into()));
+            }
+            let done = store::decide(connection, &id, from, State::Approved, &by, glass.as_deref(), &now)?;
+            Ok(if done { Ok(()) } else { Err(unknown()) })
+        };
+        match self.parts.ledger.append_if(row, approve).await {
+            // Another signature was enough at the same time.
+            Err(crate::ledger::Guarded::Refused(No { code: ErrorCode::Conflict, .. })) => Ok(()),
+            other => other.map(|_| ()).map_err(refused),
+        }
+    }
+
+    /// Denies the permit; final for every call it was for until its end (A6).
+    pub(super) async fn deny(
+        &self,
+        id: PermitId,
+        by: &str,
+        signature: Option<ApproverSignature>,
+        caller: Caller,
+    ) -> Result<(), ApiError> {
+        let payload = json!({ "permit": id, "by": by, "signed": signature.is_some() });
+        let row = new_row("approval.denied".to_owned(), object(payload), &caller.who.to_string(), caller.isolation)?;
+        let (clock, by) = (self.parts.clock.clone(), by.to_owned());
+        let deny = move |connection: &rusqlite::Connection, _| {
+            let Some(stored) = store::load(connection, &id)? else { return Ok(Err(unknown())) };
+            let now = now(&clock);
+            if let Err(refusal) = stored.standing.step(&stored.signed.permit, Event::Deny, &now) {
+                return Ok(Err(refusal.into()));
+            }
+            if let Some(signature) = &signature {
+                store::add_signature(connection, &id, signature)?;
+            }
+            store::deny_subjects(connection, &stored)?;
+            let from = [State::Pending, State::Approved];
+            let done = store::decide(connection, &id, &from, State::Denied, &by, None, &now)?;
+            Ok(if done { Ok(()) } else { Err(unknown()) })
+        };
+        self.parts.ledger.append_if(row, deny).await.map(|_| ()).map_err(refused)
+    }
+
+    /// Records that somebody tried to approve without a key. The permit stays
+    /// as it is.
+    pub(super) async fn record_refused(&self, id: PermitId, why: &str, caller: Caller) -> Result<(), ApiError> {
+        let payload = json!({ "permit": id, "why": why });
+        let row = new_row("approval.refused".to_owned(), object(payload), &caller.who.to_string(), caller.isolation)?;
+        self.parts.ledger.append(row).await.map(|_| ()).map_err(ledger_error)
+    }
+}
+
+/// Whether a signature still says something: while the permit waits, and, where
+/// somebody breaks the glass, while it is approved and not used up.
+fn may_sign(stored: &Stored, decision: Decision, now: &Moment) -> Result<(), Refusal> {
+    match stored.standing.step(&stored.signed.permit, Event::Approve, now) {
+        Err(Refusal::Approved) if decision == Decision::BreakGlass => Ok(()),
+        other => other.map(|_| ()),
+    }
+}
+
+fn unknown() -> No {
+    No::new(ErrorCode::NotFound, "no such permit")
+}

@@ -1,0 +1,441 @@
+//! The tables beside the chain, and every statement over them.
+//!
+//! Writing functions take the connection of a guard, so they run in the
+//! transaction of a ledger row; reading ones take any.
+
+use osmoda_kit::error::ApiError;
+use osmoda_node_api::approval::RunView;
+use osmoda_permit::{ApproverSignature, Call, Covers, Moment, Permit, Policy, SignedPermit, Standing, State, Taint};
+use osmoda_types::{CallHash, PermitId};
+use rusqlite::{Connection, OptionalExtension as _, Row};
+
+use super::refusal::No;
+
+/// The schema; a migration of the ledger's database.
+pub(crate) const SCHEMA: &str = "
+    CREATE TABLE permits (
+        id TEXT PRIMARY KEY,
+        state TEXT NOT NULL,
+        next INTEGER NOT NULL,
+        calls INTEGER NOT NULL,
+        permit TEXT NOT NULL,
+        session_id TEXT NOT NULL,
+        actor TEXT NOT NULL,
+        reason TEXT NOT NULL,
+        created_ms INTEGER NOT NULL,
+        wall_end INTEGER NOT NULL,
+        boot_end INTEGER NOT NULL,
+        boot_id TEXT NOT NULL,
+        decided_ms INTEGER,
+        decided_by TEXT,
+        break_glass TEXT
+    ) WITHOUT ROWID;
+    CREATE INDEX permits_by_state ON permits (state, created_ms);
+    CREATE INDEX permits_by_session ON permits (session_id, created_ms);
+    CREATE TABLE permit_calls (
+        permit TEXT NOT NULL,
+        position INTEGER NOT NULL,
+        hash TEXT NOT NULL,
+        subject TEXT NOT NULL,
+        call TEXT NOT NULL,
+        PRIMARY KEY (permit, position)
+    ) WITHOUT ROWID;
+    CREATE TABLE permit_signatures (
+        permit TEXT NOT NULL,
+        signature TEXT NOT NULL,
+        PRIMARY KEY (permit, signature)
+    ) WITHOUT ROWID;
+    CREATE TABLE denials (
+        subject TEXT PRIMARY KEY,
+        permit TEXT NOT NULL,
+        wall_end INTEGER NOT NULL,
+        boot_end INTEGER NOT NULL,
+        boot_id TEXT NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE sessions (
+        id TEXT PRIMARY KEY,
+        source TEXT NOT NULL,
+        at_ms INTEGER NOT NULL
+    ) WITHOUT ROWID;
+    CREATE TABLE runs (
+        intent INTEGER PRIMARY KEY,
+        call_hash TEXT NOT NULL UNIQUE,
+        tool TEXT NOT NULL,
+        permit TEXT,
+        object TEXT NOT NULL,
+        folder TEXT NOT NULL,
+        began_ms INTEGER NOT NULL,
+        outcome TEXT
+    );
+    CREATE INDEX runs_by_object ON runs (object, began_ms);
+    CREATE INDEX runs_by_folder ON runs (folder, began_ms);
+    CREATE INDEX runs_open ON runs (outcome) WHERE outcome IS NULL;
+";
+
+/// Most permits in one list; more cannot wait at once.
+const LIST_MAX: u32 = 200;
+
+/// One hour and one day, in milliseconds.
+const HOUR_MS: i64 = 3_600_000;
+const DAY_MS: i64 = 24 * HOUR_MS;
+const MINUTE_MS: i64 = 60_000;
+
+/// A permit with all that hangs on it.
+#[derive(Debug, Clone)]
+pub(super) struct Stored {
+    pub(super) signed: SignedPermit,
+    pub(super) standing: Standing,
+    pub(super) calls: Vec<StoredCall>,
+    pub(super) session_id: String,
+    pub(super) taint: Taint,
+    pub(super) actor: String,
+    pub(super) reason: String,
+    pub(super) created_ms: i64,
+    pub(super) decided_ms: Option<i64>,
+    pub(super) decided_by: Option<String>,
+    pub(super) break_glass: Option<String>,
+}
+
+/// One call of a permit.
+#[derive(Debug, Clone)]
+pub(super) struct StoredCall {
+    pub(super) hash: CallHash,
+    pub(super) subject: CallHash,
+    pub(super) call: Call,
+    pub(super) text: String,
+}
+
+/// What is inserted for a new permit.
+#[derive(Debug, Clone)]
+pub(super) struct NewPermit {
+    pub(super) permit: Permit,
+    pub(super) calls: Vec<StoredCall>,
+    pub(super) session_id: String,
+    pub(super) actor: String,
+    pub(super) reason: String,
+}
+
+/// A value of the database that no version of ours wrote.
+fn damaged(what: &str) -> rusqlite::Error {
+    rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, format!("damaged {what}").into())
+}
+
+/// One permit, if there is one of that id.
+pub(super) fn load(connection: &Connection, id: &PermitId) -> rusqlite::Result<Option<Stored>> {
+    let id = id.to_string();
+    let found = connection
+        .prepare_cached(
+            "SELECT permit, state, next, session_id, actor, reason, created_ms, decided_ms, decided_by, break_glass,
+                    EXISTS (SELECT 1 FROM sessions WHERE sessions.id = permits.session_id)
+             FROM permits WHERE id = ?1",
+        )?
+        .query_row([&id], read_permit)
+        .optional()?;
+    let Some(mut stored) = found else { return Ok(None) };
+    let mut calls = connection
+        .prepare_cached("SELECT hash, subject, call FROM permit_calls WHERE permit = ?1 ORDER BY position")?;
+    stored.calls = calls.query_map([&id], read_call)?.collect::<Result<_, _>>()?;
+    let mut signatures =
+        connection.prepare_cached("SELECT signature FROM permit_signatures WHERE permit = ?1 ORDER BY signature")?;
+    stored.signed.signatures = signatures.query_map([&id], read_signature)?.collect::<Result<_, _>>()?;
+    if matches!(stored.signed.permit.covers, Covers::Plan { .. }) {
+        stored.signed.plan = stored.calls.iter().map(|call| call.hash).collect();
+    }
+    Ok(Some(stored))
+}
+
+/// Ids of permits that wait or may be used, newest first.
+pub(super) fn open_ids(connection: &Connection) -> rusqlite::Result<Vec<PermitId>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id FROM permits WHERE state IN ('pending', 'approved') ORDER BY created_ms DESC, id LIMIT ?1",
+    )?;
+    let id = |row: &Row<'_>| row.get::<_, String>(0)?.parse().map_err(|_| damaged("permit id"));
+    statement.query_map([LIST_MAX], id)?.collect()
+}
+
+fn read_permit(row: &Row<'_>) -> rusqlite::Result<Stored> {
+    let permit: Permit = serde_json::from_str(&row.get::<_, String>(0)?).map_err(|_| damaged("permit"))?;
+    let state = State::of(&row.get::<_, String>(1)?).ok_or_else(|| damaged("state"))?;
+    let taint = if row.get(10)? { Taint::Tainted } else { Taint::Clean };
+    Ok(Stored {
+        signed: SignedPermit { permit, plan: Vec::new(), signatures: Vec::new() },
+        standing: Standing { state, next: row.get(2)? },
+        calls: Vec::new(),
+        session_id: row.get(3)?,
+        taint,
+        actor: row.get(4)?,
+        reason: row.get(5)?,
+        created_ms: row.get(6)?,
+        decided_ms: row.get(7)?,
+        decided_by: row.get(8)?,
+        break_glass: row.get(9)?,
+    })
+}
+
+fn read_call(row: &Row<'_>) -> rusqlite::Result<StoredCall> {
+    let text: String = row.get(2)?;
+    Ok(StoredCall {
+        hash: row.get::<_, String>(0)?.parse().map_err(|_| damaged("call hash"))?,
+        subject: row.get::<_, String>(1)?.parse().map_err(|_| damaged("subject"))?,
+        call: Call::parse(text.as_bytes()).map_err(|_| damaged("call"))?,
+        text,
+    })
+}
+
+fn read_signature(row: &Row<'_>) -> rusqlite::Result<ApproverSignature> {
+    serde_json::from_str(&row.get::<_, String>(0)?).map_err(|_| damaged("signature"))
+}
+
+/// Stores a permit that was asked for, unless a denial still holds or too much
+/// was asked.
+pub(super) fn insert(
+    connection: &Connection,
+    new: &NewPermit,
+    policy: &Policy,
+    now: &Moment,
+) -> rusqlite::Result<Result<(), No>> {
+    use osmoda_types::ErrorCode::{ApprovalDenied, QuotaExceeded};
+    for call in &new.calls {
+        if denied(connection, &call.subject, now)? {
+            return Ok(Err(No::new(ApprovalDenied, "the same call was denied, and the denial still holds")));
+        }
+    }
+    let count =
+        |sql: &str, values: &[&dyn rusqlite::ToSql]| connection.query_row(sql, values, |row| row.get::<_, u32>(0));
+    let limits = &policy.limits;
+    let pending = count("SELECT count(*) FROM permits WHERE state = 'pending'", &[])?;
+    let of_session = count(
+        "SELECT count(*) FROM permits WHERE session_id = ?1 AND created_ms > ?2",
+        &[&new.session_id, &(now.wall_ms - MINUTE_MS)],
+    )?;
+    let of_day = count("SELECT count(*) FROM permits WHERE created_ms > ?1", &[&(now.wall_ms - DAY_MS)])?;
+    for (count, limit, what) in [
+        (pending, limits.pending, "permits wait already"),
+        (of_session, limits.session_requests_per_minute, "requests of this session in a minute"),
+        (of_day, limits.requests_per_day, "requests on this host in a day"),
+    ] {
+        if count >= limit {
+            return Ok(Err(No::new(QuotaExceeded, format!("{count} {what}, the limit is {limit}"))));
+        }
+    }
+    let (permit, id) = (&new.permit, new.permit.id.to_string());
+    let json = serde_json::to_string(permit).map_err(|_| damaged("permit"))?;
+    connection.execute(
+        "INSERT INTO permits (id, state, next, calls, permit, session_id, actor, reason, created_ms, wall_end, boot_end,
+                              boot_id)
+         VALUES (?1, 'pending', 0, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        (
+            &id,
+            permit.covers.calls(),
+            json,
+            &new.session_id,
+            &new.actor,
+            &new.reason,
+            now.wall_ms,
+            permit.not_after.wall_ms,
+            signed(permit.not_after.boot_ms),
+            &permit.not_after.boot_id,
+        ),
+    )?;
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO permit_calls (permit, position, hash, subject, call) VALUES (?1, ?2, ?3, ?4, ?5)",
+    )?;
+    for (position, call) in (0_u32..).zip(&new.calls) {
+        insert.execute((&id, position, call.hash.to_string(), call.subject.to_string(), &call.text))?;
+    }
+    Ok(Ok(()))
+}
+
+/// Whether a denial of the subject holds: by either clock that still can tell.
+fn denied(connection: &Connection, subject: &CallHash, now: &Moment) -> rusqlite::Result<bool> {
+    connection.query_row(
+        "SELECT EXISTS (SELECT 1 FROM denials
+                        WHERE subject = ?1 AND (wall_end > ?2 OR (boot_id = ?3 AND boot_end > ?4)))",
+        (subject.to_string(), now.wall_ms, &now.boot_id, signed(now.boot_ms)),
+        |row| row.get(0),
+    )
+}
+
+/// Keeps a signature; the same one twice is once.
+pub(super) fn add_signature(
+    connection: &Connection,
+    id: &PermitId,
+    signature: &ApproverSignature,
+) -> rusqlite::Result<()> {
+    let json = serde_json::to_string(signature).map_err(|_| damaged("signature"))?;
+    connection.execute(
+        "INSERT OR IGNORE INTO permit_signatures (permit, signature) VALUES (?1, ?2)",
+        (id.to_string(), json),
+    )?;
+    Ok(())
+}
+
+/// Moves a permit from one state to the next; returns whether it was there.
+pub(super) fn decide(
+    connection: &Connection,
+    id: &PermitId,
+    from: &[State],
+    to: State,
+    by: &str,
+    break_glass: Option<&str>,
+    now: &Moment,
+) -> rusqlite::Result<bool> {
+    let mut done = false;
+    for state in from {
+        let changed = connection.execute(
+            "UPDATE permits SET state = ?1, decided_ms = ?2, decided_by = ?3, break_glass = ?4 WHERE id = ?5 AND state = ?6",
+            (to.as_str(), now.wall_ms, by, break_glass, id.to_string(), state.as_str()),
+        )?;
+        done |= changed == 1;
+    }
+    Ok(done)
+}
+
+/// Makes a denial hold for every call of the permit until the permit's end.
+pub(super) fn deny_subjects(connection: &Connection, stored: &Stored) -> rusqlite::Result<()> {
+    let (id, end) = (stored.signed.permit.id.to_string(), &stored.signed.permit.not_after);
+    for call in &stored.calls {
+        connection.execute(
+            "INSERT OR REPLACE INTO denials (subject, permit, wall_end, boot_end, boot_id) VALUES (?1, ?2, ?3, ?4, ?5)",
+            (call.subject.to_string(), &id, end.wall_ms, signed(end.boot_ms), &end.boot_id),
+        )?;
+    }
+    Ok(())
+}
+
+/// The consumption: one statement, one row (A2). Returns whether it happened.
+pub(super) fn consume(
+    connection: &Connection,
+    id: &PermitId,
+    position: u32,
+    call: &CallHash,
+    now: &Moment,
+) -> rusqlite::Result<bool> {
+    let changed = connection.execute(
+        "UPDATE permits SET next = next + 1, state = CASE WHEN next + 1 = calls THEN 'consumed' ELSE 'approved' END
+         WHERE id = ?1 AND state = 'approved' AND next = ?2 AND wall_end > ?3 AND boot_end > ?4 AND boot_id = ?5
+           AND EXISTS (SELECT 1 FROM permit_calls WHERE permit = ?1 AND position = ?2 AND hash = ?6)",
+        (id.to_string(), position, now.wall_ms, signed(now.boot_ms), &now.boot_id, call.to_string()),
+    )?;
+    Ok(changed == 1)
+}
+
+/// Whether the session has read content from outside.
+pub(super) fn taint(connection: &Connection, session_id: &str) -> rusqlite::Result<(Taint, Option<String>)> {
+    let source = connection
+        .query_row("SELECT source FROM sessions WHERE id = ?1", [session_id], |row| row.get::<_, String>(0))
+        .optional()?;
+    Ok((if source.is_some() { Taint::Tainted } else { Taint::Clean }, source))
+}
+
+/// Marks a session; returns whether it was clean before.
+pub(super) fn add_taint(
+    connection: &Connection,
+    session_id: &str,
+    source: &str,
+    now: &Moment,
+) -> rusqlite::Result<bool> {
+    let changed = connection.execute(
+        "INSERT OR IGNORE INTO sessions (id, source, at_ms) VALUES (?1, ?2, ?3)",
+        (session_id, source, now.wall_ms),
+    )?;
+    Ok(changed == 1)
+}
+
+/// A run without a permit, within the quota of its object and folder (P14).
+pub(super) fn within_quota(
+    connection: &Connection,
+    [object, folder]: &[String; 2],
+    policy: &Policy,
+    now: &Moment,
+) -> rusqlite::Result<Result<(), No>> {
+    let limits = &policy.limits;
+    for (column, key, limit) in
+        [("object", object, limits.object_changes_per_hour), ("folder", folder, limits.folder_changes_per_hour)]
+    {
+        let count: u32 = connection.query_row(
+            &format!("SELECT count(*) FROM runs WHERE {column} = ?1 AND permit IS NULL AND began_ms > ?2"),
+            (key, now.wall_ms - HOUR_MS),
+            |row| row.get(0),
+        )?;
+        if count >= limit {
+            let text = format!("{count} changes of {key} without a permit in an hour, the limit is {limit}");
+            return Ok(Err(No::new(osmoda_types::ErrorCode::QuotaExceeded, text)));
+        }
+    }
+    Ok(Ok(()))
+}
+
+/// Whether the call was begun before; its nonce makes each call one of a kind.
+pub(super) fn was_begun(connection: &Connection, hash: &CallHash) -> rusqlite::Result<bool> {
+    connection
+        .query_row("SELECT EXISTS (SELECT 1 FROM runs WHERE call_hash = ?1)", [hash.to_string()], |row| row.get(0))
+}
+
+/// Notes that a run begins; `intent` is the id of its row.
+pub(super) fn insert_run(
+    connection: &Connection,
+    intent: i64,
+    call: &Call,
+    hash: &CallHash,
+    permit: Option<&PermitId>,
+    now: &Moment,
+) -> rusqlite::Result<()> {
+    let [object, folder] = call.operation.object_keys();
+    connection.execute(
+        "INSERT INTO runs (intent, call_hash, tool, permit, object, folder, began_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        (
+            intent,
+            hash.to_string(),
+            call.tool.name(),
+            permit.map(ToString::to_string),
+            object,
+            folder,
+            now.wall_ms,
+        ),
+    )?;
+    Ok(())
+}
+
+/// Gives a run its outcome, once; returns whether it was open.
+pub(super) fn end_run(connection: &Connection, intent: i64, outcome: &str) -> rusqlite::Result<bool> {
+    let changed =
+        connection.execute("UPDATE runs SET outcome = ?1 WHERE intent = ?2 AND outcome IS NULL", (outcome, intent))?;
+    Ok(changed == 1)
+}
+
+/// One run.
+pub(super) fn run(connection: &Connection, intent: i64) -> rusqlite::Result<Option<RunView>> {
+    connection
+        .query_row("SELECT intent, call_hash, tool, permit, outcome FROM runs WHERE intent = ?1", [intent], read_run)
+        .optional()
+}
+
+/// Runs without an outcome, oldest first.
+pub(super) fn open_runs(connection: &Connection) -> rusqlite::Result<Vec<RunView>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT intent, call_hash, tool, permit, outcome FROM runs WHERE outcome IS NULL ORDER BY intent LIMIT 1000",
+    )?;
+    statement.query_map([], read_run)?.collect()
+}
+
+fn read_run(row: &Row<'_>) -> rusqlite::Result<RunView> {
+    let permit: Option<String> = row.get(3)?;
+    Ok(RunView {
+        run: row.get::<_, i64>(0)?.unsigned_abs(),
+        call_hash: row.get::<_, String>(1)?.parse().map_err(|_| damaged("call hash"))?,
+        tool: row.get(2)?,
+        permit: permit.map(|id| id.parse().map_err(|_| damaged("permit id"))).transpose()?,
+        outcome: row.get(4)?,
+    })
+}
+
+/// SQLite's integers are signed; a boot of 292 million years is not met.
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}
+
+/// A read of the database that failed, as callers see it.
+pub(super) fn unreadable(error: rusqlite::Error) -> ApiError {
+    ApiError::new(osmoda_types::ErrorCode::LedgerUnavailable, "the approvals cannot be read").with_source(error)
+}

@@ -1,0 +1,75 @@
+//! Permits as callers see them.
+
+use osmoda_kit::clock::Timestamp;
+use osmoda_kit::error::ApiError;
+use osmoda_node_api::approval::PermitView;
+use osmoda_permit::display::render;
+use osmoda_permit::{HostTrust, Moment, Policy, Taint, Tally, tally};
+use osmoda_types::{ErrorCode, PermitId};
+
+use super::Approvals;
+use super::store::{self, Stored, unreadable};
+use crate::api::ledger_error;
+
+impl Approvals {
+    /// One permit as it is stored.
+    pub(super) async fn stored(&self, id: PermitId) -> Result<Stored, ApiError> {
+        let read = self.parts.ledger.read(move |file| store::load(file.connection(), &id)).await;
+        let stored = read.map_err(ledger_error)?.map_err(unreadable)?;
+        stored.ok_or_else(|| ApiError::new(ErrorCode::NotFound, format!("no permit {id}")))
+    }
+
+    /// One permit as callers see it.
+    pub(super) async fn show(&self, id: PermitId) -> Result<PermitView, ApiError> {
+        let (policy, trust) = self.rules().await?;
+        let stored = self.stored(id).await?;
+        Ok(view(stored, &policy, &trust, &self.now()))
+    }
+
+    /// Permits that wait or may be used, newest first.
+    pub(super) async fn list(&self) -> Result<Vec<PermitView>, ApiError> {
+        let (policy, trust) = self.rules().await?;
+        let read = self.parts.ledger.read(|file| {
+            let connection = file.connection();
+            let load = |id: PermitId| store::load(connection, &id);
+            store::open_ids(connection)?.into_iter().map(load).collect::<rusqlite::Result<Vec<_>>>()
+        });
+        let stored = read.await.map_err(ledger_error)?.map_err(unreadable)?;
+        let now = self.now();
+        let views = stored.into_iter().flatten().map(|stored| view(stored, &policy, &trust, &now));
+        Ok(views.filter(|view| view.state.is_open()).collect())
+    }
+}
+
+/// What the stored signatures amount to, by whom we believe now.
+pub(super) fn count(stored: &Stored, policy: &Policy, trust: &HostTrust) -> Tally {
+    tally(&stored.signed.permit, &stored.signed.signatures, &trust.operators, &policy.break_glass)
+}
+
+fn view(stored: Stored, policy: &Policy, trust: &HostTrust, now: &Moment) -> PermitView {
+    let tally = count(&stored, policy, trust);
+    let display: Vec<String> = stored
+        .calls
+        .iter()
+        .map(|call| render(&call.call, call.call.operation.class(&policy.write_roots), stored.taint, &stored.reason))
+        .collect();
+    let permit = &stored.signed.permit;
+    PermitView {
+        state: stored.standing.at(permit, now),
+        next: stored.standing.next,
+        calls: stored.calls.iter().map(|call| call.call.to_value()).collect(),
+        hashes: stored.calls.iter().map(|call| call.hash).collect(),
+        display: display.join("\n"),
+        tainted: stored.taint == Taint::Tainted,
+        approved_by: tally.approved.into_iter().collect(),
+        decided_at: stored.decided_ms.map(|ms| Timestamp::from_millis(ms).to_string()),
+        created_at: Timestamp::from_millis(stored.created_ms).to_string(),
+        expires_at: Timestamp::from_millis(permit.not_after.wall_ms).to_string(),
+        actor: stored.actor,
+        reason: stored.reason,
+        session_id: stored.session_id,
+        decided_by: stored.decided_by,
+        break_glass: stored.break_glass,
+        signed: stored.signed,
+    }
+}

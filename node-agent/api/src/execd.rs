@@ -1,0 +1,84 @@
+//! The words of `execd.sock`: resolve an object, run a call.
+
+use osmoda_kit::error::ApiError;
+use osmoda_kit::http::UnixClient;
+use osmoda_permit::SignedPermit;
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use std::time::Duration;
+
+use crate::approval::{AskedCall, RunOutcome};
+
+/// How long a run may take: a service's stop and start, or a restore. The
+/// executor has its own, shorter limits for each tool.
+const RUN_TIME_MAX: Duration = Duration::from_secs(180);
+
+/// A typed client of `execd.sock`; cheap to clone.
+#[derive(Debug, Clone)]
+pub struct ExecdClient {
+    http: UnixClient,
+}
+
+impl ExecdClient {
+    /// Uses a client of the socket.
+    #[must_use]
+    pub fn new(http: UnixClient) -> Self {
+        Self { http }
+    }
+
+    /// Looks at what a call would be done to.
+    ///
+    /// # Errors
+    /// As [`UnixClient::post`].
+    pub async fn resolve(&self, call: &AskedCall) -> Result<Resolved, ApiError> {
+        self.http.post("/exec/resolve", call).await
+    }
+
+    /// Runs a call.
+    ///
+    /// # Errors
+    /// As [`UnixClient::post`].
+    pub async fn run(&self, request: &RunRequest) -> Result<RunAnswer, ApiError> {
+        self.http.clone().with_time_limit(RUN_TIME_MAX).post("/exec/run", request).await
+    }
+
+    /// Hands on an operator's order about operators.
+    ///
+    /// # Errors
+    /// As [`UnixClient::post`].
+    pub async fn trust(&self, order: &osmoda_permit::TrustOrder) -> Result<crate::watch::Trusted, ApiError> {
+        self.http.post("/trust/add", order).await
+    }
+}
+
+/// The answer of `POST /exec/resolve`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Resolved {
+    /// The object, as the executor finds it now.
+    pub object: Map<String, Value>,
+}
+
+/// `POST /exec/run`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunRequest {
+    /// The canonical call.
+    pub call: Value,
+    /// The permit with its signatures, where the class needs one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub permit: Option<SignedPermit>,
+    /// The position in the permit's plan; 0 for one call.
+    #[serde(default)]
+    pub position: u32,
+}
+
+/// The answer to [`RunRequest`]. A call that was not done is an error instead.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunAnswer {
+    /// The number of its intent in the ledger.
+    pub run: u64,
+    /// How it ended.
+    pub outcome: RunOutcome,
+    /// For people.
+    pub detail: String,
+}

@@ -13,6 +13,7 @@
 //! position (`state`).
 
 pub mod call;
+pub mod check;
 pub mod class;
 pub mod display;
 pub mod json;

@@ -44,7 +44,7 @@ proptest! {
         let honest = Ledger::of(30);
         let mut peer = Peer::of(&honest, 1);
         prop_assert_eq!(peer.answer(&honest.request(0)).status(), 200);
-        let mut forged = honest.clone();
+        let mut forged = honest;
         forged.rows[from].payload = r#"{"n":"forged"}"#.to_owned();
         forged.rehash();
         forged.append("{}");
@@ -115,11 +115,10 @@ fn r07_the_tail_is_cut_by_one_below_and_above_what_was_cosigned() {
 #[test]
 fn r08_the_database_of_yesterday_is_restored_and_goes_on() {
     let mut today = Ledger::of(20);
-    let yesterday = today.clone();
+    let mut restored = today.clone();
     (0..10).for_each(|_| today.append("{}"));
     let mut peer = Peer::of(&today, 1);
     peer.answer(&today.request(0));
-    let mut restored = yesterday.clone();
     assert_eq!(peer.answer(&restored.request(20)), Response::Conflict { size: 30 }, "seen at the start");
     (0..11).for_each(|n| restored.append(&format!(r#"{{"again":{n}}}"#)));
     assert_eq!(peer.answer(&restored.request(30)), Response::BadProof, "and it cannot grow out of it");

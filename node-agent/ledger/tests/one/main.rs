@@ -1,6 +1,8 @@
 //! Tests of the ledger's pure part from outside: vectors, attacks, the form of
 //! what others may send.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests: the line that surprised is what is wanted")]
+
 mod attacks;
 mod vectors;
 mod world;

@@ -12,6 +12,7 @@
 //!
 //! Not here: the database, the wire, the keys' files (`osmoda-agentd`).
 
+mod canonical;
 pub mod checkpoint;
 pub mod evidence;
 pub mod exchange;

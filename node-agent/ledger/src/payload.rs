@@ -13,6 +13,8 @@
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
+use crate::canonical::is_surely_canonical;
+
 /// Largest payload, in bytes of its canonical form. Bounded by the 16-bit
 /// lengths of a C2SP entry bundle (`trust.md` 1.3, L3), which will carry whole
 /// records: 60 KiB leaves room for the other columns.
@@ -76,6 +78,18 @@ impl Payload {
             return Err(PayloadError::NotObject);
         };
         if Self::new(&object)?.0.as_bytes() == bytes { Ok(object) } else { Err(PayloadError::NotCanonical) }
+    }
+
+    /// As [`Payload::check`], for whoever does not need the object: most
+    /// payloads are told at a glance.
+    ///
+    /// # Errors
+    /// As [`Payload::check`].
+    pub fn check_form(bytes: &[u8]) -> Result<(), PayloadError> {
+        if bytes.len() <= PAYLOAD_BYTES_MAX && is_surely_canonical(bytes) {
+            return Ok(());
+        }
+        Self::check(bytes).map(|_| ())
     }
 
     /// The canonical text.
@@ -260,6 +274,16 @@ mod tests {
     }
 
     #[test]
+    fn plain_payloads_are_told_at_a_glance() {
+        for text in ["{}", r#"{"a":-12,"b":[true,null,"x|y\n",[]],"c":{"d":0,"é":""}}"#.replace("é", "e").as_str()] {
+            assert!(is_surely_canonical(text.as_bytes()), "{text}");
+        }
+        for text in ["", "{", "{}{}", "[]", r#"{"b":1,"a":1}"#, r#"{"a":1,"a":1}"#, r#"{"a":01}"#, r#"{"a":-0}"#] {
+            assert!(!is_surely_canonical(text.as_bytes()), "{text}");
+        }
+    }
+
+    #[test]
     fn the_size_limit_is_exact() {
         let object = |bytes: usize| Map::from_iter([("a".to_owned(), Value::from("x".repeat(bytes - 8)))]);
         assert_eq!(Payload::new(&object(PAYLOAD_BYTES_MAX)).unwrap().as_str().len(), PAYLOAD_BYTES_MAX);
@@ -298,6 +322,20 @@ mod tests {
             let payload = Payload::new(&object).unwrap();
             prop_assert_eq!(payload.as_str(), library);
             prop_assert!(Payload::check(payload.as_str().as_bytes()).is_ok());
+        }
+
+        #[test]
+        fn what_the_quick_look_accepts_the_full_check_accepts(
+            value in any_value(),
+            at: prop::sample::Index,
+            byte in prop_oneof![any::<u8>(), prop::sample::select(b"{}[]\",:0123456789-.eE \\ntu".to_vec())],
+        ) {
+            let mut bytes = Payload::new(&Map::from_iter([("value".to_owned(), value)])).unwrap().0.into_bytes();
+            let place = at.index(bytes.len());
+            bytes[place] = byte;
+            if is_surely_canonical(&bytes) {
+                prop_assert!(Payload::check(&bytes).is_ok(), "{}", String::from_utf8_lossy(&bytes));
+            }
         }
 
         #[test]

@@ -41,6 +41,36 @@ impl Row<'_> {
     pub fn expected_hash(&self) -> ChainHash {
         ChainHash::of(self.id, self.ts, self.kind, self.actor, self.payload, self.prev_hash)
     }
+
+    /// Writes the record, the pre-image of the hash and the entry of the tree,
+    /// in the place of what the buffer holds.
+    pub fn record_into(&self, buffer: &mut Vec<u8>) {
+        buffer.clear();
+        push_decimal(buffer, self.id);
+        for column in [self.ts, self.kind, self.actor, self.payload, self.prev_hash] {
+            buffer.push(b'|');
+            buffer.extend_from_slice(column);
+        }
+    }
+
+    /// Reads a record back: the row it is the record of, but for the row's own
+    /// hash, which is empty. `None` when it is no record.
+    ///
+    /// Only one split is possible: the first four columns have no `|` in them,
+    /// and the last has a fixed length.
+    #[must_use]
+    pub fn from_record(record: &[u8]) -> Option<Row<'_>> {
+        let at = record.len().checked_sub(HASH_HEX_BYTES + 1)?;
+        let (front, prev_hash) = record.split_at(at);
+        let mut columns = front.splitn(5, |b| *b == b'|');
+        let mut next = || columns.next();
+        let (id, ts, kind, actor, payload) = (next()?, next()?, next()?, next()?, next()?);
+        let id = std::str::from_utf8(id).ok()?.parse().ok()?;
+        let row = Row { id, ts, kind, actor, payload, prev_hash: prev_hash.strip_prefix(b"|")?, hash: b"" };
+        let mut again = Vec::with_capacity(record.len());
+        row.record_into(&mut again);
+        (again == record).then_some(row)
+    }
 }
 
 /// The hash of a row: 64 lower-case hex digits.
@@ -60,9 +90,13 @@ impl ChainHash {
             sha.update(b"|");
             sha.update(column);
         }
-        let mut hex = [0; HASH_HEX_BYTES];
-        data_encoding::HEXLOWER.encode_mut(&sha.finalize(), &mut hex);
-        Self(hex)
+        Self(hex(&sha.finalize().into()))
+    }
+
+    /// Computes the hash of a row from its record.
+    #[must_use]
+    pub fn of_record(record: &[u8]) -> Self {
+        Self(hex(&Sha256::digest(record).into()))
     }
 
     /// Takes a stored hash; `None` unless it is 64 lower-case hex digits.
@@ -97,6 +131,30 @@ impl std::fmt::Debug for ChainHash {
     }
 }
 
+fn hex(digest: &[u8; 32]) -> [u8; HASH_HEX_BYTES] {
+    let mut hex = [0; HASH_HEX_BYTES];
+    data_encoding::HEXLOWER.encode_mut(digest, &mut hex);
+    hex
+}
+
+fn push_decimal(buffer: &mut Vec<u8>, number: i64) {
+    if number < 0 {
+        // Only in a damaged file, where speed does not matter.
+        buffer.extend_from_slice(number.to_string().as_bytes());
+        return;
+    }
+    let (mut digits, mut at, mut rest) = ([0_u8; 20], 20, number.unsigned_abs());
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (rest % 10) as u8;
+        rest /= 10;
+        if rest == 0 {
+            break;
+        }
+    }
+    buffer.extend_from_slice(&digits[at..]);
+}
+
 /// Where a ledger ends: how many rows it has and the hash of the last one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Head {
@@ -128,6 +186,27 @@ mod tests {
             ChainHash::GENESIS.as_bytes(),
         );
         assert_eq!(hash.as_str(), "136c5b80fdff4f22fe47d0073f0b2314a0c04273ac0bfee42a59d8c0b5581f03");
+    }
+
+    #[test]
+    fn a_record_is_read_back_and_nothing_else_is_one() {
+        let prev_hash = ChainHash::GENESIS;
+        let row = Row {
+            id: 1_234_567_890,
+            ts: b"2026-01-02T03:04:05.678Z",
+            kind: b"a",
+            actor: b"b",
+            payload: br#"{"x":"|y|"}"#,
+            prev_hash: prev_hash.as_bytes(),
+            hash: b"",
+        };
+        let mut record = Vec::new();
+        row.record_into(&mut record);
+        assert_eq!(ChainHash::of_record(&record), row.expected_hash());
+        assert_eq!(Row::from_record(&record), Some(row));
+        for bad in [&b""[..], b"1|2", &[b"0", &record[..]].concat(), &[b"+", &record[..]].concat()] {
+            assert_eq!(Row::from_record(bad), None);
+        }
     }
 
     #[test]

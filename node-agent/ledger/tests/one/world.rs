@@ -115,7 +115,9 @@ impl Ledger {
 
     pub(crate) fn report(&self) -> Report {
         let mut verifier = Verifier::new();
-        self.rows.iter().for_each(|row| verifier.feed(&row.row(), |_| {}));
+        self.rows.iter().for_each(|row| {
+            verifier.feed(&row.row(), |_| {});
+        });
         verifier.finish(None, |_| {})
     }
 

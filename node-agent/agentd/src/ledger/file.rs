@@ -9,12 +9,14 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use osmoda_ledger::checkpoint::Checkpoint;
+use osmoda_ledger::tree::{Frontier, TreeHash};
 use osmoda_node_api::agentd::{Event, EventQuery};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags};
 
-use super::record::Row;
-use super::verify::{Fault, Report, Verifier};
+use super::record::{ChainHash, Row};
+use super::verify::{ChainFault, Fault, Report, Verifier};
 
 /// Name of the file in the daemon's state folder.
 pub const FILE_NAME: &str = "ledger.db";
@@ -25,9 +27,13 @@ pub const FILE_NAME: &str = "ledger.db";
 /// the file can drop them (`trust.md` 1.3, L5). The insert trigger is there
 /// because `INSERT OR REPLACE` deletes a row without firing a delete trigger.
 pub(crate) const MIGRATIONS: &[(u32, &str)] = &[
-    (
-        1,
-        "CREATE TABLE events (
+    (1, EVENTS),
+    (2, crate::approval::SCHEMA),
+    // The tree beside the chain: its right frontier, of the same commit as the rows.
+    (3, "CREATE TABLE tree (one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER NOT NULL, frontier BLOB NOT NULL);"),
+];
+
+const EVENTS: &str = "CREATE TABLE events (
         id INTEGER PRIMARY KEY AUTOINCREMENT,
         ts TEXT NOT NULL DEFAULT (strftime('%Y-%m-%dT%H:%M:%fZ', 'now')),
         type TEXT NOT NULL,
@@ -42,10 +48,7 @@ pub(crate) const MIGRATIONS: &[(u32, &str)] = &[
     BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;
     CREATE TRIGGER events_no_replace BEFORE INSERT ON events
     WHEN EXISTS (SELECT 1 FROM events WHERE id = NEW.id)
-    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;",
-    ),
-    (2, crate::approval::SCHEMA),
-];
+    BEGIN SELECT RAISE(ABORT, 'the ledger is append-only'); END;";
 
 /// Most rows one query returns, whatever its limit says; `limit < 0` means
 /// this many. Ten thousand typical rows are about 5 MB of JSON: enough for a
@@ -136,7 +139,45 @@ impl LedgerFile {
     /// # Errors
     /// [`FileError::Read`] when the file is damaged below the level of rows.
     pub fn verify(&self, found: impl FnMut(Fault)) -> Result<Report, FileError> {
-        verify(&self.conn).map_err(FileError::Read)?.walk(found).map_err(FileError::Read)
+        self.verify_against(&[], found, |_| {})
+    }
+
+    /// As [`LedgerFile::verify`], and compares the rows with checkpoints that
+    /// were signed over them, oldest first. Hands each leaf to `leaf`.
+    ///
+    /// # Errors
+    /// As [`LedgerFile::verify`].
+    pub fn verify_against(
+        &self,
+        marks: &[Mark],
+        found: impl FnMut(Fault),
+        leaf: impl FnMut(TreeHash),
+    ) -> Result<Report, FileError> {
+        let walked = verify(&self.conn).and_then(|walk| walk.walk(marks, found, leaf));
+        walked.map(|walked| walked.report).map_err(FileError::Read)
+    }
+
+    /// Hands the leaves of the rows after `size` up to `to` to `each`.
+    ///
+    /// # Errors
+    /// [`FileError::Read`], or what `each` returned.
+    pub fn leaves<E: From<FileError>>(
+        &self,
+        size: u64,
+        to: u64,
+        mut each: impl FnMut(TreeHash) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let read = |e| E::from(FileError::Read(e));
+        let bound = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let query = format!("{COLUMNS} WHERE id > ?1 AND id <= ?2 ORDER BY id");
+        let mut statement = self.conn.prepare_cached(&query).map_err(read)?;
+        let mut rows = statement.query((bound(size), bound(to))).map_err(read)?;
+        let mut record = Vec::new();
+        while let Some(row) = rows.next().map_err(read)? {
+            columns(row).map_err(read)?.record_into(&mut record);
+            each(TreeHash::of_leaf(&record))?;
+        }
+        Ok(())
     }
 
     /// The newest rows that match, newest first, within
@@ -213,10 +254,35 @@ impl std::fmt::Debug for LedgerFile {
     }
 }
 
+/// What a checkpoint says about the rows: tree and chain at one size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mark {
+    /// How many rows.
+    pub size: u64,
+    /// The root over them.
+    pub root: TreeHash,
+    /// The hash of the last of them.
+    pub chain: ChainHash,
+}
+
+impl From<&Checkpoint> for Mark {
+    fn from(checkpoint: &Checkpoint) -> Self {
+        Self { size: checkpoint.size, root: checkpoint.root, chain: checkpoint.chain }
+    }
+}
+
 /// A walk that is ready to start; see [`verify`].
 pub(crate) struct Walk<'a> {
     statement: rusqlite::Statement<'a>,
     last_written: Option<u64>,
+    /// The tree that storage keeps; none in a file from before there was one.
+    stored: Option<(u64, Vec<u8>)>,
+}
+
+/// What a walk found, and the tree of the rows it saw.
+pub(crate) struct Walked {
+    pub(crate) report: Report,
+    pub(crate) tree: Frontier,
 }
 
 /// Prepares the walk over the chain of an open database.
@@ -227,34 +293,84 @@ pub(crate) fn verify(conn: &Connection) -> rusqlite::Result<Walk<'_>> {
         .query_row("SELECT seq FROM sqlite_sequence WHERE name = 'events'", [], |row| unsigned(row, 0))
         .map(Some)
         .or_else(|e| if e == rusqlite::Error::QueryReturnedNoRows { Ok(None) } else { Err(e) })?;
-    Ok(Walk { statement: conn.prepare(&all_rows())?, last_written })
+    let stored = conn
+        .query_row("SELECT size, frontier FROM tree", [], |row| Ok((unsigned(row, 0)?, row.get(1)?)))
+        .map(Some)
+        .or_else(|e| match e {
+            rusqlite::Error::QueryReturnedNoRows => Ok(None),
+            // A file of the earlier product, or of ours before there was a tree.
+            e if !has_table(conn, "tree")? => {
+                drop(e);
+                Ok(None)
+            }
+            e => Err(e),
+        })?;
+    Ok(Walk { statement: conn.prepare(&all_rows())?, last_written, stored })
+}
+
+fn has_table(conn: &Connection, name: &str) -> rusqlite::Result<bool> {
+    conn.query_row("SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?1", [name], |row| {
+        row.get::<_, i64>(0).map(|count| count > 0)
+    })
 }
 
 impl Walk<'_> {
-    pub(crate) fn walk(mut self, mut found: impl FnMut(Fault)) -> rusqlite::Result<Report> {
+    pub(crate) fn walk(
+        mut self,
+        marks: &[Mark],
+        mut found: impl FnMut(Fault),
+        mut leaf: impl FnMut(TreeHash),
+    ) -> rusqlite::Result<Walked> {
         let mut verifier = Verifier::new();
+        let mut tree = Frontier::new();
+        let mut wrong = Vec::new();
+        let mut marks = marks.iter().peekable();
         let mut rows = self.statement.query([])?;
         while let Some(row) = rows.next()? {
-            let column = |n: usize| row.get_ref(n).map(text_bytes);
-            verifier.feed(
-                &Row {
-                    id: row.get(0)?,
-                    ts: column(1)?,
-                    kind: column(2)?,
-                    actor: column(3)?,
-                    payload: column(4)?,
-                    prev_hash: column(5)?,
-                    hash: column(6)?,
-                },
-                &mut found,
-            );
+            let row = columns(row)?;
+            let hash = verifier.feed(&row, &mut found);
+            tree.append(hash);
+            leaf(hash);
+            while let Some(mark) = marks.next_if(|mark| mark.size <= tree.size()) {
+                let fits = mark.size == tree.size() && mark.root == tree.root() && mark.chain.as_bytes() == row.hash;
+                if !fits {
+                    wrong.push(ChainFault::Checkpoint { size: mark.size });
+                }
+            }
         }
-        Ok(verifier.finish(self.last_written, found))
+        let mut report = verifier.finish(self.last_written, &mut found);
+        // Signed over rows that are not there any more.
+        wrong.extend(marks.map(|mark| ChainFault::Checkpoint { size: mark.size }));
+        let is_same = |(size, bytes): (u64, Vec<u8>)| size == tree.size() && bytes == tree.to_bytes();
+        if !self.stored.is_none_or(is_same) {
+            wrong.push(ChainFault::Tree);
+        }
+        for fault in wrong {
+            report.chain_faults += 1;
+            let id = i64::try_from(tree.size()).unwrap_or(i64::MAX);
+            found(Fault { id, kind: fault.into() });
+        }
+        Ok(Walked { report, tree })
     }
 }
 
+const COLUMNS: &str = "SELECT id, ts, type, actor, payload, prev_hash, hash FROM events";
+
 fn all_rows() -> String {
-    "SELECT id, ts, type, actor, payload, prev_hash, hash FROM events ORDER BY id".to_owned()
+    format!("{COLUMNS} ORDER BY id")
+}
+
+fn columns<'a>(row: &'a rusqlite::Row<'_>) -> rusqlite::Result<Row<'a>> {
+    let column = |n: usize| row.get_ref(n).map(text_bytes);
+    Ok(Row {
+        id: row.get(0)?,
+        ts: column(1)?,
+        kind: column(2)?,
+        actor: column(3)?,
+        payload: column(4)?,
+        prev_hash: column(5)?,
+        hash: column(6)?,
+    })
 }
 
 /// A column that is not text was not written by us: it reads as empty, which

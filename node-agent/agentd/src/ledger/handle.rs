@@ -8,13 +8,14 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use osmoda_kit::clock::SharedClock;
+use osmoda_ledger::tree::TreeHash;
 use tokio::sync::{oneshot, watch};
 
-use super::file::{FileError, LedgerFile};
+use super::file::{FileError, LedgerFile, Mark};
 use super::queue::{PushError, Queue};
 use super::record::Head;
 use super::store::{CannotOpen, Guard, NewRow, Store, StoreError, Synchronous};
-use super::verify::Report;
+use super::verify::{Fault, Report};
 use super::writer::{Job, NotWritten, Writer};
 
 /// Appends that may wait for the writer. Four full batches: a client that is
@@ -105,10 +106,18 @@ pub(crate) enum Guarded<E> {
 pub struct State {
     /// The head of what is durable.
     pub head: Head,
+    /// The root of the tree over the same rows.
+    pub root: TreeHash,
     /// Whether the last commit succeeded.
     pub is_writable: bool,
     /// Whether the writer has stopped for good; the daemon must restart.
     pub is_failed: bool,
+}
+
+impl State {
+    fn of(store: &Store) -> Self {
+        Self { head: store.head(), root: store.root(), is_writable: true, is_failed: false }
+    }
 }
 
 /// Counts since start.
@@ -168,15 +177,30 @@ impl Ledger {
         options: WriterOptions,
         clock: SharedClock,
     ) -> Result<(Self, LedgerThreads, Report), OpenError> {
+        Self::open_against(path, options, clock, &[], |_| {})
+    }
+
+    /// As [`Ledger::open`], and compares the rows with checkpoints that were
+    /// signed over them (oldest first): rows that were cut off or changed since
+    /// are a broken ledger. Hands each leaf of the tree to `leaf`, in order.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub fn open_against(
+        path: &Path,
+        options: WriterOptions,
+        clock: SharedClock,
+        marks: &[Mark],
+        leaf: impl FnMut(TreeHash),
+    ) -> Result<(Self, LedgerThreads, Report), OpenError> {
         let mut store = Store::open(path, options.synchronous)?;
         let mut first = None;
-        let report = store
-            .verify(|fault| {
-                if first.is_none() {
-                    first = Some(fault.to_string());
-                }
-            })
-            .map_err(OpenError::Unreadable)?;
+        let mut keep_first = |fault: Fault| {
+            if first.is_none() {
+                first = Some(fault.to_string());
+            }
+        };
+        let report = store.verify(marks, &mut keep_first, leaf).map_err(OpenError::Unreadable)?;
         if !report.is_intact() {
             return Err(OpenError::Broken { report: Box::new(report), first: first.unwrap_or_default() });
         }
@@ -185,7 +209,7 @@ impl Ledger {
         let appends = Arc::new(Queue::new(APPENDS_WAITING_MAX));
         let reads: Arc<Queue<ReadJob>> = Arc::new(Queue::new(READS_WAITING_MAX));
         let counters = Arc::new(Counters::default());
-        let (publish, state) = watch::channel(State { head: store.head(), is_writable: true, is_failed: false });
+        let (publish, state) = watch::channel(State::of(&store));
         let writer = Writer {
             store,
             queue: Arc::clone(&appends),

@@ -140,7 +140,7 @@ async fn a_full_disk_refuses_everything_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE_NAME);
     let mut store = Store::open(&path, Synchronous::Full).unwrap();
-    store.verify(|_| {}).unwrap();
+    store.verify(&[], |_| {}, |_| {}).unwrap();
     let now = Timestamp::from_millis(0);
     store.commit(plain(&[row("test.row", 1)]), now).unwrap();
     let head = store.head();
@@ -155,7 +155,7 @@ async fn a_full_disk_refuses_everything_and_loses_nothing() {
 
     store.limit_pages(10_000);
     assert_eq!(store.commit(plain(&[big]), now).unwrap()[0].unwrap().size, 3, "space came back");
-    assert!(store.verify(|_| {}).unwrap().is_intact());
+    assert!(store.verify(&[], |_| {}, |_| {}).unwrap().is_intact());
 }
 
 #[tokio::test]
@@ -163,14 +163,14 @@ async fn time_never_goes_back_even_if_the_clock_does() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE_NAME);
     let mut store = Store::open(&path, Synchronous::Full).unwrap();
-    store.verify(|_| {}).unwrap();
+    store.verify(&[], |_| {}, |_| {}).unwrap();
     store.commit(plain(&[row("test.row", 1)]), Timestamp::from_millis(5_000)).unwrap();
     store.commit(plain(&[row("test.row", 2)]), Timestamp::from_millis(1_000)).unwrap();
     drop(store);
     let mut store = Store::open(&path, Synchronous::Full).unwrap();
-    store.verify(|_| {}).unwrap();
+    store.verify(&[], |_| {}, |_| {}).unwrap();
     store.commit(plain(&[row("test.row", 3)]), Timestamp::from_millis(2_000)).unwrap();
-    assert!(store.verify(|_| {}).unwrap().is_intact());
+    assert!(store.verify(&[], |_| {}, |_| {}).unwrap().is_intact());
     let newest = LedgerFile::open(&path).unwrap().events(&EventQuery::default()).unwrap().events.remove(0);
     assert_eq!(newest.ts, "1970-01-01T00:00:05.000Z");
 }
@@ -224,7 +224,7 @@ async fn a_query_without_limit_stops_at_the_cap_and_says_so() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE_NAME);
     let mut store = Store::open(&path, Synchronous::Off).unwrap();
-    store.verify(|_| {}).unwrap();
+    store.verify(&[], |_| {}, |_| {}).unwrap();
     let rows: Vec<_> = (0..10_001).map(|n| row("test.row", n)).collect();
     store.commit(plain(&rows), Timestamp::from_millis(0)).unwrap();
     let page = LedgerFile::open(&path).unwrap().events(&EventQuery { limit: -1, ..EventQuery::default() }).unwrap();

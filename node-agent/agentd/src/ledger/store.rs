@@ -9,12 +9,13 @@ use std::path::Path;
 use std::time::Duration;
 
 use osmoda_kit::clock::Timestamp;
-use rusqlite::{Connection, ErrorCode as SqliteCode};
+use osmoda_ledger::tree::{Frontier, TreeHash};
+use rusqlite::{Connection, ErrorCode as SqliteCode, OptionalExtension};
 
-use super::file;
+use super::file::{self, Mark};
 use super::grammar::{self, GrammarFault};
 use super::payload::Payload;
-use super::record::{ChainHash, Head};
+use super::record::{ChainHash, Head, Row};
 use super::verify::{Fault, Report};
 
 /// Pages in the write-ahead log after which it is copied into the file. 1000
@@ -31,6 +32,10 @@ const LOCK_WAIT: Duration = Duration::from_secs(2);
 
 /// Syncs a checkpoint costs at most: log, file, and the log's new header.
 const CHECKPOINT_SYNCS: u64 = 3;
+
+/// Writes the right frontier of the tree, in the transaction of its rows.
+const PUT_TREE: &str = "INSERT INTO tree (one, size, frontier) VALUES (1, ?1, ?2)
+    ON CONFLICT (one) DO UPDATE SET size = excluded.size, frontier = excluded.frontier";
 
 /// How hard a commit tries to survive a power cut.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,6 +71,18 @@ impl NewRow {
         Ok(Self { kind, actor, payload })
     }
 
+    fn row<'a>(&'a self, id: i64, ts: &'a str, prev_hash: &'a ChainHash) -> Row<'a> {
+        Row {
+            id,
+            ts: ts.as_bytes(),
+            kind: self.kind.as_bytes(),
+            actor: self.actor.as_bytes(),
+            payload: self.payload.as_str().as_bytes(),
+            prev_hash: prev_hash.as_bytes(),
+            hash: b"",
+        }
+    }
+
     fn bytes(&self) -> u64 {
         // Fixed columns and SQLite's own overhead are about 200 bytes a row.
         (self.kind.len() + self.actor.len() + self.payload.as_str().len()) as u64 + 200
@@ -79,6 +96,9 @@ pub(crate) type Guard = Box<dyn FnOnce(&Connection, i64) -> rusqlite::Result<boo
 
 /// A row and what must hold for it to be written.
 pub(crate) type Entry = (NewRow, Option<Guard>);
+
+/// The head after each row of a batch, the time of the rows, the tree after them.
+type Inserted = (Vec<Option<Head>>, String, Frontier);
 
 /// A write did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -157,6 +177,7 @@ impl CannotOpen {
 pub(crate) struct Store {
     conn: Connection,
     head: Head,
+    tree: Frontier,
     last_ts: String,
     pages_in_log: u64,
 }
@@ -175,15 +196,32 @@ impl Store {
             conn.pragma_update(None, "wal_autocheckpoint", 8 * CHECKPOINT_PAGES)
         };
         tune().map_err(CannotOpen::Tune)?;
-        Ok(Self { conn, head: Head::EMPTY, last_ts: String::new(), pages_in_log: 0 })
+        Ok(Self { conn, head: Head::EMPTY, tree: Frontier::new(), last_ts: String::new(), pages_in_log: 0 })
     }
 
-    /// Walks the whole chain and takes its end as the head to append to.
-    pub(crate) fn verify(&mut self, found: impl FnMut(Fault)) -> rusqlite::Result<Report> {
-        let report = file::verify(&self.conn)?.walk(found)?;
-        self.head = report.head;
-        self.last_ts = self.conn.query_row("SELECT coalesce(max(ts), '') FROM events", [], |row| row.get(0))?;
-        Ok(report)
+    /// Walks the whole chain and takes its end as the head to append to; see
+    /// [`file::LedgerFile::verify_against`].
+    pub(crate) fn verify(
+        &mut self,
+        marks: &[Mark],
+        found: impl FnMut(Fault),
+        leaf: impl FnMut(TreeHash),
+    ) -> rusqlite::Result<Report> {
+        let walked = file::verify(&self.conn)?.walk(marks, found, leaf)?;
+        self.head = walked.report.head;
+        self.tree = walked.tree;
+        // The last row has the newest time (rule L1, just checked).
+        self.last_ts = self
+            .conn
+            .query_row("SELECT ts FROM events ORDER BY id DESC LIMIT 1", [], |row| row.get(0))
+            .optional()?
+            .unwrap_or_default();
+        Ok(walked.report)
+    }
+
+    /// The root over the rows that are durable.
+    pub(crate) fn root(&self) -> TreeHash {
+        self.tree.root()
     }
 
     pub(crate) const fn head(&self) -> Head {
@@ -196,30 +234,30 @@ impl Store {
     pub(crate) fn commit(&mut self, rows: Vec<Entry>, now: Timestamp) -> Result<Vec<Option<Head>>, StoreError> {
         let bytes: u64 = rows.iter().map(|(row, _)| row.bytes()).sum();
         match self.insert(rows, now) {
-            Ok((heads, ts)) => {
+            Ok((heads, ts, tree)) => {
                 self.head = heads.iter().rev().flatten().next().copied().unwrap_or(self.head);
+                self.tree = tree;
                 self.last_ts = ts;
-                // The last leaf, its parent and the sequence's page are written again by each commit.
-                self.pages_in_log += 3 + bytes.div_ceil(PAGE_BYTES);
+                // The last leaf, its parent, the sequence's and the tree's page are written again by each commit.
+                self.pages_in_log += 4 + bytes.div_ceil(PAGE_BYTES);
                 Ok(heads)
             }
             Err(error) => Err(self.recover(StoreError::from_write(error))),
         }
     }
 
-    fn insert(&mut self, rows: Vec<Entry>, now: Timestamp) -> rusqlite::Result<(Vec<Option<Head>>, String)> {
+    fn insert(&mut self, rows: Vec<Entry>, now: Timestamp) -> rusqlite::Result<Inserted> {
         // A clock that was set back repeats the last time instead (rule L1).
         let ts = now.to_string().max(self.last_ts.clone());
         let transaction = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let mut heads = Vec::with_capacity(rows.len());
+        let (mut heads, mut tree, mut record) = (Vec::with_capacity(rows.len()), self.tree.clone(), Vec::new());
         {
             let mut insert = transaction.prepare_cached(
                 "INSERT INTO events (id, ts, type, actor, payload, prev_hash, hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
             )?;
             let mut head = self.head;
             for (row, guard) in rows {
-                let id =
-                    i64::try_from(head.size + 1).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(0, i64::MAX))?;
+                let id = to_i64(head.size + 1)?;
                 if let Some(guard) = guard
                     && !hold(&transaction, guard, id)?
                 {
@@ -227,21 +265,17 @@ impl Store {
                     continue;
                 }
                 let payload = row.payload.as_str();
-                let hash = ChainHash::of(
-                    id,
-                    ts.as_bytes(),
-                    row.kind.as_bytes(),
-                    row.actor.as_bytes(),
-                    payload.as_bytes(),
-                    head.hash.as_bytes(),
-                );
+                row.row(id, &ts, &head.hash).record_into(&mut record);
+                let hash = ChainHash::of_record(&record);
+                tree.append(TreeHash::of_leaf(&record));
                 insert.execute((id, &ts, &row.kind, &row.actor, payload, head.hash.as_str(), hash.as_str()))?;
                 head = Head { size: head.size + 1, hash };
                 heads.push(Some(head));
             }
         }
+        transaction.prepare_cached(PUT_TREE)?.execute((to_i64(tree.size())?, tree.to_bytes()))?;
         transaction.commit()?;
-        Ok((heads, ts))
+        Ok((heads, ts, tree))
     }
 
     /// After a failed commit: makes sure that the transaction is gone and that
@@ -304,4 +338,9 @@ fn hold(transaction: &Connection, guard: Guard, id: i64) -> rusqlite::Result<boo
     };
     transaction.execute_batch(if held { "RELEASE guard" } else { "ROLLBACK TO guard; RELEASE guard" })?;
     Ok(held)
+}
+
+/// SQLite's integers are signed.
+fn to_i64(n: u64) -> rusqlite::Result<i64> {
+    i64::try_from(n).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(0, i64::MAX))
 }

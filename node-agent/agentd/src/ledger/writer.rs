@@ -107,10 +107,11 @@ impl Writer {
                 metrics::counter!("osmoda_ledger_refused_total").increment(rows as u64);
             }
         }
-        let head = self.store.head();
+        let (head, root) = (self.store.head(), self.store.root());
         metrics::gauge!("osmoda_ledger_rows").set(head.size as f64);
         self.state.send_modify(|state| {
             state.head = head;
+            state.root = root;
             state.is_writable = written.is_ok();
         });
     }

@@ -1,5 +1,5 @@
-//! Asking a member's mesh daemon over its socket, from tests that have no
-//! runtime of their own.
+//! Asking a member's daemons over their sockets, from tests that have no runtime
+//! of their own.
 //!
 //! Invariant: a question has a limit; a daemon that is away is an error, never a
 //! wait.
@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use osmoda_ctl::dev::layout::Layout;
 use osmoda_kit::http::{Credentials, UnixClient};
 use osmoda_kit::paths::Paths;
+use osmoda_node_api::agentd::{AgentdClient, Event, EventQuery};
 use osmoda_node_api::mesh::{Identity, MeshClient, PeerInfo};
 use osmoda_types::NodeId;
 use tokio::runtime::Runtime;
@@ -53,5 +54,34 @@ impl MeshSocket {
     /// When the daemon does not answer.
     pub fn is_linked(&self, peer: NodeId) -> anyhow::Result<bool> {
         Ok(self.peers()?.iter().any(|known| known.id == peer && known.connected))
+    }
+}
+
+/// The ledger of one member, asked as the administrator.
+#[derive(Debug)]
+pub struct LedgerSocket {
+    client: AgentdClient,
+    runtime: Runtime,
+}
+
+impl LedgerSocket {
+    /// The daemon of the member with that name.
+    ///
+    /// # Errors
+    /// When no runtime can be made.
+    pub fn of(layout: &Layout, member: &str) -> anyhow::Result<Self> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let socket = Paths::new(layout.root(member)).socket("agentd");
+        let client = AgentdClient::new(UnixClient::new(socket, Credentials::default()));
+        Ok(Self { client, runtime })
+    }
+
+    /// Its newest rows of one type.
+    ///
+    /// # Errors
+    /// When the daemon does not answer.
+    pub fn rows(&self, kind: &str) -> anyhow::Result<Vec<Event>> {
+        let query = EventQuery { kind: Some(kind.to_owned()), ..EventQuery::default() };
+        self.runtime.block_on(self.client.events(&query)).context("asking for rows")
     }
 }

@@ -3,7 +3,7 @@
 //! `approval` keeps permits and consumes them.
 //! `ledger` is the library: pure core, storage, one writer with group commit.
 //! `service` is the daemon around it, `api` its endpoints, `host` the health of
-//! the machine.
+//! the machine, `subkey` the ledger's key in the fleet's log.
 //! Invariant: an append is acknowledged only when it is durable; when the ledger
 //! cannot be written, callers are told so and must not act.
 
@@ -13,5 +13,6 @@ pub mod host;
 pub mod ledger;
 pub mod ledger_key;
 mod service;
+mod subkey;
 
 pub use service::Agentd;

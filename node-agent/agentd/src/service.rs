@@ -15,7 +15,9 @@ use osmoda_kit::tasks::{BlockingFailed, TaskKind, Tasks};
 use osmoda_kit::version::VERSION;
 use osmoda_node_api::approval_files::POLICY_NAME;
 use osmoda_node_api::execd::ExecdClient;
-use osmoda_types::ErrorCode;
+use osmoda_node_api::fleet::FleetClient;
+use osmoda_node_api::mesh::MeshClient;
+use osmoda_types::{ErrorCode, PublicKey};
 use serde_json::{Map, json};
 
 use crate::api::{self, Api};
@@ -24,6 +26,8 @@ use crate::approval::{Approvals, Parts};
 use crate::ledger::file::FILE_NAME;
 use crate::ledger::verify::Report;
 use crate::ledger::{Ledger, LedgerThreads, OpenError, StoreError, WriterOptions};
+use crate::ledger_key::{History, KEY_FILE, LedgerKey};
+use crate::subkey::Registration;
 
 /// The daemon.
 #[derive(Debug)]
@@ -60,6 +64,8 @@ impl Daemon for Agentd {
         record_start(&ledger, &cx, &report).await?;
         let approvals = approvals(&ledger, &cx);
         cx.tasks().spawn(TaskKind::BACKGROUND, "approval sweep", approvals.clone().sweep());
+        let key = open_key(&cx).await?;
+        make_key_known(&cx, key);
         let api = Api::new(ledger, cx.tasks().clone()).map_err(ApiError::internal)?;
         Ok(Service::new(api.router().merge(approvals.router())))
     }
@@ -77,6 +83,24 @@ fn approvals(ledger: &Ledger, cx: &Boot) -> Approvals {
         gate: Arc::new(NoWitness),
         isolation: cx.isolation(),
     })
+}
+
+/// The key that vouches for this ledger; made at the first start.
+async fn open_key(cx: &Boot) -> Result<PublicKey, BootError> {
+    let path = cx.state_dir().join(KEY_FILE);
+    let load = move || LedgerKey::load_or_generate(&path, History::None);
+    let key = cx.tasks().blocking("ledger key", load).await.map_err(ApiError::internal)?.map_err(ApiError::from)?;
+    Ok(PublicKey::from_bytes(key.public()))
+}
+
+fn make_key_known(cx: &Boot, key: PublicKey) {
+    let registration = Registration {
+        key,
+        mesh: MeshClient::new(cx.client("mesh")),
+        fleet: FleetClient::new(cx.client("fleetd")),
+        shutdown: cx.shutdown().clone(),
+    };
+    cx.tasks().spawn(TaskKind::REQUEST, "ledger key to the fleet", registration.run());
 }
 
 /// Holds the ledger open until the stop reaches its stores, or until it fails.

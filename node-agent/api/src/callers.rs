@@ -114,6 +114,7 @@ pub const FLEETD: CallerTable = CallerTable {
         Row { method: "POST", path: "/fleet/invite", allowed: &[Daemon("mesh")] },
         Row { method: "POST", path: "/mesh/spend", allowed: &[Daemon("mesh")] },
         Row { method: "POST", path: "/mesh/rotate", allowed: &[Daemon("mesh")] },
+        Row { method: "POST", path: "/subkey/register", allowed: &[Daemon("agentd")] },
         Row { method: STREAM, path: "/fleetd-mesh", allowed: &[Daemon("mesh")] },
     ],
 };
@@ -226,6 +227,7 @@ mod tests {
         ("fleetd", "GET", "/status", "Aawmf"),
         ("fleetd", "POST", "/fleet/vote/7", "Aw"),
         ("fleetd", "POST", "/fleet/invite", "Awm"),
+        ("fleetd", "POST", "/subkey/register", "a"),
         ("fleetd", "POST", "/mesh/spend", "m"),
         ("fleetd", "POST", "/mesh/rotate", "m"),
         ("fleetd", STREAM, "/fleetd-mesh", "m"),

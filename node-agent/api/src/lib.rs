@@ -6,6 +6,7 @@ pub mod approval_files;
 pub mod blobs;
 pub mod callers;
 pub mod execd;
+pub mod fleet;
 pub mod mesh;
 pub mod pipes;
 pub mod registry;

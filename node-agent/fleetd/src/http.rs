@@ -14,15 +14,17 @@ use axum::{Json as Answer, Router};
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::Json;
 use osmoda_kit::version::VERSION;
+use osmoda_node_api::fleet::Registered;
 use osmoda_node_api::mesh::{Enrolment, RotateAnswer, RotateRequest, SpendRequest};
 use osmoda_proto::fleet::v1 as pb;
 use osmoda_types::command::{Body, Command};
-use osmoda_types::{ErrorCode, NodeId, RaftId, Role};
+use osmoda_types::{ErrorCode, NodeId, Purpose, RaftId, Role, Subkey};
 use serde::{Deserialize, Serialize};
 
 use crate::ballots::Elector;
 use crate::invites::Invites;
 use crate::leader_client::LeaderClient;
+use crate::registrar;
 use crate::replica::Replica;
 use crate::reports::fresh_request;
 use crate::voter::Voter;
@@ -61,6 +63,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/status", get(status))
         .route("/mesh/spend", post(spend))
         .route("/mesh/rotate", post(rotate))
+        .route("/subkey/register", post(register_subkey))
         .route("/fleet/invite", post(invite))
         .route("/fleet/propose", post(reference::propose))
         .route("/fleet/status/{id}", get(reference::status))
@@ -147,6 +150,15 @@ async fn rotate(State(api): Shared, Json(ask): Json<RotateRequest>) -> Result<An
         code => Some(code.parse().map_err(ApiError::internal)?),
     };
     Ok(Answer(RotateAnswer { index: reply.index, refused }))
+}
+
+/// The caller is agentd, which has one key and one purpose.
+async fn register_subkey(State(api): Shared, Json(subkey): Json<Subkey>) -> Result<Answer<Registered>, ApiError> {
+    if subkey.purpose != Purpose::Ledger {
+        return Err(ApiError::new(ErrorCode::CallerDenied, "a daemon registers a key of its own purpose only"));
+    }
+    let before = registrar::register(api.node, subkey, &api.replica, &api.client, &api.voters).await?;
+    Ok(Answer(Registered { before }))
 }
 
 /// `POST /fleet/invite`.

@@ -1,4 +1,5 @@
-//! Makes this node known: its ballot key, and its Raft id if it is a voter.
+//! Makes this node known: its ballot key and its Raft id if it is a voter, and
+//! the keys of the host's other daemons when they ask for it.
 //!
 //! Both are entries of the log. The registrar submits what is missing and looks
 //! again until the state has it; it never assumes that a submission worked.
@@ -93,11 +94,41 @@ impl Registrar {
     }
 
     async fn submit(&self, body: Body) -> Result<(), ApiError> {
-        let command = Command { request: fresh_request(), body };
-        let reply = self.client.submit(&self.voters.list(), osmoda_proto::encode_command(&command)).await?;
-        match reply.refused.as_str() {
-            "" => Ok(()),
-            code => Err(ApiError::new(code.parse().unwrap_or(ErrorCode::Internal), "the registration was refused")),
-        }
+        submit(&self.client, &self.voters, body).await
+    }
+}
+
+/// Puts the key of another daemon of this host into the log, unless it is there.
+/// Returns whether it was.
+///
+/// # Errors
+/// `Conflict` for another node's key, the log's own refusal, and retryable codes
+/// while no leader answers.
+///
+/// # Cancel safety
+/// The command may be committed all the same; registering again finds it.
+pub(crate) async fn register(
+    node: NodeId,
+    subkey: Subkey,
+    replica: &Replica,
+    client: &LeaderClient,
+    voters: &Voters,
+) -> Result<bool, ApiError> {
+    if subkey.node != node {
+        return Err(ApiError::new(ErrorCode::Conflict, "the key is endorsed for another node"));
+    }
+    let known = |state: &FleetState| state.subkey(node, subkey.purpose).is_some_and(|known| known.key == subkey.key);
+    if known(&replica.view().state) {
+        return Ok(true);
+    }
+    submit(client, voters, Body::RegisterSubkey(subkey)).await.map(|()| false)
+}
+
+async fn submit(client: &LeaderClient, voters: &Voters, body: Body) -> Result<(), ApiError> {
+    let command = Command { request: fresh_request(), body };
+    let reply = client.submit(&voters.list(), osmoda_proto::encode_command(&command)).await?;
+    match reply.refused.as_str() {
+        "" => Ok(()),
+        code => Err(ApiError::new(code.parse().unwrap_or(ErrorCode::Internal), "the registration was refused")),
     }
 }

@@ -142,7 +142,10 @@ mod tests {
         let network = Permit { network_id: NetworkId::from_bytes([9; 32]), ..good.clone() };
         assert_eq!(check(&signed(&network, 1), running, &policy, &now), Err(PermitFault::Host));
         let other = CallHash::from_bytes([8; 32]);
-        assert_eq!(check(&signed(&good, 1), Running { hash: &other, ..running }, &policy, &now), Err(PermitFault::Call));
+        assert_eq!(
+            check(&signed(&good, 1), Running { hash: &other, ..running }, &policy, &now),
+            Err(PermitFault::Call)
+        );
         assert_eq!(check(&signed(&good, 1), Running { position: 1, ..running }, &policy, &now), Err(PermitFault::Call));
         let harmless = Permit { class: EffectClass::Read, ..good.clone() };
         assert_eq!(check(&signed(&harmless, 1), running, &policy, &now), Err(PermitFault::Class));

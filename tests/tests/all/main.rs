@@ -5,11 +5,39 @@
 
 mod node;
 mod revoke;
+mod subkeys;
 
+use std::time::{Duration, Instant};
+
+use osmoda_ctl::dev::fleet::Fleet;
 use osmoda_ctl::dev::member::Programs;
 
 /// The programs of the same build: this test lies one folder below them.
 fn programs() -> Programs {
     let own = std::env::current_exe().expect("the kernel says where a program is");
     Programs::in_dir(own.parent().and_then(std::path::Path::parent).expect("target/<profile>/deps"))
+}
+
+/// How long anything may take on a busy machine.
+const TIME: Duration = Duration::from_secs(60);
+
+/// Takes the fleet down whatever happened.
+struct Running(Fleet);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A process that had to be killed is no fault of a test that failed.
+        let _killed = self.0.down();
+    }
+}
+
+fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(began.elapsed() < TIME, "{what}");
+        std::thread::yield_now();
+    }
 }

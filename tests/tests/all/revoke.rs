@@ -6,31 +6,7 @@ use osmoda_ctl::dev::fleet::Fleet;
 use osmoda_tests::sockets::MeshSocket;
 use osmoda_types::{MeshEpoch, NodeId};
 
-use crate::programs;
-
-/// How long anything may take on a busy machine.
-const TIME: Duration = Duration::from_secs(60);
-
-/// Takes the fleet down whatever happened.
-struct Running(Fleet);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        // A process that had to be killed is no fault of a test that failed.
-        let _killed = self.0.down();
-    }
-}
-
-fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(began.elapsed() < TIME, "{what}");
-        std::thread::yield_now();
-    }
-}
+use crate::{Running, programs, until};
 
 /// Two members are revoked while a third is away: its epoch has passed by two,
 /// so only its own secret lets it back in. The revoked ones stay out, also when

@@ -23,8 +23,8 @@ fn the_key_of_every_ledger_is_endorsed_and_in_the_log() {
     let registered = || -> Option<Vec<String>> {
         let rows = ledger.rows("fleet.subkey").ok()?;
         let said = rows.iter().map(|row| serde_json::from_str::<serde_json::Value>(&row.payload).unwrap());
-        let ledgers = said.filter(|said| said["purpose"] == "ledger");
-        Some(ledgers.map(|said| said["node"].as_str().unwrap().to_owned()).collect())
+        let ledgers = said.filter(|said| said["what"]["purpose"] == "ledger");
+        Some(ledgers.map(|said| said["what"]["node"].as_str().unwrap().to_owned()).collect())
     };
     let all = || registered().filter(|keys| keys.len() >= nodes.len());
     assert_eq!(until("both keys are in the log", all).into_iter().collect::<BTreeSet<_>>(), nodes);

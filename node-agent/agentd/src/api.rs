@@ -18,11 +18,13 @@ use osmoda_kit::error::ApiError;
 use osmoda_kit::http::{Caller, Isolation};
 use osmoda_kit::tasks::Tasks;
 use osmoda_node_api::agentd::{Appended, EventQuery, HostHealth, LedgerHead, TRUNCATED_HEADER};
+use osmoda_node_api::ledger::LedgerHealth;
 use osmoda_types::ErrorCode;
 use serde::Deserialize;
 use serde_json::{Map, Value};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
+use crate::checkpoint::{Checkpoints, Watched};
 use crate::host::{HostError, Sampler};
 use crate::ledger::grammar::GrammarFault;
 use crate::ledger::payload::{Payload, PayloadError, StrictValue};
@@ -47,6 +49,14 @@ pub struct Api {
     tasks: Tasks,
     sampler: Arc<Mutex<Sampler>>,
     samples: Arc<Semaphore>,
+    checks: Option<Checks>,
+}
+
+/// What `/health` says about the ledger beyond whether it can be written.
+#[derive(Debug, Clone)]
+struct Checks {
+    checkpoints: Checkpoints,
+    watched: watch::Receiver<Watched>,
 }
 
 /// The body of an append, read without losing duplicate keys silently.
@@ -69,6 +79,25 @@ impl Api {
             tasks,
             sampler: Arc::new(Mutex::new(Sampler::new()?)),
             samples: Arc::new(Semaphore::new(SAMPLES_AT_ONCE)),
+            checks: None,
+        })
+    }
+
+    /// The same, whose health also says what is signed and what was verified.
+    #[must_use]
+    pub fn with_checks(self, checkpoints: Checkpoints, watched: watch::Receiver<Watched>) -> Self {
+        Self { checks: Some(Checks { checkpoints, watched }), ..self }
+    }
+
+    fn ledger_health(&self) -> Option<LedgerHealth> {
+        let checks = self.checks.as_ref()?;
+        let watched = checks.watched.borrow().clone();
+        Some(LedgerHealth {
+            rows: self.ledger.state().head.size,
+            signed: checks.checkpoints.newest().map_or(0, |newest| newest.checkpoint.size),
+            verified: watched.verified,
+            checked: watched.checked.map(|at| at.to_string()),
+            alarm: watched.alarm,
         })
     }
 
@@ -173,7 +202,13 @@ async fn health(State(api): State<Api>) -> Result<Json<HostHealth>, ApiError> {
         sampler.lock().unwrap_or_else(PoisonError::into_inner).sample(is_writable)
     });
     match tokio::time::timeout(SAMPLE_TIME_LIMIT, sample).await {
-        Ok(Ok(Ok(health))) => Ok(Json(health)),
+        Ok(Ok(Ok(mut health))) => {
+            health.ledger = api.ledger_health();
+            if health.ledger.as_ref().is_some_and(|ledger| ledger.alarm.is_some()) {
+                health.status = "degraded".to_owned();
+            }
+            Ok(Json(health))
+        }
         Ok(Ok(Err(error))) => Err(ApiError::internal(error)),
         Ok(Err(error)) => Err(ApiError::internal(error)),
         Err(_) => Err(ApiError::new(ErrorCode::Timeout, "the host could not be sampled in time")),

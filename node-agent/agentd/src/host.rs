@@ -68,6 +68,7 @@ impl Sampler {
             version: VERSION.version.to_owned(),
             commit: VERSION.commit.to_owned(),
             dirty: VERSION.dirty,
+            ledger: None,
         })
     }
 }

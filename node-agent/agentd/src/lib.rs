@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod approval;
+pub mod checkpoint;
 pub mod host;
 pub mod ledger;
 pub mod ledger_key;

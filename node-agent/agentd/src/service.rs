@@ -17,16 +17,15 @@ use osmoda_node_api::approval_files::POLICY_NAME;
 use osmoda_node_api::execd::ExecdClient;
 use osmoda_node_api::fleet::FleetClient;
 use osmoda_node_api::mesh::MeshClient;
-use osmoda_types::{ErrorCode, PublicKey};
+use osmoda_types::PublicKey;
 use serde_json::{Map, json};
 
 use crate::api::{self, Api};
 use crate::approval::gate::NoWitness;
 use crate::approval::{Approvals, Parts};
-use crate::ledger::file::FILE_NAME;
+use crate::checkpoint::{self, Checkpoints, OpenAll, Rhythm, Watchman};
 use crate::ledger::verify::Report;
-use crate::ledger::{Ledger, LedgerThreads, OpenError, StoreError, WriterOptions};
-use crate::ledger_key::{History, KEY_FILE, LedgerKey};
+use crate::ledger::{Ledger, LedgerThreads, StoreError, WriterOptions};
 use crate::subkey::Registration;
 
 /// The daemon.
@@ -51,11 +50,10 @@ impl Daemon for Agentd {
     }
 
     async fn build(cx: Boot, _: NoConfig) -> Result<Service, BootError> {
-        let path = cx.state_dir().join(FILE_NAME);
-        let clock = cx.clock();
-        let open = move || Ledger::open(&path, WriterOptions::default(), clock);
-        let opened = cx.tasks().blocking("open ledger", open).await.map_err(ApiError::internal)?;
-        let (ledger, threads, report) = opened.map_err(open_error)?;
+        let open = OpenAll { state_dir: cx.state_dir(), options: WriterOptions::default(), clock: cx.clock() };
+        let opened = cx.tasks().blocking("open ledger", move || open.open()).await.map_err(ApiError::internal)?;
+        let (opened, threads) = opened.map_err(ApiError::from)?;
+        let (ledger, report) = (opened.ledger.clone(), opened.report.clone());
         cx.tasks().spawn(TaskKind::STORE, "ledger", keep(ledger.clone(), threads, cx.tasks().clone()));
         tracing::info!(rows = report.total, "ledger verified");
         if report.intent_faults > 0 {
@@ -64,10 +62,15 @@ impl Daemon for Agentd {
         record_start(&ledger, &cx, &report).await?;
         let approvals = approvals(&ledger, &cx);
         cx.tasks().spawn(TaskKind::BACKGROUND, "approval sweep", approvals.clone().sweep());
-        let key = open_key(&cx).await?;
-        make_key_known(&cx, key);
+        make_key_known(&cx, PublicKey::from_bytes(opened.key.public()));
+        let signing = Checkpoints::new(opened, cx.tasks().clone(), cx.isolation(), Rhythm::default());
+        let (checkpoints, signing) = signing.map_err(ApiError::from)?;
+        cx.tasks().spawn(TaskKind::REQUEST, "ledger checkpoints", signing.run());
+        let (watchman, watched) = Watchman::new(cx.state_dir(), cx.clock(), cx.tasks().clone());
+        cx.tasks().spawn(TaskKind::BACKGROUND, "ledger watchman", watchman.run());
         let api = Api::new(ledger, cx.tasks().clone()).map_err(ApiError::internal)?;
-        Ok(Service::new(api.router().merge(approvals.router())))
+        let api = api.with_checks(checkpoints.clone(), watched);
+        Ok(Service::new(api.router().merge(approvals.router()).merge(checkpoint::router(checkpoints))))
     }
 }
 
@@ -83,14 +86,6 @@ fn approvals(ledger: &Ledger, cx: &Boot) -> Approvals {
         gate: Arc::new(NoWitness),
         isolation: cx.isolation(),
     })
-}
-
-/// The key that vouches for this ledger; made at the first start.
-async fn open_key(cx: &Boot) -> Result<PublicKey, BootError> {
-    let path = cx.state_dir().join(KEY_FILE);
-    let load = move || LedgerKey::load_or_generate(&path, History::None);
-    let key = cx.tasks().blocking("ledger key", load).await.map_err(ApiError::internal)?.map_err(ApiError::from)?;
-    Ok(PublicKey::from_bytes(key.public()))
 }
 
 fn make_key_known(cx: &Boot, key: PublicKey) {
@@ -126,15 +121,4 @@ async fn record_start(ledger: &Ledger, cx: &Boot, report: &Report) -> Result<(),
     let row = api::new_row("daemon.start".to_owned(), payload, cx.name(), cx.isolation())?;
     ledger.append(row).await.map_err(api::ledger_error)?;
     Ok(())
-}
-
-fn open_error(error: OpenError) -> ApiError {
-    let code = match &error {
-        OpenError::Broken { .. } | OpenError::Unreadable(_) => ErrorCode::LedgerBroken,
-        OpenError::Open(source) if source.is_damage() => ErrorCode::LedgerBroken,
-        OpenError::Open(source) => source.code(),
-        OpenError::Reader(_) => ErrorCode::StateDirUnusable,
-        OpenError::Thread(_) => ErrorCode::Internal,
-    };
-    ApiError::new(code, error.to_string()).with_source(error)
 }

@@ -7,6 +7,8 @@ use osmoda_kit::error::ApiError;
 use osmoda_kit::http::UnixClient;
 use serde::{Deserialize, Serialize};
 
+use crate::ledger::{ConsistencyProof, InclusionProof, LedgerCheckpoint, LedgerHealth};
+
 /// How many events `/events/log` returns when nothing else is asked.
 pub const EVENTS_LIMIT_DEFAULT: i64 = 50;
 
@@ -46,6 +48,30 @@ impl AgentdClient {
     /// As [`UnixClient::get`].
     pub async fn head(&self) -> Result<LedgerHead, ApiError> {
         self.http.get("/ledger/head").await
+    }
+
+    /// The newest checkpoint of the ledger.
+    ///
+    /// # Errors
+    /// As [`UnixClient::get`]; not found before the first.
+    pub async fn checkpoint(&self) -> Result<LedgerCheckpoint, ApiError> {
+        self.http.get("/ledger/checkpoint").await
+    }
+
+    /// That row `id` is among the first `size`.
+    ///
+    /// # Errors
+    /// As [`UnixClient::get`]; not found when there are fewer.
+    pub async fn inclusion(&self, id: u64, size: u64) -> Result<InclusionProof, ApiError> {
+        self.http.get(&format!("/ledger/proof/inclusion?id={id}&size={size}")).await
+    }
+
+    /// That the first `from` rows are the beginning of the first `to`.
+    ///
+    /// # Errors
+    /// As [`UnixClient::get`]; not found when there are fewer.
+    pub async fn consistency(&self, from: u64, to: u64) -> Result<ConsistencyProof, ApiError> {
+        self.http.get(&format!("/ledger/proof/consistency?from={from}&to={to}")).await
     }
 
     /// Ledger rows, newest first.
@@ -194,6 +220,9 @@ pub struct HostHealth {
     pub commit: String,
     /// Whether the tree had changes when it was built.
     pub dirty: bool,
+    /// How sure the daemon is of its ledger.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ledger: Option<LedgerHealth>,
 }
 
 /// Load averages of the kernel.

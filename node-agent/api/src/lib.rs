@@ -7,6 +7,7 @@ pub mod blobs;
 pub mod callers;
 pub mod execd;
 pub mod fleet;
+pub mod ledger;
 pub mod mesh;
 pub mod pipes;
 pub mod registry;

@@ -153,8 +153,12 @@ impl LedgerFile {
         found: impl FnMut(Fault),
         leaf: impl FnMut(TreeHash),
     ) -> Result<Report, FileError> {
-        let walked = verify(&self.conn).and_then(|walk| walk.walk(marks, found, leaf));
-        walked.map(|walked| walked.report).map_err(FileError::Read)
+        let walked = || {
+            // One view of the file: rows and tree are of one commit, while others go on.
+            let _view = self.conn.unchecked_transaction()?;
+            verify(&self.conn)?.walk(marks, found, leaf)
+        };
+        walked().map(|walked| walked.report).map_err(FileError::Read)
     }
 
     /// Hands the leaves of the rows after `size` up to `to` to `each`.
@@ -222,6 +226,28 @@ impl LedgerFile {
         let read = |e| E::from(FileError::Read(e));
         let mut statement = self.conn.prepare(&all_rows()).map_err(read)?;
         let mut rows = statement.query([]).map_err(read)?;
+        while let Some(row) = rows.next().map_err(read)? {
+            each(event(row).map_err(read)?)?;
+        }
+        Ok(())
+    }
+
+    /// Hands the rows from id `from` up to, not including, `to` to `each`, oldest
+    /// first.
+    ///
+    /// # Errors
+    /// [`FileError::Read`], or what `each` returned.
+    pub fn range<E: From<FileError>>(
+        &self,
+        from: u64,
+        to: u64,
+        mut each: impl FnMut(Event) -> Result<(), E>,
+    ) -> Result<(), E> {
+        let read = |e| E::from(FileError::Read(e));
+        let bound = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+        let query = format!("{COLUMNS} WHERE id >= ?1 AND id < ?2 ORDER BY id");
+        let mut statement = self.conn.prepare_cached(&query).map_err(read)?;
+        let mut rows = statement.query((bound(from), bound(to))).map_err(read)?;
         while let Some(row) = rows.next().map_err(read)? {
             each(event(row).map_err(read)?)?;
         }

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use osmoda_mesh_crypto::{Aead, Authorize, KnockKey, Mode, Party, Psk, ServerCrypto};
-use osmoda_mesh_protocol::{Members, SecretBytes, knock_is_valid};
+use osmoda_mesh_crypto::{Aead, Authorize, Mode, Party, Psk, ServerCrypto};
+use osmoda_mesh_protocol::{KnockCheck, Members, SecretBytes};
 use osmoda_types::{InviteId, MeshKey, NetworkId};
 use quinn::{ServerConfig, ValidationTokenConfig};
 
@@ -67,7 +67,7 @@ pub(crate) struct Door {
     /// This node's transport key behind it.
     pub(crate) own: MeshKey,
     until: Until,
-    knock: KnockKey,
+    knock: KnockCheck,
 }
 
 impl Door {
@@ -136,13 +136,23 @@ impl Doors {
 
     /// The door that this connection id was made for, if any.
     pub(crate) fn knocked(&self, dcid: &[u8], now_ms: i64, now_boot: Duration) -> Option<Arc<Door>> {
-        let (epochs, invites) = (self.epochs.load(), self.invites.load());
-        let open = epochs.iter().filter(|door| door.open_at(now_boot)).chain(invites.iter());
-        let mut open = open.filter(|door| knock_is_valid(door.knock.bytes(), dcid, now_ms));
-        open.next().cloned().or_else(|| {
+        self.standing(dcid, now_ms, now_boot).or_else(|| {
             let (mode, psk) = self.returners.load().knocked(dcid, now_ms)?;
             Some(Arc::new(self.build(psk, mode, Until::Replaced)))
         })
+    }
+
+    /// Whether this connection id was made for any of the doors.
+    pub(crate) fn has_knocked(&self, dcid: &[u8], now_ms: i64, now_boot: Duration) -> bool {
+        self.standing(dcid, now_ms, now_boot).is_some() || self.returners.load().has_knocked(dcid, now_ms)
+    }
+
+    /// The door of an epoch or an invite.
+    fn standing(&self, dcid: &[u8], now_ms: i64, now_boot: Duration) -> Option<Arc<Door>> {
+        let (epochs, invites) = (self.epochs.load(), self.invites.load());
+        let open = epochs.iter().filter(|door| door.open_at(now_boot)).chain(invites.iter());
+        let mut open = open.filter(|door| door.knock.is_valid(dcid, now_ms));
+        open.next().cloned()
     }
 
     /// The door of the newest epoch.
@@ -176,7 +186,7 @@ impl Doors {
     }
 
     fn build(&self, psk: Psk, mode: Mode, until: Until) -> Door {
-        let knock = psk.knock_key();
+        let knock = KnockCheck::new(psk.knock_key().bytes());
         let (members, identity) = (self.members.clone(), self.keyring.now());
         let own = identity.mesh_key();
         let authorize: Arc<dyn Authorize> = match mode {

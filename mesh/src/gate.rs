@@ -1,8 +1,8 @@
 //! Who may begin a handshake now: the limits before anything is known about a
 //! peer but its address (`mesh.md` section 7, items 3, 4, 8 and 13). *Pure.*
 //!
-//! Only packets that knocked come here, so a blind flood meets silence and
-//! leaves no state. Whoever knocks without having proven its address is asked to
+//! Only packets that knocked come here, and a few from members' addresses (the
+//! sieve sees to it), so a blind flood meets silence and leaves no state. Whoever knocks without having proven its address is asked to
 //! prove it with a Retry when there is much to do; whoever has proven it is
 //! limited by its prefix and otherwise ignored. Invariant: no limit is kept per
 //! invite, because whoever saw an invite's knock could then lock it.
@@ -114,10 +114,25 @@ impl Used {
 }
 
 /// The addresses of the members of one snapshot.
-#[derive(Default)]
-struct Known {
+#[derive(Debug, Default)]
+pub(crate) struct Known {
     of: Arc<Members>,
     addresses: HashSet<SocketAddr>,
+}
+
+impl Known {
+    /// Follows the snapshot; costs nothing while it is the same.
+    pub(crate) fn follow(&mut self, members: &Arc<Members>) {
+        if !Arc::ptr_eq(&self.of, members) {
+            let addresses = members.members.iter().flat_map(|member| member.addresses.iter().copied());
+            *self = Self { of: members.clone(), addresses: addresses.collect() };
+        }
+    }
+
+    /// Whether a member may be there.
+    pub(crate) fn has(&self, address: &SocketAddr) -> bool {
+        self.addresses.contains(address)
+    }
 }
 
 impl Gate {
@@ -185,7 +200,7 @@ impl Gate {
     fn unknocked(&mut self, source: SocketAddr, proven: bool, now: Duration) -> Verdict {
         let may = match self.policy {
             KnockFallback::Off => false,
-            KnockFallback::Members => self.known.addresses.contains(&source),
+            KnockFallback::Members => self.known.has(&source),
             KnockFallback::Anyone => true,
         };
         match may {
@@ -202,10 +217,7 @@ impl Gate {
 
     /// Whose addresses are known.
     pub(crate) fn know(&mut self, members: &Arc<Members>) {
-        if !Arc::ptr_eq(&self.known.of, members) {
-            let addresses = members.members.iter().flat_map(|member| member.addresses.iter().copied());
-            self.known = Known { of: members.clone(), addresses: addresses.collect() };
-        }
+        self.known.follow(members);
     }
 }
 

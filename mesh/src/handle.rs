@@ -33,6 +33,7 @@ use crate::{
     link::{self, OpenFault},
     listen,
     port::Port,
+    sieve::Knocks,
     stream::{IncomingStream, MeshStream, Offer, Queue},
 };
 
@@ -57,9 +58,11 @@ impl Mesh {
         let keyring = Arc::new(Keyring::new(identity));
         let allowed = members.clone();
         let doors = Doors::new(network, keyring.clone(), tuning.clone(), allowed, &epochs, &secrets.rejoins);
+        let doors = Arc::new(doors);
         let server = doors.default_config()?;
         let own = keyring.node();
-        let port = Port::new(listen, keyring.clone(), server);
+        let knocks = Knocks::new(doors.clone(), members.clone(), tuning.knock_fallback, clock.clone());
+        let port = Port::new(listen, keyring.clone(), server, Arc::new(knocks));
         let others = members.load().members.iter().any(|member| member.node != own);
         if others || port.is_system_chosen() {
             port.open()?;

@@ -68,7 +68,7 @@ pub(crate) struct Shared {
     /// This node's own secret for coming back.
     pub(crate) rejoin: Option<SecretBytes>,
     pub(crate) counters: Counters,
-    pub(crate) doors: Doors,
+    pub(crate) doors: Arc<Doors>,
     pub(crate) services: ArcSwap<BTreeMap<Service, Queue>>,
     pub(crate) links: watch::Sender<Linked>,
     pub(crate) kicks: ArcSwap<BTreeMap<NodeId, Arc<Notify>>>,

@@ -33,6 +33,7 @@ mod pair;
 mod port;
 mod rejoin;
 pub mod rotation;
+mod sieve;
 mod socket;
 pub mod state;
 mod stream;

@@ -19,6 +19,7 @@ use crate::{
     dial::{connect, random},
     hub::{Shared, close},
     identity::Identity,
+    sieve::Sieve,
     socket,
     tuning::Tuning,
 };
@@ -235,7 +236,7 @@ async fn pair_once(request: &PairRequest, tuning: &Tuning) -> Result<Welcome, Pa
 /// One address; `None` is silence or a broken answer.
 async fn ask(request: &PairRequest, address: SocketAddr, tuning: &Tuning) -> std::io::Result<Option<PairAnswer>> {
     let any: SocketAddr = if address.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
-    let socket = socket::open(any)?;
+    let socket = socket::open(any, Sieve::of_dialler(&request.identity.transport()))?;
     let settings = endpoint_config(&request.identity.transport());
     let endpoint = Endpoint::new_with_abstract_socket(settings, None, socket, Arc::new(TokioRuntime))?;
     let Invite { network, id, secret, issuer, .. } = &request.invite;

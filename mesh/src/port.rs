@@ -12,21 +12,23 @@ use osmoda_mesh_crypto::endpoint_config;
 use quinn::{Endpoint, ServerConfig, TokioRuntime};
 use tokio::sync::watch;
 
-use crate::{error::MeshError, identity::Keyring, socket};
+use crate::{error::MeshError, identity::Keyring, sieve::Knocks, sieve::Sieve, socket};
 
 /// A port that may be bound.
 pub(crate) struct Port {
     listen: SocketAddr,
     keyring: Arc<Keyring>,
     server: Mutex<ServerConfig>,
+    knocks: Arc<Knocks>,
     /// Held while binding, so that two who need it bind once.
     binding: Mutex<()>,
     bound: watch::Sender<Option<Endpoint>>,
 }
 
 impl Port {
-    pub(crate) fn new(listen: SocketAddr, keyring: Arc<Keyring>, server: ServerConfig) -> Self {
-        Self { listen, keyring, server: Mutex::new(server), binding: Mutex::new(()), bound: watch::channel(None).0 }
+    pub(crate) fn new(listen: SocketAddr, keyring: Arc<Keyring>, server: ServerConfig, knocks: Arc<Knocks>) -> Self {
+        let (server, binding, bound) = (Mutex::new(server), Mutex::new(()), watch::channel(None).0);
+        Self { listen, keyring, server, knocks, binding, bound }
     }
 
     /// Begins handshakes with another configuration from now on: the old one
@@ -51,8 +53,11 @@ impl Port {
             return Ok(endpoint);
         }
         let failed = |source| MeshError::Socket { address: self.listen, source };
-        let socket = socket::open(self.listen).map_err(failed)?;
-        let settings = endpoint_config(&self.keyring.now().transport());
+        // The port keeps the connection ids of the key it was opened with.
+        let key = self.keyring.now().transport();
+        let sieve = Sieve::new(&key, self.knocks.clone());
+        let socket = socket::open(self.listen, sieve).map_err(failed)?;
+        let settings = endpoint_config(&key);
         let runtime = Arc::new(TokioRuntime);
         let server = self.server.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let endpoint = Endpoint::new_with_abstract_socket(settings, Some(server), socket, runtime).map_err(failed)?;

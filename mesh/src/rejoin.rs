@@ -15,7 +15,8 @@ use crate::config::RejoinSecret;
 /// The secrets of others, ready to be knocked with.
 pub(crate) struct Returners {
     entries: Vec<Returner>,
-    /// Tags of the present slot. Only the listener looks, so nobody waits.
+    /// Tags of the present slot. Only the socket and the listener look, for
+    /// moments, so nobody waits.
     table: Mutex<RejoinTable>,
 }
 
@@ -36,6 +37,15 @@ impl Returners {
 
     /// Who knocked, with the key of its handshake.
     pub(crate) fn knocked(&self, dcid: &[u8], now_ms: i64) -> Option<(Mode, Psk)> {
+        self.find(dcid, now_ms).map(|entry| (Mode::Rejoin(entry.node), entry.psk.clone()))
+    }
+
+    /// Whether one of them knocked.
+    pub(crate) fn has_knocked(&self, dcid: &[u8], now_ms: i64) -> bool {
+        self.find(dcid, now_ms).is_some()
+    }
+
+    fn find(&self, dcid: &[u8], now_ms: i64) -> Option<&Returner> {
         if self.entries.is_empty() {
             return None;
         }
@@ -46,7 +56,6 @@ impl Returners {
             }
             table.find(dcid)?
         };
-        let entry = self.entries.get(at)?;
-        knock_is_valid(entry.knock.bytes(), dcid, now_ms).then(|| (Mode::Rejoin(entry.node), entry.psk.clone()))
+        self.entries.get(at).filter(|entry| knock_is_valid(entry.knock.bytes(), dcid, now_ms))
     }
 }

@@ -27,7 +27,7 @@ const TAG_BYTES: usize = 8;
 #[must_use]
 pub fn endpoint_config(key: &StaticKey) -> EndpointConfig {
     let reset = hmac::Key::new(hmac::HMAC_SHA256, &keys::expand::<32>(key.secret_bytes(), "stateless reset")[..]);
-    let ids = KeyedIds::new(key);
+    let ids = OwnIds::new(key);
     let mut config = EndpointConfig::new(Arc::new(reset));
     config.cid_generator(move || Box::new(ids.clone()));
     config.supported_versions(vec![QUIC_VERSION]);
@@ -35,15 +35,24 @@ pub fn endpoint_config(key: &StaticKey) -> EndpointConfig {
 }
 
 /// Makes and recognises connection ids: `nonce 6 | HMAC(nonce)[..8]`.
-#[derive(Clone)]
-struct KeyedIds {
+#[derive(Clone, Debug)]
+pub struct OwnIds {
     key: hmac::Key,
 }
 
-impl KeyedIds {
-    fn new(key: &StaticKey) -> Self {
+impl OwnIds {
+    /// The ids of the endpoint that has this key.
+    #[must_use]
+    pub fn new(key: &StaticKey) -> Self {
         let key = keys::expand::<32>(key.secret_bytes(), "connection id");
         Self { key: hmac::Key::new(hmac::HMAC_SHA256, &key[..]) }
+    }
+
+    /// Whether this id was made by its endpoint, now or before a restart.
+    #[must_use]
+    pub fn made(&self, id: &[u8]) -> bool {
+        let Some((nonce, tag)) = id.split_at_checked(NONCE_BYTES) else { return false };
+        bool::from(self.tag(nonce)[..].ct_eq(tag))
     }
 
     fn tag(&self, nonce: &[u8]) -> [u8; TAG_BYTES] {
@@ -53,7 +62,7 @@ impl KeyedIds {
     }
 }
 
-impl ConnectionIdGenerator for KeyedIds {
+impl ConnectionIdGenerator for OwnIds {
     fn generate_cid(&mut self) -> ConnectionId {
         let mut id = [0; NONCE_BYTES + TAG_BYTES];
         keys::fill_random(&mut id[..NONCE_BYTES]).expect("the operating system has randomness once it has booted");
@@ -63,8 +72,7 @@ impl ConnectionIdGenerator for KeyedIds {
     }
 
     fn validate(&self, id: &ConnectionId) -> Result<(), InvalidCid> {
-        let (nonce, tag) = id.split_at_checked(NONCE_BYTES).ok_or(InvalidCid)?;
-        if bool::from(self.tag(nonce)[..].ct_eq(tag)) { Ok(()) } else { Err(InvalidCid) }
+        if self.made(id) { Ok(()) } else { Err(InvalidCid) }
     }
 
     fn cid_len(&self) -> usize {
@@ -82,12 +90,12 @@ mod tests {
 
     #[test]
     fn an_id_is_recognised_by_its_owner_only_and_after_a_restart() {
-        let mut ids = KeyedIds::new(&StaticKey::from_bytes(&[1; 32]));
+        let mut ids = OwnIds::new(&StaticKey::from_bytes(&[1; 32]));
         let id = ids.generate_cid();
         assert_eq!(id.len(), ids.cid_len());
         assert_ne!(id, ids.generate_cid());
-        assert!(KeyedIds::new(&StaticKey::from_bytes(&[1; 32])).validate(&id).is_ok());
-        assert!(KeyedIds::new(&StaticKey::from_bytes(&[2; 32])).validate(&id).is_err());
+        assert!(OwnIds::new(&StaticKey::from_bytes(&[1; 32])).validate(&id).is_ok());
+        assert!(OwnIds::new(&StaticKey::from_bytes(&[2; 32])).validate(&id).is_err());
         for bit in 0..id.len() * 8 {
             let mut bad = id.to_vec();
             bad[bit / 8] ^= 1 << (bit % 8);

@@ -26,7 +26,7 @@ mod secret;
 mod session;
 
 pub use config::{Authorize, ClientCrypto, Mode, Party, ServerCrypto};
-pub use endpoint::endpoint_config;
+pub use endpoint::{OwnIds, endpoint_config};
 pub use keys::Aead;
 pub use locked::LockedSecret;
 pub use noise::{NOISE_NAME, NoiseFault};

@@ -47,10 +47,32 @@ pub fn knock(key: &[u8; 32], nonce: [u8; KNOCK_NONCE_BYTES], now_ms: i64) -> [u8
 /// Whether a first packet's connection id was made with `key` at about `now_ms`.
 #[must_use]
 pub fn knock_is_valid(key: &[u8; 32], dcid: &[u8], now_ms: i64) -> bool {
-    let Ok(dcid) = <&[u8; KNOCK_BYTES]>::try_from(dcid) else { return false };
-    let (nonce, given) = dcid.split_at(KNOCK_NONCE_BYTES);
-    let key = prepared(key);
-    around(slot(now_ms)).into_iter().any(|slot| bool::from(tag(&key, nonce, slot)[..].ct_eq(given)))
+    KnockCheck::new(key).is_valid(dcid, now_ms)
+}
+
+/// The same with the key made ready once: half of the work per packet. For
+/// listeners, which look at every stranger's packet. ring does not wipe it when
+/// it is dropped; it opens nothing but an answer to a first packet.
+#[derive(Debug, Clone)]
+pub struct KnockCheck {
+    key: hmac::Key,
+}
+
+impl KnockCheck {
+    /// Makes a key ready.
+    #[must_use]
+    pub fn new(key: &[u8; 32]) -> Self {
+        Self { key: prepared(key) }
+    }
+
+    /// Whether a first packet's connection id was made with the key at about
+    /// `now_ms`.
+    #[must_use]
+    pub fn is_valid(&self, dcid: &[u8], now_ms: i64) -> bool {
+        let Ok(dcid) = <&[u8; KNOCK_BYTES]>::try_from(dcid) else { return false };
+        let (nonce, given) = dcid.split_at(KNOCK_NONCE_BYTES);
+        around(slot(now_ms)).into_iter().any(|slot| bool::from(tag(&self.key, nonce, slot)[..].ct_eq(given)))
+    }
 }
 
 /// The connection id of a returning member, at wall time `now_ms`.

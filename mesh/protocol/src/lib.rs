@@ -32,7 +32,7 @@ pub use invite::{INVITE_ADDRESSES_MAX, INVITE_LIFE_MS_MAX, INVITE_TEXT_BYTES_MAX
 pub use join::{Enrolment, JOIN_REQUEST_BYTES_MAX, JoinError, JoinRequest, Operator, WELCOME_BYTES_MAX, Welcome};
 pub use keys::{KEYS_ANSWER_BYTES_MAX, KEYS_ASK_BYTES_MAX, KEYS_NODES_MAX, KeysAnswer, KeysAsk};
 pub use knock::{
-    KNOCK_BYTES, KNOCK_NONCE_BYTES, KNOCK_SLOT_MS, REJOIN_RANDOM_BYTES, RejoinTable, knock, knock_is_valid,
+    KNOCK_BYTES, KNOCK_NONCE_BYTES, KNOCK_SLOT_MS, KnockCheck, REJOIN_RANDOM_BYTES, RejoinTable, knock, knock_is_valid,
     rejoin_knock,
 };
 pub use members::{ADDRESSES_MAX, MEMBERS_MAX, Member, Members, MembersError, NAME_BYTES_MAX, name_is_valid, node_id};

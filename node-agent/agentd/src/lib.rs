@@ -2,6 +2,7 @@
 //!
 //! `approval` keeps permits and consumes them.
 //! `ledger` is the library: pure core, storage, one writer with group commit.
+//! `memory` finds rows by their words, `receipts` and `incidents` are views of them.
 //! `service` is the daemon around it, `api` its endpoints, `host` the health of
 //! the machine, `subkey` the ledger's key in the fleet's log.
 //! Invariant: an append is acknowledged only when it is durable; when the ledger
@@ -11,9 +12,15 @@ pub mod api;
 pub mod approval;
 pub mod checkpoint;
 pub mod host;
+pub mod incidents;
 pub mod ledger;
 pub mod ledger_key;
+mod limits;
+pub mod memory;
+mod parts;
+pub mod receipts;
 mod service;
 mod subkey;
+mod timeframe;
 
 pub use service::Agentd;

@@ -26,6 +26,7 @@ use crate::approval::{Approvals, Parts};
 use crate::checkpoint::{self, Checkpoints, OpenAll, Rhythm, Watchman};
 use crate::ledger::verify::Report;
 use crate::ledger::{Ledger, LedgerThreads, StoreError, WriterOptions};
+use crate::parts;
 use crate::subkey::Registration;
 
 /// The daemon.
@@ -68,9 +69,10 @@ impl Daemon for Agentd {
         cx.tasks().spawn(TaskKind::REQUEST, "ledger checkpoints", signing.run());
         let (watchman, watched) = Watchman::new(cx.state_dir(), cx.clock(), cx.tasks().clone());
         cx.tasks().spawn(TaskKind::BACKGROUND, "ledger watchman", watchman.run());
+        let parts = parts::start(&ledger, &cx).await?;
         let api = Api::new(ledger, cx.tasks().clone()).map_err(ApiError::internal)?;
         let api = api.with_checks(checkpoints.clone(), watched);
-        Ok(Service::new(api.router().merge(approvals.router()).merge(checkpoint::router(checkpoints))))
+        Ok(Service::new(api.router().merge(approvals.router()).merge(checkpoint::router(checkpoints)).merge(parts)))
     }
 }
 

@@ -24,7 +24,7 @@ pub const TRUNCATED_HEADER: &str = "x-osmoda-truncated";
 /// `osmoda_kit::audit::Audit`, which pairs intents with outcomes.
 #[derive(Debug, Clone)]
 pub struct AgentdClient {
-    http: UnixClient,
+    pub(crate) http: UnixClient,
 }
 
 impl AgentdClient {
@@ -137,25 +137,33 @@ impl Default for EventQuery {
 }
 
 impl EventQuery {
-    /// The query as a path. Whatever is not a letter or digit is percent-encoded.
     fn to_path(&self) -> String {
-        let mut path = format!("/events/log?limit={}", self.limit);
-        let texts = [("type", &self.kind), ("actor", &self.actor)];
-        for (name, text) in texts.iter().filter_map(|(name, text)| Some((name, text.as_ref()?))) {
-            path.push_str(&format!("&{name}="));
-            for byte in text.bytes() {
-                if byte.is_ascii_alphanumeric() {
-                    path.push(char::from(byte));
-                } else {
-                    path.push_str(&format!("%{byte:02X}"));
-                }
+        let limit = Some(self.limit.to_string());
+        let before = self.before.map(|before| before.to_string());
+        let pairs = [("limit", &limit), ("type", &self.kind), ("actor", &self.actor), ("before", &before)];
+        query_path("/events/log", &pairs)
+    }
+}
+
+/// A path with those parameters that are given. Whatever is not a letter or
+/// digit is percent-encoded, so no text can add a parameter.
+pub(crate) fn query_path(path: &str, pairs: &[(&str, &Option<String>)]) -> String {
+    let mut path = path.to_owned();
+    let mut before = '?';
+    for (name, text) in pairs.iter().filter_map(|(name, text)| Some((name, text.as_ref()?))) {
+        path.push(before);
+        path.push_str(name);
+        path.push('=');
+        before = '&';
+        for byte in text.bytes() {
+            if byte.is_ascii_alphanumeric() || byte == b'-' {
+                path.push(char::from(byte));
+            } else {
+                path.push_str(&format!("%{byte:02X}"));
             }
         }
-        if let Some(before) = self.before {
-            path.push_str(&format!("&before={before}"));
-        }
-        path
     }
+    path
 }
 
 /// What a daemon asks to have recorded; the body of `POST /ledger/append`.

@@ -1,6 +1,8 @@
 //! Types, callers table and one typed client per node daemon.
 
 pub mod agentd;
+pub mod agentd_memory;
+pub mod agentd_records;
 pub mod approval;
 pub mod approval_files;
 pub mod blobs;

@@ -107,7 +107,7 @@ pub struct Stats {
 
 /// A ledger file open for reading.
 pub struct LedgerFile {
-    conn: Connection,
+    pub(super) conn: Connection,
     path: PathBuf,
 }
 
@@ -408,7 +408,7 @@ fn text_bytes(value: ValueRef<'_>) -> &[u8] {
     }
 }
 
-fn event(row: &rusqlite::Row<'_>) -> rusqlite::Result<Event> {
+pub(super) fn event(row: &rusqlite::Row<'_>) -> rusqlite::Result<Event> {
     // Lossy: a damaged row must still be shown; judging it is the verifier's job.
     let column = |n: usize| row.get_ref(n).map(|value| String::from_utf8_lossy(text_bytes(value)).into_owned());
     Ok(Event {

@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use osmoda_kit::clock::SharedClock;
+use osmoda_kit::clock::{SharedClock, Timestamp};
 use osmoda_ledger::tree::TreeHash;
 use tokio::sync::{oneshot, watch};
 
@@ -154,6 +154,7 @@ pub struct Ledger {
     reads: Arc<Queue<ReadJob>>,
     state: watch::Receiver<State>,
     counters: Arc<Counters>,
+    clock: SharedClock,
 }
 
 /// The threads behind the handle; whoever opened the ledger closes it.
@@ -215,7 +216,7 @@ impl Ledger {
             queue: Arc::clone(&appends),
             state: publish,
             counters: Arc::clone(&counters),
-            clock,
+            clock: Arc::clone(&clock),
             options,
         };
         let writer = thread("ledger-writer", move || writer.run())?;
@@ -224,7 +225,7 @@ impl Ledger {
             move || serve_reads(&reads, &file)
         })?;
         let threads = LedgerThreads { appends: Arc::clone(&appends), reads: Arc::clone(&reads), writer, reader };
-        Ok((Self { appends, reads, state, counters }, threads, report))
+        Ok((Self { appends, reads, state, counters, clock }, threads, report))
     }
 
     /// Appends a row and waits until it is durable.
@@ -306,6 +307,18 @@ impl Ledger {
     #[must_use]
     pub fn state(&self) -> State {
         *self.state.borrow()
+    }
+
+    /// The time the next row would get, before rule L1.
+    #[must_use]
+    pub fn now(&self) -> Timestamp {
+        self.clock.now_wall()
+    }
+
+    /// Follows the head: changes after every commit.
+    #[must_use]
+    pub fn follow(&self) -> watch::Receiver<State> {
+        self.state.clone()
     }
 
     /// Resolves when the writer has stopped for good. Cancel-safe.

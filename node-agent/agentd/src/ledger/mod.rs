@@ -1,7 +1,7 @@
 //! The ledger: an append-only table of hash-chained rows.
 //!
 //! What a row is and how rows are linked is `osmoda-ledger`, which is pure; its
-//! modules keep their names here. This is the storage: `file` (reading), `store`
+//! modules keep their names here. This is the storage: `file` and `pages` (reading), `store`
 //! (writing), `writer` (group commit), `queue` (in front of it), `handle` (what
 //! the daemon holds).
 //!
@@ -12,6 +12,7 @@
 
 pub mod file;
 mod handle;
+mod pages;
 mod queue;
 mod store;
 mod writer;
@@ -20,6 +21,7 @@ pub use osmoda_ledger::{grammar, payload, record, redact, verify};
 
 pub(crate) use handle::Guarded;
 pub use handle::{Ledger, LedgerCounts, LedgerError, LedgerThreads, OpenError, State, WriterOptions};
+pub use pages::is_sound;
 pub use store::{CannotOpen, NewRow, StoreError, Synchronous};
 
 #[cfg(test)]

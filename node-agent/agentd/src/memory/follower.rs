@@ -1,0 +1,251 @@
+//! Fills the index behind the commits.
+//!
+//! One thread of the lowest priority: under load the writer and its callers
+//! come first, and searches look through the newest rows themselves until the
+//! index has caught up. It reads the ledger through a connection of its own,
+//! in short transactions, so the write-ahead log is never held back.
+//!
+//! This file decides when to index; `index.rs` how.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::time::{Duration, Instant};
+
+use osmoda_kit::error::chain;
+use osmoda_kit::shutdown::Stage;
+use osmoda_kit::tasks::{OnError, OnStop, TaskKind, Tasks};
+use tokio::sync::{Notify, Semaphore, watch};
+
+use super::index::{FILE_NAME, Index, IndexError};
+use super::{Memory, Progress, SEARCHES_AT_ONCE};
+use crate::ledger::Ledger;
+use crate::ledger::file::LedgerFile;
+
+/// Rows of one step. Enough for one transaction to be cheap per row; a step of
+/// typical rows is some 10 ms, which is how long a stop waits for it.
+const STEP_ROWS: usize = 256;
+
+/// Bytes of one step: rows may be 60 KiB, and a step must stay a step.
+const STEP_BYTES: usize = 1 << 20;
+
+/// Rest between two steps that each took all there was. Commits come every few
+/// milliseconds under load; a transaction for each would cost more than the
+/// words. What is younger is searched without the index.
+const REST: Duration = Duration::from_millis(100);
+
+/// Rest after a failure, such as a full disk.
+const RETRY: Duration = Duration::from_secs(5);
+
+/// The lowest priority there is (`man 7 sched`): about 1.5 % of a busy core.
+const NICENESS: i32 = 19;
+
+/// Its end is waited for before the ledger closes; its failure only makes
+/// searches slower.
+const KIND: TaskKind = TaskKind { on_error: OnError::LogOnly, on_stop: OnStop::Wait, ends_at: Stage::FinishAccepted };
+
+/// Why the follower ended early.
+#[derive(Debug, thiserror::Error)]
+pub enum ThreadError {
+    /// The thread could not be started.
+    #[error("cannot start the index thread")]
+    Thread(#[source] std::io::Error),
+    /// The thread panicked; its hook has said where.
+    #[error("the index thread panicked")]
+    Panicked,
+    /// Waiting for it failed.
+    #[error("the index thread was not joined")]
+    Join(#[source] osmoda_kit::tasks::BlockingFailed),
+}
+
+impl Memory {
+    /// Starts to index the ledger `ledger_path`, beside which the index lies.
+    ///
+    /// # Errors
+    /// [`ThreadError::Thread`].
+    pub fn start(ledger: Ledger, ledger_path: &Path, tasks: &Tasks) -> Result<Self, ThreadError> {
+        let index_path = ledger_path.with_file_name(FILE_NAME);
+        let (publish, progress) = watch::channel(Progress::default());
+        let damage = Arc::new(Notify::new());
+        // One wake is as good as many: the thread looks at the ledger, not at the wakes.
+        let (wake, woken) = sync_channel(1);
+        let worker = Worker { ledger_path: ledger_path.to_owned(), index_path: index_path.clone(), publish };
+        let thread = std::thread::Builder::new()
+            .name("ledger-index".to_owned())
+            .spawn(move || worker.run(&woken))
+            .map_err(ThreadError::Thread)?;
+        tasks.spawn(KIND, "search index", follow(ledger.clone(), tasks.clone(), Arc::clone(&damage), wake, thread));
+        let searches = Arc::new(Semaphore::new(SEARCHES_AT_ONCE));
+        Ok(Self {
+            ledger,
+            tasks: tasks.clone(),
+            ledger_path: ledger_path.to_owned(),
+            index_path,
+            progress,
+            damage,
+            searches,
+        })
+    }
+
+    /// How far the index has come.
+    #[must_use]
+    pub fn progress(&self) -> Progress {
+        *self.progress.borrow()
+    }
+
+    /// Resolves when every row up to `id` is indexed. Cancel-safe.
+    pub async fn indexed(&self, id: i64) {
+        let mut progress = self.progress.clone();
+        if progress.wait_for(|progress| progress.indexed >= id).await.is_err() {
+            tracing::debug!("search index ended");
+        }
+    }
+}
+
+/// Wakes the thread after commits, and joins it when a stop has come.
+async fn follow(
+    ledger: Ledger,
+    tasks: Tasks,
+    damage: Arc<Notify>,
+    wake: SyncSender<Wake>,
+    thread: std::thread::JoinHandle<()>,
+) -> Result<(), ThreadError> {
+    let stop = tasks.shutdown().token(Stage::FinishAccepted);
+    let mut state = ledger.follow();
+    loop {
+        let word = tokio::select! {
+            biased;
+            // Cancel-safe: a token's state is not consumed.
+            () = stop.cancelled() => break,
+            // Cancel-safe: a permit that was stored stays stored.
+            () = damage.notified() => Wake::Damaged,
+            // Cancel-safe: what changed is still seen as changed by the next call.
+            changed = state.changed() => {
+                if changed.is_err() {
+                    break;
+                }
+                Wake::Grown
+            }
+        };
+        // Full means that a wake is waiting already; gone, that the thread ended.
+        if wake.try_send(word).is_err() {
+            tracing::trace!("the index is awake");
+        }
+    }
+    drop(wake);
+    let joined = tasks.blocking("join search index", move || thread.join()).await.map_err(ThreadError::Join)?;
+    joined.map_err(|_| ThreadError::Panicked)
+}
+
+/// Why the thread is woken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Wake {
+    /// There are new rows.
+    Grown,
+    /// A search found the index damaged.
+    Damaged,
+}
+
+/// What the thread owns.
+struct Worker {
+    ledger_path: std::path::PathBuf,
+    index_path: std::path::PathBuf,
+    publish: watch::Sender<Progress>,
+}
+
+impl Worker {
+    /// Indexes until the other end of `woken` is dropped.
+    fn run(&self, woken: &Receiver<Wake>) {
+        if let Err(error) = rustix::process::nice(NICENESS) {
+            tracing::debug!(%error, "the index runs at normal priority");
+        }
+        let (mut state, mut is_damaged) = (None, false);
+        loop {
+            let (rest, has_reason) = match self.step(&mut state, is_damaged) {
+                Ok(has_more) => (if has_more { Duration::ZERO } else { REST }, has_more),
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "search index behind");
+                    self.publish.send_modify(|progress| progress.is_usable = false);
+                    state = None;
+                    (RETRY, true)
+                }
+            };
+            match pause(woken, rest, has_reason) {
+                Some(damaged) => is_damaged = damaged,
+                None => return,
+            }
+        }
+    }
+
+    /// Indexes one step; `true` when there is probably more.
+    fn step(&self, state: &mut Option<(LedgerFile, Index)>, is_damaged: bool) -> Result<bool, IndexError> {
+        if is_damaged || state.as_ref().is_some_and(|(_, index)| !index.is_there()) {
+            *state = None;
+            Index::anew(&self.index_path)?;
+            self.rebuilt();
+        }
+        let (ledger, index) = match state {
+            Some(open) => open,
+            None => {
+                let ledger = LedgerFile::open(&self.ledger_path)?;
+                let (index, is_new) = Index::open(&self.index_path, &ledger)?;
+                if is_new {
+                    self.rebuilt();
+                }
+                state.insert((ledger, index))
+            }
+        };
+        let events = ledger.after(index.position(), STEP_ROWS, STEP_BYTES)?;
+        match index.add(&events) {
+            Err(error) if error.is_damage() => {
+                tracing::warn!(error = chain(&error), "search index damaged, made anew");
+                *state = None;
+                Index::anew(&self.index_path)?;
+                self.rebuilt();
+                return Ok(true);
+            }
+            added => added?,
+        }
+        let position = index.position();
+        self.publish.send_modify(|progress| {
+            progress.indexed = position;
+            progress.is_usable = true;
+        });
+        metrics::gauge!("osmoda_memory_indexed_rows").set(position as f64);
+        Ok(!events.is_empty() && (events.len() == STEP_ROWS || ledger.last_id()? > position))
+    }
+
+    fn rebuilt(&self) {
+        metrics::counter!("osmoda_memory_rebuilds_total").increment(1);
+        self.publish.send_modify(|progress| {
+            progress.indexed = 0;
+            progress.is_usable = false;
+            progress.rebuilds += 1;
+        });
+    }
+}
+
+/// Waits for `rest` at least, then for a reason to look again unless there is
+/// one. Says whether damage was reported; `None` when the daemon stops.
+fn pause(woken: &Receiver<Wake>, rest: Duration, mut has_reason: bool) -> Option<bool> {
+    let (begin, mut is_damaged) = (Instant::now(), false);
+    loop {
+        let left = rest.saturating_sub(begin.elapsed());
+        let received = if !left.is_zero() {
+            woken.recv_timeout(left)
+        } else if has_reason {
+            woken.recv_timeout(Duration::ZERO)
+        } else {
+            woken.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        };
+        match received {
+            Ok(wake) => {
+                has_reason = true;
+                is_damaged |= wake == Wake::Damaged;
+            }
+            Err(RecvTimeoutError::Disconnected) => return None,
+            Err(RecvTimeoutError::Timeout) if left.is_zero() => return Some(is_damaged),
+            Err(RecvTimeoutError::Timeout) => {}
+        }
+    }
+}

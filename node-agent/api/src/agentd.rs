@@ -8,6 +8,7 @@ use osmoda_kit::http::UnixClient;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::{ConsistencyProof, InclusionProof, LedgerCheckpoint, LedgerHealth};
+use crate::witness::WitnessReport;
 
 /// How many events `/events/log` returns when nothing else is asked.
 pub const EVENTS_LIMIT_DEFAULT: i64 = 50;
@@ -72,6 +73,14 @@ impl AgentdClient {
     /// As [`UnixClient::get`]; not found when there are fewer.
     pub async fn consistency(&self, from: u64, to: u64) -> Result<ConsistencyProof, ApiError> {
         self.http.get(&format!("/ledger/proof/consistency?from={from}&to={to}")).await
+    }
+
+    /// What this node knows as a witness and of its own witnesses.
+    ///
+    /// # Errors
+    /// As [`UnixClient::get`].
+    pub async fn witness(&self) -> Result<WitnessReport, ApiError> {
+        self.http.get("/ledger/witness").await
     }
 
     /// Ledger rows, newest first.

@@ -9,6 +9,8 @@ use osmoda_kit::http::UnixClient;
 use osmoda_types::Subkey;
 use serde::{Deserialize, Serialize};
 
+use crate::witness::Roster;
+
 /// The answer of `POST /subkey/register`: the log has the key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Registered {
@@ -38,5 +40,13 @@ impl FleetClient {
     /// retryable codes while no leader answers.
     pub async fn register_subkey(&self, subkey: &Subkey) -> Result<Registered, ApiError> {
         self.http.post("/subkey/register", subkey).await
+    }
+
+    /// Who witnesses this node's ledger, and whose it witnesses.
+    ///
+    /// # Errors
+    /// As [`UnixClient::get`].
+    pub async fn roster(&self) -> Result<Roster, ApiError> {
+        self.http.get("/ledger/roster").await
     }
 }

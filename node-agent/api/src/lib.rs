@@ -15,3 +15,4 @@ pub mod pipes;
 pub mod registry;
 pub mod rooms;
 pub mod watch;
+pub mod witness;

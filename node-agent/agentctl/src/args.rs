@@ -9,6 +9,10 @@ use osmoda_kit::paths::Paths;
 /// The name of the daemon whose ledger and socket these are.
 const DAEMON: &str = "agentd";
 
+/// How old the newest cosignature may be where nothing else is said. A live
+/// ledger is cosigned each minute; a day also lets yesterday's export pass.
+const MAX_AGE_S: u64 = 24 * 3600;
+
 /// Node-local tools of osModa.
 #[derive(Debug, Parser)]
 #[command(name = "agentctl", version = osmoda_kit::version::VERSION.text)]
@@ -35,8 +39,9 @@ pub(crate) enum Command {
     VerifyLedger(VerifyOptions),
     /// Print the newest events, oldest first.
     Events(EventOptions),
-    /// Print all rows as JSON lines, oldest first, for `verify-ledger --export`.
-    Export,
+    /// Print all rows as JSON lines, oldest first, or write a folder that anybody
+    /// can verify offline with `verify-ledger --export`.
+    Export(ExportOptions),
     /// Print totals of the ledger.
     Stats {
         /// As one JSON line.
@@ -49,13 +54,37 @@ pub(crate) enum Command {
 
 #[derive(Debug, clap::Args)]
 pub(crate) struct VerifyOptions {
-    /// Verify an export instead of the file: JSON lines, oldest first; `-` is standard input.
-    #[arg(long, value_name = "FILE")]
+    /// Verify an export instead of the live files: a folder made by `export --to`,
+    /// or JSON lines, oldest first; `-` is standard input.
+    #[arg(long, value_name = "PATH")]
     pub(crate) export: Option<PathBuf>,
+
+    /// Whose word is enough: a C2SP tlog-policy file kept apart from the ledger.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
+
+    /// Folder with the signed notes that witnesses hold of this ledger.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) heads: Option<PathBuf>,
+
+    /// How old the newest cosignature may be, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = MAX_AGE_S)]
+    pub(crate) max_age: u64,
 
     /// As one JSON line.
     #[arg(long)]
     pub(crate) json: bool,
+}
+
+#[derive(Debug, clap::Args)]
+pub(crate) struct ExportOptions {
+    /// Write a folder instead; it must not exist or be empty.
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
+
+    /// The policy to put into the folder [default: the ledger's key, no witnesses].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) policy: Option<PathBuf>,
 }
 
 #[derive(Debug, clap::Args)]

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use osmoda_agentd::checkpoint::StoreError as CheckpointError;
 use osmoda_agentd::ledger::file::FileError;
 use osmoda_kit::error::ApiError;
+use osmoda_ledger::export::ExportError;
 
 /// A command that did not come to its end. Faults found in a ledger are no
 /// failure: finding them is the command's work.
@@ -17,6 +19,12 @@ pub(crate) enum Failure {
         #[source]
         source: std::io::Error,
     },
+    #[error("the checkpoints cannot be read")]
+    Checkpoints(#[from] CheckpointError),
+    #[error("the export folder cannot be used")]
+    Folder(#[from] ExportError),
+    #[error("nothing was signed yet: there is no checkpoint to export")]
+    Unsigned,
     #[error("agentd does not answer")]
     Daemon(#[source] ApiError),
     #[error("cannot write the output")]
@@ -30,9 +38,11 @@ impl Failure {
     pub(crate) const fn exit_code(&self) -> u8 {
         match self {
             // No ledger there, or one that this user cannot open.
-            Failure::Ledger(FileError::Open { .. }) | Failure::Export { .. } => 66,
+            Failure::Ledger(FileError::Open { .. }) | Failure::Export { .. } | Failure::Unsigned => 66,
             // Damaged below the level of rows: the chain cannot be walked.
-            Failure::Ledger(FileError::Read(_)) => 1,
+            Failure::Ledger(FileError::Read(_)) | Failure::Checkpoints(_) => 1,
+            // A file of the folder is missing or torn: what it should prove is not proven.
+            Failure::Folder(_) => 1,
             Failure::Daemon(_) => 69,
             Failure::Output(_) | Failure::Json(_) => 74,
         }

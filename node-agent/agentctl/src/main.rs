@@ -1,13 +1,14 @@
 //! Node-local command line: it reads the ledger's file itself, so it works when
 //! every daemon is down.
 //!
-//! Exit codes of `verify-ledger` (`trust.md` 1.5): 0 verified, 1 chain broken,
-//! 4 grammar, 5 act without intent; 2, 3 and 6 belong to witnesses, which do not
-//! exist yet. Of every command: 64 usage, 66 no ledger there, 69 the daemon does
-//! not answer, 74 output or input failed.
+//! Exit codes of `verify-ledger` (`trust.md` 1.5): 0 verified, 1 chain or tree
+//! broken, 2 head not covered by the quorum, 3 a witness holds a larger or another
+//! head, 4 grammar, 5 act without intent, 6 stale. Of every command: 64 usage, 66
+//! no ledger there, 69 the daemon does not answer, 74 output or input failed.
 
 mod args;
 mod events;
+mod export;
 mod failure;
 mod health;
 mod text;
@@ -55,7 +56,10 @@ fn run(args: &Args) -> Result<u8, Failure> {
     let code = match &args.command {
         Command::VerifyLedger(options) => verify::run(args, options, &mut out)?,
         Command::Events(options) => events::list(args, options, &mut out)?,
-        Command::Export => events::export(args, &mut out)?,
+        Command::Export(options) => match &options.to {
+            Some(dir) => export::run(args, options, dir, &mut out)?,
+            None => events::export(args, &mut out)?,
+        },
         Command::Stats { json } => events::stats(args, *json, &mut out)?,
         Command::Health => health::run(args, &mut out)?,
     };

@@ -1,14 +1,23 @@
-//! `verify-ledger`: offline, over the file or over an export.
+//! `verify-ledger`: offline, over the live files, an export folder, or rows alone.
 //!
-//! It never prints a bare "OK": what was verified, of how much, and what this
-//! check cannot see, are in the same line.
+//! It never prints a bare "OK": what was verified, of how much, covered by how
+//! many witnesses and how long ago, and what this check cannot see, are in the
+//! same lines.
 
 use std::io::{BufRead, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
+use osmoda_agentd::checkpoint::{CheckpointStore, FILE_NAME as CHECKPOINTS};
 use osmoda_agentd::ledger::file::LedgerFile;
-use osmoda_agentd::ledger::record::Row;
-use osmoda_agentd::ledger::verify::{Fault, FaultKind, Report, Verifier};
+use osmoda_agentd::ledger_key::{KEY_FILE, verifier};
+use osmoda_kit::fsio;
+use osmoda_ledger::audit::{Auditor, Outcome, Shown, Verdict};
+use osmoda_ledger::export::Export;
+use osmoda_ledger::note::{NOTE_BYTES_MAX, Note};
+use osmoda_ledger::policy::{POLICY_BYTES_MAX, Policy};
+use osmoda_ledger::record::Row;
+use osmoda_ledger::verify::{Fault, FaultKind};
 use osmoda_node_api::agentd::Event;
 use serde_json::json;
 
@@ -20,11 +29,17 @@ use crate::text::Plain;
 /// reads a million lines, and the counts are printed in any case.
 const FAULTS_SHOWN_MAX: usize = 1000;
 
-/// Exit codes of `trust.md` 1.5 that apply without witnesses.
-const EXIT_VERIFIED: u8 = 0;
-const EXIT_CHAIN: u8 = 1;
-const EXIT_GRAMMAR: u8 = 4;
-const EXIT_NO_INTENT: u8 = 5;
+/// Where a policy came from: what it is worth.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// Given on the command line.
+    Given,
+    /// Made from the key that lies beside the ledger, or found in the export:
+    /// whoever rewrote the ledger could have written it too.
+    Beside,
+    /// There is none.
+    None,
+}
 
 pub(crate) fn run(args: &Args, options: &VerifyOptions, out: &mut impl Write) -> Result<u8, Failure> {
     let mut shown = Vec::new();
@@ -33,34 +48,92 @@ pub(crate) fn run(args: &Args, options: &VerifyOptions, out: &mut impl Write) ->
             shown.push(fault);
         }
     };
-    let report = match &options.export {
-        None => LedgerFile::open(&args.ledger())?.verify(&mut keep)?,
+    let given = options.policy.as_deref().map(read_policy).transpose()?;
+    let (auditor, source, last_written) = match &options.export {
+        None => live(args, options, given, &mut keep)?,
+        Some(path) if path.is_dir() => {
+            let mut export = Export::open(path)?;
+            export.hold(held(options)?);
+            let source = source(given.is_some(), export.policy.is_some());
+            let policy = given.or_else(|| export.policy.clone());
+            (export.audit(policy, &mut keep)?, source, None)
+        }
         Some(path) => {
             let failed = |source| Failure::Export { path: path.clone(), source };
-            verify_export(&mut open(path).map_err(failed)?, &mut keep).map_err(failed)?
+            let source = source(given.is_some(), false);
+            let mut auditor = Auditor::new(given, Shown { own: Vec::new(), held: held(options)? }, None);
+            rows(&mut open(path).map_err(failed)?, &mut auditor, &mut keep).map_err(failed)?;
+            (auditor, source, None)
         }
     };
-    let code = exit_code(&report);
+    let now_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let verdict = auditor.finish(last_written, now_s, Duration::from_secs(options.max_age), &mut keep);
     if options.json {
-        print_json(out, &report, &shown, code)?;
+        print_json(out, &verdict, &shown, source)?;
     } else {
-        print_text(out, &report, &shown)?;
+        print_text(out, &verdict, &shown, source)?;
     }
-    Ok(code)
+    Ok(verdict.outcome.exit_code())
 }
 
-/// The worst fault decides: a broken chain says more than a row of bad form,
-/// and that more than an act without intent.
-const fn exit_code(report: &Report) -> u8 {
-    if report.chain_faults > 0 {
-        EXIT_CHAIN
-    } else if report.grammar_faults > 0 {
-        EXIT_GRAMMAR
-    } else if report.intent_faults > 0 {
-        EXIT_NO_INTENT
-    } else {
-        EXIT_VERIFIED
+const fn source(is_given: bool, is_beside: bool) -> Source {
+    match (is_given, is_beside) {
+        (true, _) => Source::Given,
+        (false, true) => Source::Beside,
+        (false, false) => Source::None,
     }
+}
+
+/// The files of a node, whether or not its daemon runs.
+fn live(
+    args: &Args,
+    options: &VerifyOptions,
+    given: Option<Policy>,
+    found: &mut impl FnMut(Fault),
+) -> Result<(Auditor, Source, Option<u64>), Failure> {
+    let path = args.ledger();
+    let dir = path.parent().map_or_else(PathBuf::new, Path::to_owned);
+    let file = LedgerFile::open(&path)?;
+    // The checkpoints first: rows only come, so none of these is ahead of them.
+    let own = match CheckpointStore::open_read_only(&dir.join(CHECKPOINTS))? {
+        Some(store) => store.notes()?,
+        None => Vec::new(),
+    };
+    let own_key = own_policy(&dir);
+    let source = source(given.is_some(), own_key.is_some());
+    let mut auditor = Auditor::new(given.or(own_key), Shown { own, held: held(options)? }, None);
+    let last_written = file.audit(&mut auditor, found)?;
+    Ok((auditor, source, last_written))
+}
+
+/// The ledger's own key, without witnesses: it tells at least whether the
+/// checkpoints are its own.
+pub(crate) fn own_policy(dir: &Path) -> Option<Policy> {
+    let key = osmoda_kit::keys::load_signing(&dir.join(KEY_FILE)).ok()?;
+    let log = verifier(&key.verifying_key().to_bytes()).ok()?;
+    Policy::majority(log, Vec::new()).ok()
+}
+
+pub(crate) fn read_policy(path: &Path) -> Result<Policy, Failure> {
+    let failed = |source| Failure::Export { path: path.to_owned(), source };
+    let bytes = fsio::read_limited(path, POLICY_BYTES_MAX as u64).map_err(|error| failed(error.source))?;
+    let bytes = bytes.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
+    let text = String::from_utf8(bytes).map_err(|error| failed(std::io::Error::other(error)))?;
+    Policy::parse(&text).map_err(|error| failed(std::io::Error::other(error)))
+}
+
+/// What witnesses say they hold: a folder of signed notes.
+fn held(options: &VerifyOptions) -> Result<Vec<Note>, Failure> {
+    let Some(dir) = &options.heads else { return Ok(Vec::new()) };
+    let failed = |source| Failure::Export { path: dir.clone(), source };
+    let mut notes = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(failed)? {
+        let path = entry.map_err(failed)?.path();
+        let bytes = fsio::read_limited(&path, NOTE_BYTES_MAX as u64).map_err(|error| failed(error.source))?;
+        let note = Note::parse(&bytes.unwrap_or_default());
+        notes.push(note.map_err(|error| failed(std::io::Error::other(format!("{}: {error}", path.display()))))?);
+    }
+    Ok(notes)
 }
 
 fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
@@ -70,14 +143,13 @@ fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
     Ok(Box::new(std::io::BufReader::new(std::fs::File::open(path)?)))
 }
 
-fn verify_export(input: &mut dyn BufRead, mut found: impl FnMut(Fault)) -> std::io::Result<Report> {
-    let mut verifier = Verifier::new();
+/// Rows as JSON lines.
+fn rows(input: &mut dyn BufRead, auditor: &mut Auditor, mut found: impl FnMut(Fault)) -> std::io::Result<()> {
     let mut line = String::new();
     loop {
         line.clear();
         if input.read_line(&mut line)? == 0 {
-            // An export does not say how many rows there should be.
-            return Ok(verifier.finish(None, found));
+            return Ok(());
         }
         let event: Event = serde_json::from_str(&line)?;
         let row = Row {
@@ -89,11 +161,12 @@ fn verify_export(input: &mut dyn BufRead, mut found: impl FnMut(Fault)) -> std::
             prev_hash: event.prev_hash.as_bytes(),
             hash: event.hash.as_bytes(),
         };
-        verifier.feed(&row, &mut found);
+        auditor.feed(&row, &mut found);
     }
 }
 
-fn print_text(out: &mut impl Write, report: &Report, shown: &[Fault]) -> Result<(), Failure> {
+fn print_text(out: &mut impl Write, verdict: &Verdict, shown: &[Fault], source: Source) -> Result<(), Failure> {
+    let report = &verdict.report;
     for fault in shown {
         writeln!(out, "{}", Plain(&fault.to_string()))?;
     }
@@ -101,27 +174,52 @@ fn print_text(out: &mut impl Write, report: &Report, shown: &[Fault]) -> Result<
     if all > shown.len() as u64 {
         writeln!(out, "and {} more", all - shown.len() as u64)?;
     }
+    for evidence in &verdict.evidence {
+        for line in evidence.to_string().lines() {
+            writeln!(out, "evidence: {}", Plain(line))?;
+        }
+    }
+    writeln!(out, "{verdict}")?;
     writeln!(
         out,
-        "verified up to {} of {}; chain faults {}, grammar faults {}, acts without intent {}, open intents {}",
-        report.verified,
-        report.total,
-        report.chain_faults,
-        report.grammar_faults,
-        report.intent_faults,
-        report.open_intents
+        "chain faults {}, grammar faults {}, acts without intent {}, open intents {}",
+        report.chain_faults, report.grammar_faults, report.intent_faults, report.open_intents
     )?;
     if report.is_intact() {
         writeln!(out, "head {} {}", report.head.size, report.head.hash)?;
     }
-    writeln!(
-        out,
-        "no witness: a history rewritten as a whole cannot be told from this file; compare the head with one kept elsewhere"
-    )?;
+    if verdict.dropped > 0 {
+        writeln!(
+            out,
+            "rows 1 to {} were dropped under a signed summary; their hashes hold, their content was not looked at",
+            verdict.dropped
+        )?;
+    }
+    match verdict.outcome {
+        Outcome::Uncovered => writeln!(
+            out,
+            "not covered: the last {} rows; {} of {} witnesses are needed",
+            verdict.total - verdict.verified,
+            verdict.needed,
+            verdict.of
+        )?,
+        Outcome::Stale => writeln!(out, "stale: no witness has cosigned lately")?,
+        _ => {}
+    }
+    if source == Source::Beside {
+        writeln!(out, "the policy lay beside the ledger: whoever rewrote one could rewrite the other")?;
+    }
+    if verdict.of == 0 {
+        writeln!(
+            out,
+            "no witness: a history rewritten as a whole cannot be told from this alone; compare the head with one kept elsewhere"
+        )?;
+    }
     Ok(())
 }
 
-fn print_json(out: &mut impl Write, report: &Report, shown: &[Fault], code: u8) -> Result<(), Failure> {
+fn print_json(out: &mut impl Write, verdict: &Verdict, shown: &[Fault], source: Source) -> Result<(), Failure> {
+    let report = &verdict.report;
     let faults: Vec<_> = shown
         .iter()
         .map(|fault| {
@@ -133,16 +231,33 @@ fn print_json(out: &mut impl Write, report: &Report, shown: &[Fault], code: u8) 
             json!({ "id": fault.id, "kind": kind, "message": fault.to_string() })
         })
         .collect();
+    let evidence: Vec<_> = verdict
+        .evidence
+        .iter()
+        .map(|one| json!({ "held": one.held.to_string(), "shown": one.shown.to_string(), "message": one.to_string() }))
+        .collect();
+    let policy = match source {
+        Source::Given => "given",
+        Source::Beside => "beside the ledger",
+        Source::None => "none",
+    };
     let line = json!({
-        "exit": code,
-        "verified": report.verified,
-        "total": report.total,
+        "exit": verdict.outcome.exit_code(),
+        "outcome": verdict.outcome.as_str(),
+        "summary": verdict.to_string(),
+        "verified": verdict.verified,
+        "total": verdict.total,
+        "dropped": verdict.dropped,
         "chain_faults": report.chain_faults,
         "grammar_faults": report.grammar_faults,
         "intent_faults": report.intent_faults,
         "open_intents": report.open_intents,
         "head": report.is_intact().then(|| json!({ "size": report.head.size, "hash": report.head.hash.as_str() })),
-        "witnesses": 0,
+        "witnesses": verdict.cosigned,
+        "quorum": { "needed": verdict.needed, "of": verdict.of },
+        "newest_cosignature_s": verdict.newest_age.map(|age| age.as_secs()),
+        "policy": policy,
+        "evidence": evidence,
         "faults": faults,
     });
     writeln!(out, "{line}")?;

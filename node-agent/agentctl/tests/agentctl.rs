@@ -73,6 +73,7 @@ fn forge(path: &Path, kind: &str, payload: &str) {
         ChainHash::of(id, ts.as_bytes(), kind.as_bytes(), b"forger", payload.as_bytes(), prev.as_bytes()).to_string();
     conn.execute("INSERT INTO events VALUES (?1, ?2, ?3, 'forger', ?4, ?5, ?6)", (id, ts, kind, payload, prev, hash))
         .unwrap();
+    conn.execute("DELETE FROM tree", []).unwrap();
 }
 
 #[tokio::test]
@@ -135,6 +136,62 @@ async fn an_export_verifies_like_the_file() {
     assert!(text(&whole).contains("verified up to 3 of 3"));
     assert_eq!(verify(&export.replace("nix/store", "nix/stone")).status.code(), Some(1));
     assert_eq!(verify("not json\n").status.code(), Some(66));
+}
+
+#[tokio::test]
+async fn a_folder_is_exported_and_verified_and_a_policy_asks_for_its_witnesses() {
+    use osmoda_agentd::checkpoint::{Checkpoints, OpenAll, Rhythm};
+    use osmoda_kit::http::Isolation;
+    use osmoda_kit::shutdown::{Shutdown, StopReason};
+    use osmoda_kit::tasks::{TaskKind, Tasks};
+    use osmoda_ledger::note::{KeyKind, Note, VerifierKey};
+    use osmoda_ledger::policy::{KnownWitness, Policy};
+
+    let root = good_node().await;
+    let state_dir = root.paths().state("agentd");
+    let open =
+        OpenAll { state_dir: state_dir.clone(), options: WriterOptions::default(), clock: Arc::new(FakeClock::new()) };
+    let (opened, threads) = open.open().unwrap();
+    let tasks = Tasks::new(Shutdown::new());
+    let (checkpoints, signing) = Checkpoints::new(opened, tasks.clone(), Isolation::Users, Rhythm::default()).unwrap();
+    tasks.spawn(TaskKind::REQUEST, "signing", signing.run());
+    let signed = checkpoints.now().await.unwrap();
+    let key = osmoda_kit::keys::generate_signing(&root.path().join("witness.key")).unwrap();
+    let known = VerifierKey::new("osmoda.witness/b", KeyKind::Witness, &key.verifying_key().to_bytes()).unwrap();
+    let witness = KnownWitness { name: "b".to_owned(), key: known.clone() };
+    let policy = Policy::majority(checkpoints.verifier().clone(), vec![witness]).unwrap();
+    let policy_path = root.path().join("policy");
+    std::fs::write(&policy_path, policy.to_string()).unwrap();
+    let policy_path = policy_path.to_str().unwrap();
+
+    let plain = text(&agentctl(&root, &["verify-ledger"]));
+    assert!(plain.contains("the policy lay beside the ledger"), "{plain}");
+    let output = agentctl(&root, &["verify-ledger", "--policy", policy_path]);
+    assert_eq!(output.status.code(), Some(2), "{}", text(&output));
+    assert!(
+        text(&output).contains("verified up to 0 of 3, quorum 0 of 1, newest cosignature never"),
+        "{}",
+        text(&output)
+    );
+
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
+    let line = Note::cosign(signed.note.text(), known.name(), &key, now).unwrap();
+    checkpoints.add_cosignature(3, known, line).await.unwrap();
+    let output = agentctl(&root, &["verify-ledger", "--policy", policy_path]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    assert!(text(&output).contains("verified up to 3 of 3, quorum 1 of 1, newest cosignature "), "{}", text(&output));
+
+    let folder = root.path().join("export");
+    let folder = folder.to_str().unwrap();
+    assert_eq!(agentctl(&root, &["export", "--to", folder, "--policy", policy_path]).status.code(), Some(0));
+    assert_ne!(agentctl(&root, &["export", "--to", folder]).status.code(), Some(0), "it writes over nothing");
+    let output = agentctl(&root, &["verify-ledger", "--export", folder, "--policy", policy_path, "--json"]);
+    assert_eq!(output.status.code(), Some(0), "{}", text(&output));
+    let json: Value = serde_json::from_str(&text(&output)).unwrap();
+    assert_eq!((&json["witnesses"], &json["policy"]), (&1.into(), &"given".into()));
+    tasks.shutdown().request(StopReason::Asked("test".to_owned()));
+    tasks.drain(std::time::Duration::from_secs(10)).await;
+    threads.close().unwrap();
 }
 
 #[tokio::test]

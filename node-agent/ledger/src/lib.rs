@@ -7,15 +7,18 @@
 //!                            └─► checkpoint, signed      (note, checkpoint)
 //!                                    └─► cosignatures    (exchange, witness, policy)
 //! ```
-//! Everything is pure: time, randomness and keys are arguments. Invariant: an
-//! input that can be read in two ways is refused.
+//! `audit` is the verdict over all of it, `export` the folder it is handed over
+//! in, the only file with I/O. Everything else is pure: time, randomness and keys
+//! are arguments. Invariant: an input that can be read in two ways is refused.
 //!
 //! Not here: the database, the wire, the keys' files (`osmoda-agentd`).
 
+pub mod audit;
 mod canonical;
 pub mod checkpoint;
 pub mod evidence;
 pub mod exchange;
+pub mod export;
 pub mod grammar;
 pub mod note;
 pub mod payload;

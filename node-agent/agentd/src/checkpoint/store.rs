@@ -155,6 +155,20 @@ impl CheckpointStore {
         Ok(marks)
     }
 
+    /// Every stored checkpoint with its cosignatures, oldest first.
+    ///
+    /// # Errors
+    /// [`StoreError`].
+    pub fn notes(&self) -> Result<Vec<Note>, StoreError> {
+        let mut statement = self.conn.prepare("SELECT size FROM checkpoints ORDER BY size")?;
+        let sizes = statement.query_map([], |row| row.get::<_, i64>(0))?.collect::<Result<Vec<_>, _>>()?;
+        let mut notes = Vec::with_capacity(sizes.len());
+        for size in sizes {
+            notes.extend(self.note("SELECT size, note FROM checkpoints WHERE size = ?1", size)?);
+        }
+        Ok(notes)
+    }
+
     fn note(&self, query: &str, bound: i64) -> Result<Option<Note>, StoreError> {
         let found = self.conn.query_row(query, [bound], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?)));
         let Some((size, text)) = found.optional()? else { return Ok(None) };

@@ -9,6 +9,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use osmoda_ledger::audit::Auditor;
 use osmoda_ledger::checkpoint::Checkpoint;
 use osmoda_ledger::tree::{Frontier, TreeHash};
 use osmoda_node_api::agentd::{Event, EventQuery};
@@ -161,6 +162,28 @@ impl LedgerFile {
         walked().map(|walked| walked.report).map_err(FileError::Read)
     }
 
+    /// Feeds every row to an auditor, and compares the tree that storage keeps.
+    /// Returns the id of the last row that storage remembers writing.
+    ///
+    /// # Errors
+    /// [`FileError::Read`] when the file is damaged below the level of rows.
+    pub fn audit(&self, auditor: &mut Auditor, mut found: impl FnMut(Fault)) -> Result<Option<u64>, FileError> {
+        let mut walked = || {
+            let _view = self.conn.unchecked_transaction()?;
+            let Walk { mut statement, last_written, stored } = verify(&self.conn)?;
+            let mut rows = statement.query([])?;
+            while let Some(row) = rows.next()? {
+                auditor.feed(&columns(row)?, &mut found);
+            }
+            let tree = auditor.tree();
+            if stored.is_some_and(|(size, bytes)| size != tree.size() || bytes != tree.to_bytes()) {
+                auditor.tell_wrong_tree();
+            }
+            Ok(last_written)
+        };
+        walked().map_err(FileError::Read)
+    }
+
     /// Hands the leaves of the rows after `size` up to `to` to `each`.
     ///
     /// # Errors
@@ -171,6 +194,24 @@ impl LedgerFile {
         to: u64,
         mut each: impl FnMut(TreeHash) -> Result<(), E>,
     ) -> Result<(), E> {
+        self.between(size, to, |record| each(TreeHash::of_leaf(record)))
+    }
+
+    /// Hands the records of the rows up to `size` to `each`, oldest first.
+    ///
+    /// # Errors
+    /// [`FileError::Read`], or what `each` returned.
+    pub fn records<E: From<FileError>>(&self, size: u64, each: impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
+        self.between(0, size, each)
+    }
+
+    /// The records of the rows after `size` up to `to`.
+    fn between<E: From<FileError>>(
+        &self,
+        size: u64,
+        to: u64,
+        mut each: impl FnMut(&[u8]) -> Result<(), E>,
+    ) -> Result<(), E> {
         let read = |e| E::from(FileError::Read(e));
         let bound = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
         let query = format!("{COLUMNS} WHERE id > ?1 AND id <= ?2 ORDER BY id");
@@ -179,7 +220,7 @@ impl LedgerFile {
         let mut record = Vec::new();
         while let Some(row) = rows.next().map_err(read)? {
             columns(row).map_err(read)?.record_into(&mut record);
-            each(TreeHash::of_leaf(&record))?;
+            each(&record)?;
         }
         Ok(())
     }

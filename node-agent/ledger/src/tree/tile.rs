@@ -127,12 +127,18 @@ impl Edge {
         Self { size: 0, rows: Vec::new() }
     }
 
-    /// An edge from the rows of its levels; `None` when their lengths do not
-    /// fit the size.
-    #[must_use]
-    pub fn from_rows(size: u64, rows: Vec<Vec<TreeHash>>) -> Option<Self> {
-        let fits = |(level, row): (usize, &Vec<TreeHash>)| row.len() == width(size, level);
-        (rows.len() >= levels(size) && rows.iter().enumerate().all(fits)).then_some(Self { size, rows })
+    /// The edge of the tree of `size` leaves, from tiles that reach at least so far.
+    ///
+    /// # Errors
+    /// As the store; [`TileError::Short`] when a tile has too few hashes.
+    pub fn at<S: TileStore>(store: &mut S, size: u64) -> Result<Self, TileError<S::Error>> {
+        let mut rows = vec![Vec::new(); levels(size)];
+        for (id, width) in partial_tiles(size) {
+            let tile = store.tile(id, width).map_err(TileError::Store)?;
+            let row = tile.hashes().get(..width).ok_or(TileError::Short { id })?;
+            rows[id.level as usize] = row.to_vec();
+        }
+        Ok(Self { size, rows })
     }
 
     /// Number of leaves.

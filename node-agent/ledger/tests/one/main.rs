@@ -5,4 +5,5 @@
 
 mod attacks;
 mod vectors;
+mod verdicts;
 mod world;

@@ -113,6 +113,12 @@ impl MeshHandle {
         self.shared.keyring.node()
     }
 
+    /// The keys in use and in preparation; follows every change.
+    #[must_use]
+    pub fn keyring(&self) -> Arc<Keyring> {
+        self.shared.keyring.clone()
+    }
+
     /// The keys in use.
     #[must_use]
     pub fn identity(&self) -> Arc<Identity> {

@@ -22,6 +22,8 @@ pub struct Identity {
     node: NodeId,
     /// Oldest first; the last one named these keys.
     past: Vec<Succession>,
+    /// Identity keys that were replaced, for what names them and cannot follow.
+    retired: Vec<(PublicKey, LockedSecret)>,
 }
 
 impl Identity {
@@ -36,14 +38,19 @@ impl Identity {
             public,
             node,
             past: Vec::new(),
+            retired: Vec::new(),
         }
     }
 
     /// As of a node whose keys were changed; of `past` the newest are kept.
+    /// `retired` are the identity keys it had before.
     #[must_use]
-    pub fn of(self, node: NodeId, mut past: Vec<Succession>) -> Self {
+    pub fn of(self, node: NodeId, mut past: Vec<Succession>, retired: &[SigningKey]) -> Self {
         past.drain(..past.len().saturating_sub(SUCCESSIONS_MAX));
-        Self { node, past, ..self }
+        let locked = |key: &SigningKey| {
+            (PublicKey::from_bytes(key.verifying_key().to_bytes()), LockedSecret::new(key.as_bytes()))
+        };
+        Self { node, past, retired: retired.iter().map(locked).collect(), ..self }
     }
 
     /// The node id.
@@ -77,6 +84,21 @@ impl Identity {
         Signature::from_bytes(SigningKey::from_bytes(self.signing.bytes()).sign(statement).to_bytes())
     }
 
+    /// Whether the identity key is one of this node's, the replaced ones included.
+    #[must_use]
+    pub fn holds(&self, key: &PublicKey) -> bool {
+        self.public == *key || self.retired.iter().any(|(retired, _)| retired == key)
+    }
+
+    /// Signs with that identity key, which may be one that was replaced: only
+    /// for what names it and cannot follow, which is a room.
+    #[must_use]
+    pub fn signer(&self, key: PublicKey) -> Option<impl Fn(&[u8]) -> Signature + '_> {
+        let retired = || self.retired.iter().find(|(retired, _)| *retired == key).map(|(_, secret)| secret);
+        let seed = if self.public == key { &self.signing } else { retired()? };
+        Some(|statement: &[u8]| Signature::from_bytes(SigningKey::from_bytes(seed.bytes()).sign(statement).to_bytes()))
+    }
+
     /// What this node says to join a network.
     #[must_use]
     pub fn join_request(
@@ -103,24 +125,28 @@ impl std::fmt::Debug for Identity {
 
 /// The keys an endpoint uses now, and those it has prepared: the only place
 /// where they change. Invariant: the id is the same for all of them.
-pub(crate) struct Keyring {
+pub struct Keyring {
     node: NodeId,
     now: ArcSwap<Identity>,
     next: ArcSwapOption<Identity>,
 }
 
 impl Keyring {
-    pub(crate) fn new(identity: Arc<Identity>) -> Self {
+    /// These in use, and none prepared.
+    #[must_use]
+    pub fn new(identity: Arc<Identity>) -> Self {
         Self { node: identity.node(), now: ArcSwap::new(identity), next: ArcSwapOption::empty() }
     }
 
     /// Whose keys these are.
-    pub(crate) fn node(&self) -> NodeId {
+    #[must_use]
+    pub fn node(&self) -> NodeId {
         self.node
     }
 
     /// Those in use.
-    pub(crate) fn now(&self) -> Arc<Identity> {
+    #[must_use]
+    pub fn now(&self) -> Arc<Identity> {
         self.now.load_full()
     }
 
@@ -143,5 +169,11 @@ impl Keyring {
     /// Whether a handshake with this key was one of this node's that counts.
     pub(crate) fn has(&self, key: &MeshKey) -> bool {
         self.now.load().mesh_key() == *key || self.next.load().as_ref().is_some_and(|next| next.mesh_key() == *key)
+    }
+}
+
+impl std::fmt::Debug for Keyring {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Keyring({:?})", self.node)
     }
 }

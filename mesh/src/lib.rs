@@ -46,7 +46,7 @@ pub use counters::Event;
 pub use door::InviteSecret;
 pub use error::MeshError;
 pub use handle::{Linked, Mesh, MeshHandle};
-pub use identity::Identity;
+pub use identity::{Identity, Keyring};
 pub use intake::{Intake, Opened};
 pub use keys::{KeySource, fetch_epoch, fetch_rejoins, secret_hash, serve_keys};
 pub use link::KEYS_OVERLAP;

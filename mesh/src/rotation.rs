@@ -80,7 +80,7 @@ pub fn prepared(dir: &Path) -> Result<Option<(Succession, Arc<Identity>)>, State
     let Some(succession) = read(&next)? else { return Ok(None) };
     let mut past = state::load_successions(dir)?;
     past.push(succession);
-    let identity = state::read_identity(&next)?.of(succession.node, past);
+    let identity = state::read_identity(&next)?.of(succession.node, past, &[]);
     Ok(Some((succession, Arc::new(identity))))
 }
 
@@ -125,6 +125,10 @@ pub(crate) fn finish(dir: &Path) -> Result<(), StateError> {
     // the same for the old ones.
     let (transport, signing) = (keys::load(&next.join(MESH_KEY))?, keys::load(&next.join(IDENTITY_KEY))?);
     state::store_node(dir, succession.node)?;
+    let old = keys::load_signing(&dir.join(IDENTITY_KEY))?;
+    if old.as_bytes() != signing.expose() {
+        state::retire(dir, &old)?;
+    }
     state::note_succession(dir, &succession)?;
     fsio::write_atomic(&dir.join(MESH_KEY), transport.expose(), MODE)?;
     fsio::write_atomic(&dir.join(IDENTITY_KEY), signing.expose(), MODE)?;

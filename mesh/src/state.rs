@@ -5,6 +5,7 @@
 //! node.json                  {version, node}: whose keys these are; the id is that
 //!                            of the first ones. Without it, of these
 //! successions.json           the last changes of keys, oldest first
+//! retired/<public key>.key   identity keys that were replaced, for rooms
 //! next/                      keys that are prepared (`rotation`)
 //! epochs/<number>.key        32 bytes: the secret of an epoch
 //! rejoin.key                 32 bytes: this node's own, for coming back
@@ -23,6 +24,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ed25519_dalek::SigningKey;
 use osmoda_kit::{
     error::chain,
     fsio::{self, FsError},
@@ -30,7 +32,7 @@ use osmoda_kit::{
 };
 use osmoda_mesh_crypto::StaticKey;
 use osmoda_mesh_protocol::{Members, MembersError, SUCCESSIONS_MAX, SecretBytes, Succession};
-use osmoda_types::{ErrorCode, MeshEpoch, NetworkId, NodeId};
+use osmoda_types::{ErrorCode, MeshEpoch, NetworkId, NodeId, PublicKey};
 use serde::{Deserialize, Serialize};
 
 use crate::{
@@ -41,6 +43,7 @@ use crate::{
 
 pub(crate) const MESH_KEY: &str = "mesh.key";
 pub(crate) const IDENTITY_KEY: &str = "identity.key";
+const RETIRED: &str = "retired";
 const NODE: &str = "node.json";
 const SUCCESSIONS: &str = "successions.json";
 const REJOIN_KEY: &str = "rejoin.key";
@@ -128,7 +131,36 @@ pub fn load_identity(dir: &Path) -> Result<Arc<Identity>, StateError> {
     rotation::finish(dir)?;
     let keys = read_identity(dir)?;
     let node = load_node(dir)?.unwrap_or_else(|| keys.node());
-    Ok(Arc::new(keys.of(node, load_successions(dir)?)))
+    Ok(Arc::new(keys.of(node, load_successions(dir)?, &load_retired(dir)?)))
+}
+
+/// Keeps an identity key that is about to be replaced; again does no harm.
+pub(crate) fn retire(dir: &Path, key: &SigningKey) -> Result<(), StateError> {
+    let folder = dir.join(RETIRED);
+    fsio::create_private_dir(&folder)?;
+    let name = PublicKey::from_bytes(key.verifying_key().to_bytes());
+    fsio::write_atomic(&folder.join(format!("{name}.key")), key.as_bytes(), MODE)?;
+    Ok(())
+}
+
+/// The identity keys that were replaced, in any order.
+pub(crate) fn load_retired(dir: &Path) -> Result<Vec<SigningKey>, StateError> {
+    let folder = dir.join(RETIRED);
+    let failed = |source| FsError::new("read", &folder, source);
+    let entries = match std::fs::read_dir(&folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(failed(error).into()),
+    };
+    let mut retired = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(failed)?.path();
+        // Other names are temporary files of an interrupted write.
+        if path.extension().is_some_and(|extension| extension == "key") {
+            retired.push(keys::load_signing(&path)?);
+        }
+    }
+    Ok(retired)
 }
 
 /// The two keys in a folder, as if they were a node's first.

@@ -43,8 +43,13 @@ fn hygiene_14_keys_change_in_two_steps_and_the_old_ones_serve_until_the_second()
     assert_eq!((new.node(), new.mesh_key()), (old.node(), succession.mesh_key), "the id stays");
     assert_eq!((new.identity_key(), new.past()), (succession.identity_key, &[succession][..]));
     assert_eq!(keys(&state::load_identity(dir).unwrap()), keys(&new));
-    const FILES: [&str; 4] = ["identity.key", "mesh.key", "node.json", "successions.json"];
+    const FILES: [&str; 5] = ["identity.key", "mesh.key", "node.json", "retired", "successions.json"];
     assert_eq!(names(dir), FILES);
+    // Rooms that name the old identity key are written to under it.
+    assert!(new.holds(&old.identity_key()) && new.holds(&new.identity_key()) && !old.holds(&new.identity_key()));
+    let signed = new.signer(old.identity_key()).unwrap()(b"a line");
+    assert_eq!(osmoda_types::statement::verify(&old.identity_key(), b"a line", &signed), Ok(()));
+    assert!(old.signer(new.identity_key()).is_none());
     // The next change is named by the new keys.
     let second = rotation::prepare(dir, &NETWORK).unwrap();
     assert_eq!(second.node, old.node());

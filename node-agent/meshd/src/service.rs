@@ -39,7 +39,7 @@ impl Daemon for Meshd {
             tracing::warn!("no allow-list is cached, so only pairing works");
         }
         let network = state.network;
-        let (identity, next) = (state.identity.clone(), state.next.clone());
+        let next = state.next.clone();
         let (own, rejoins) = (state.secrets.rejoin.clone(), state.secrets.rejoins.clone());
         let enroller = Arc::new(FleetdEnroller::new(cx.client("fleetd")));
         let handle = Mesh::start(
@@ -63,7 +63,7 @@ impl Daemon for Meshd {
         cx.tasks().spawn(TaskKind::BACKGROUND, "mesh secrets", secrets.clone().share());
         pipes::serve_outbound(&cx, cx.listen("mesh-stream")?, &handle);
         pipes::deliver_inbound(&cx, &handle)?;
-        let rooms = RoomsConfig::new(identity, handle.clone(), cx.state_dir());
+        let rooms = RoomsConfig::new(handle.clone(), cx.state_dir());
         let rooms = Rooms::start(rooms, cx.tasks(), cx.clock()).await;
         let rooms = rooms::http::Api::new(rooms, cx.audit(), cx.tasks().clone());
         let blobs = Blobs::start(handle.clone(), cx.state_dir().join("blobs"), config.blobs(), cx.tasks()).await;

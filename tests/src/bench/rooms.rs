@@ -155,7 +155,7 @@ impl Node {
             tuning: Tuning::default(),
         };
         let mesh = Mesh::start(config, &tasks, clock.clone())?;
-        let config = RoomsConfig::new(identity.clone(), mesh.clone(), folder.to_owned());
+        let config = RoomsConfig::new(mesh.clone(), folder.to_owned());
         let rooms = Rooms::start(config, &tasks, clock).await?;
         Ok(Self { mesh, rooms, identity, tasks })
     }

@@ -46,12 +46,12 @@ impl Rooms {
     /// `BadRequest` for a name or retention that cannot be, `NodeUnknown`,
     /// `QuotaExceeded`, and the store's codes.
     pub async fn create(&self, create: &CreateRoom) -> Result<Room, ApiError> {
-        let own = self.cx.mesh.local_id();
+        let (own, identity) = (self.cx.mesh.local_id(), self.cx.mesh.identity());
         let mut nonce = [0; 16];
         getrandom::fill(&mut nonce).map_err(ApiError::internal)?;
         let default = Retention::default();
         let mut record = Record {
-            creator: self.identity.identity_key(),
+            creator: identity.identity_key(),
             nonce,
             name: create.name.clone(),
             created_ms: u64::try_from(self.clock.now_wall().as_millis()).unwrap_or(0),
@@ -64,12 +64,12 @@ impl Rooms {
                 messages: create.retain_messages.unwrap_or(default.messages),
                 days: create.retain_days.unwrap_or(default.days),
             },
-            members: vec![Member { node: own, key: self.identity.identity_key(), left: None }],
+            members: vec![Member { node: own, key: identity.identity_key(), left: None }],
         };
         for peer in create.peer_ids.iter().filter(|peer| **peer != own) {
             record = record.with(*peer, self.key_of(peer)?).map_err(bad_record)?;
         }
-        let signed = record.sign(|bytes| self.identity.sign(bytes)).map_err(bad_record)?;
+        let signed = record.sign(|bytes| identity.sign(bytes)).map_err(bad_record)?;
         let id = signed.id();
         self.cx.ask(|reply| Command::Create { signed, reply }).await??;
         self.show(id, SHOWN).await
@@ -308,7 +308,8 @@ impl Rooms {
     }
 }
 
-fn creator_of(signed: &Signed) -> Option<NodeId> {
+/// The node that made the room, as its record names it.
+pub(crate) fn creator_of(signed: &Signed) -> Option<NodeId> {
     let record = signed.record();
     record.member_of(&record.creator).map(|member| member.node)
 }

@@ -18,6 +18,16 @@ pub(crate) type Reply<T> = oneshot::Sender<T>;
 /// Frames on their way to a peer, encoded once for all of them.
 pub(crate) type Queue = mpsc::Sender<Arc<Vec<u8>>>;
 
+/// What the fleet says of the creator of a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Standing {
+    /// Its key is that of a voter or node, or was that of the one that sends it:
+    /// it may bring a room that is new here.
+    pub(crate) begins: bool,
+    /// The node it names for itself is a voter or node: its rooms may go on.
+    pub(crate) goes_on: bool,
+}
+
 /// One question or order.
 pub(crate) enum Command {
     /// All rooms of this node.
@@ -41,7 +51,7 @@ pub(crate) enum Command {
     /// Which of these are new and worth a look at their signature.
     Unknown { from: NodeId, messages: Vec<Unverified>, reply: Reply<Screened> },
     /// Take a record of a peer.
-    TakeRecord { from: NodeId, signed: Signed, reply: Reply<bool> },
+    TakeRecord { from: NodeId, signed: Signed, standing: Standing, reply: Reply<bool> },
     /// A member confirmed one of our messages, or did not.
     Acked { from: NodeId, id: MessageId, verdict: Verdict },
     /// Which sessions may be opened now.

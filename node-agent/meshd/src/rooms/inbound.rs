@@ -10,11 +10,12 @@ use std::time::Duration;
 use osmoda_kit::tasks::TaskKind;
 use osmoda_mesh::{IncomingStream, Intake, MeshStream};
 use osmoda_mesh_rooms::{Blob, Frame, Refusal, Signed};
+use osmoda_node_api::mesh::Member;
 use osmoda_types::{NodeId, Role};
 use tokio::io::{ReadHalf, WriteHalf, split};
 use tokio::sync::mpsc;
 
-use super::command::{Asked, Change, ChangeRefused, Command, Membership, Way};
+use super::command::{Asked, Change, ChangeRefused, Command, Membership, Standing, Way};
 use super::cx::Cx;
 use super::heal;
 use super::wire::{FrameReader, send};
@@ -106,24 +107,25 @@ async fn pushes(
     Ok(())
 }
 
-/// Takes a record off the wire. Its creator must be a voter or node of this
-/// fleet, under its own key: guests make no rooms here.
+/// Takes a record off the wire. A room that is new here must be a voter's or
+/// node's of this fleet: guests make no rooms here.
 pub(crate) async fn take_record(cx: &Cx, peer: NodeId, wire: &[u8]) {
     let signed = match Signed::decode(wire) {
         Ok(signed) => signed,
         Err(error) => return tracing::warn!(%peer, %error, "not a room record"),
     };
     let creator = signed.record().creator;
-    let known = cx
-        .mesh
-        .members()
-        .members
-        .iter()
-        .any(|member| member.identity_key == creator && matches!(member.role, Role::Voter | Role::Node));
-    if !known {
-        return tracing::debug!(%peer, room = %signed.id(), "record of a creator that is not in the fleet");
-    }
-    if cx.ask(|reply| Command::TakeRecord { from: peer, signed, reply }).await.is_err() {
+    let members = cx.mesh.members();
+    let by_key = members.members.iter().find(|member| member.identity_key == creator);
+    // A creator speaks for a key of its own that was replaced since.
+    let by_itself = || {
+        let is_its = signed.record().member_of(&creator).is_some_and(|member| member.node == peer);
+        members.by_node(&peer).filter(|_| is_its)
+    };
+    let may = |member: &Member| matches!(member.role, Role::Voter | Role::Node);
+    let named = signed.record().member_of(&creator).and_then(|member| members.by_node(&member.node));
+    let standing = Standing { begins: by_key.or_else(by_itself).is_some_and(may), goes_on: named.is_some_and(may) };
+    if cx.ask(|reply| Command::TakeRecord { from: peer, signed, standing, reply }).await.is_err() {
         tracing::trace!("rooms are stopping");
     }
 }

@@ -37,7 +37,7 @@ use std::time::Duration;
 use osmoda_kit::clock::SharedClock;
 use osmoda_kit::error::ApiError;
 use osmoda_kit::tasks::{TaskKind, Tasks};
-use osmoda_mesh::{Identity, MeshHandle};
+use osmoda_mesh::MeshHandle;
 use osmoda_node_api::mesh::Service;
 use tokio::sync::{Notify, mpsc};
 
@@ -62,9 +62,7 @@ pub(crate) const HEAL_EVERY: Duration = Duration::from_secs(30);
 
 /// What rooms are started with.
 pub struct RoomsConfig {
-    /// Whose messages this node writes.
-    pub identity: Arc<Identity>,
-    /// The links.
+    /// The links, and whose messages this node writes.
     pub mesh: MeshHandle,
     /// The folder of the database.
     pub dir: PathBuf,
@@ -75,8 +73,8 @@ pub struct RoomsConfig {
 impl RoomsConfig {
     /// With the periods of the design.
     #[must_use]
-    pub fn new(identity: Arc<Identity>, mesh: MeshHandle, dir: PathBuf) -> Self {
-        Self { identity, mesh, dir, heal_every: HEAL_EVERY }
+    pub fn new(mesh: MeshHandle, dir: PathBuf) -> Self {
+        Self { mesh, dir, heal_every: HEAL_EVERY }
     }
 }
 
@@ -84,7 +82,6 @@ impl RoomsConfig {
 #[derive(Clone)]
 pub struct Rooms {
     cx: Cx,
-    identity: Arc<Identity>,
     clock: SharedClock,
 }
 
@@ -110,10 +107,10 @@ impl Rooms {
     /// The store's code when it cannot be opened; `Conflict` when the mesh has
     /// an acceptor for rooms already.
     pub async fn start(config: RoomsConfig, tasks: &Tasks, clock: SharedClock) -> Result<Self, ApiError> {
-        let RoomsConfig { identity, mesh, dir, heal_every } = config;
+        let RoomsConfig { mesh, dir, heal_every } = config;
         let (wake, path) = (Arc::new(Notify::new()), dir.join(FILE));
         let parts = Parts {
-            identity: identity.clone(),
+            keyring: mesh.keyring(),
             clock: clock.clone(),
             path: path.clone(),
             tasks: tasks.clone(),
@@ -137,7 +134,7 @@ impl Rooms {
         inbound::serve(cx.clone(), accepted);
         tasks.spawn(TaskKind::INTAKE, "room links", links::follow(cx.clone()));
         tasks.spawn(TaskKind::INTAKE, "room healing", heal::run(cx.clone()));
-        Ok(Self { cx, identity, clock })
+        Ok(Self { cx, clock })
     }
 
     /// What went over the wire so far.

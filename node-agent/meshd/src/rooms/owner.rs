@@ -19,7 +19,7 @@ use osmoda_kit::clock::SharedClock;
 use osmoda_kit::error::{ApiError, chain};
 use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::Tasks;
-use osmoda_mesh::Identity;
+use osmoda_mesh::Keyring;
 use osmoda_mesh_rooms::limits::SEEN_MAX;
 use osmoda_mesh_rooms::{Clock, Frame, MessageId, Meter, RoomId, Seen};
 use osmoda_types::{ErrorCode, NodeId, PublicKey};
@@ -66,7 +66,7 @@ impl Batch {
 /// All rooms.
 pub(crate) struct Owner {
     pub(crate) own: NodeId,
-    pub(crate) identity: Arc<Identity>,
+    pub(crate) keyring: Arc<Keyring>,
     pub(crate) clock: SharedClock,
     pub(crate) hlc: Clock,
     pub(crate) meter: Meter,
@@ -84,7 +84,7 @@ pub(crate) struct Owner {
 
 /// What an owner is made of.
 pub(crate) struct Parts {
-    pub(crate) identity: Arc<Identity>,
+    pub(crate) keyring: Arc<Keyring>,
     pub(crate) clock: SharedClock,
     pub(crate) path: PathBuf,
     pub(crate) tasks: Tasks,
@@ -95,11 +95,11 @@ pub(crate) struct Parts {
 impl Owner {
     /// Reads all rooms. Blocks.
     pub(crate) fn open(parts: Parts) -> Result<Self, StoreError> {
-        let Parts { identity, clock, path, tasks, wake, heal_every } = parts;
+        let Parts { keyring, clock, path, tasks, wake, heal_every } = parts;
         let store = Store::open(&path)?;
         let mut owner = Self {
-            own: identity.node(),
-            identity,
+            own: keyring.node(),
+            keyring,
             clock,
             hlc: Clock::default(),
             meter: Meter::default(),

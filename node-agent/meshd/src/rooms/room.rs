@@ -3,8 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use osmoda_kit::clock::Timestamp;
+use osmoda_mesh::Identity;
 use osmoda_mesh_rooms::limits::{PRUNE_SLACK_PERCENT, QUARANTINE_MAX, REFUSED_MAX, ROOM_BYTES_MAX, ROOM_MESSAGES_MAX};
-use osmoda_mesh_rooms::{MessageId, RoomLog, Seen, Signed, Slot, Snapshot, Verified};
+use osmoda_mesh_rooms::{MessageId, Record, RoomLog, Seen, Signed, Slot, Snapshot, Verified};
 use osmoda_types::{NodeId, PublicKey};
 use tokio::sync::broadcast;
 
@@ -61,6 +62,11 @@ impl Confirmed {
     }
 }
 
+/// The key under which a node is in a room; one that is not gets the one in use.
+pub(crate) fn own_key(record: &Record, own: &NodeId, now: &Identity) -> PublicKey {
+    record.members.iter().find(|member| member.node == *own).map_or_else(|| now.identity_key(), |member| member.key)
+}
+
 /// One room.
 #[derive(Debug)]
 pub(crate) struct Room {
@@ -86,6 +92,12 @@ impl Room {
             tail: broadcast::channel(TAIL_QUEUE).0,
             confirmed: BTreeMap::new(),
         }
+    }
+
+    /// The key under which this node is in the room: the one the record names,
+    /// which may be older than the identity in use.
+    pub(crate) fn own_key(&self, own: &NodeId, now: &Identity) -> PublicKey {
+        own_key(self.signed.record(), own, now)
     }
 
     /// Whether a node may read and write.

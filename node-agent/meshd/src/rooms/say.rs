@@ -9,7 +9,7 @@ use osmoda_types::{ErrorCode, NodeId};
 
 use super::command::{Change, ChangeRefused, Membership, Reply, SentMessage};
 use super::owner::{Batch, Owner, unknown_room};
-use super::room::Room;
+use super::room::{Room, own_key};
 use super::serve::answer;
 use super::store::Write;
 
@@ -46,9 +46,11 @@ impl Owner {
 
     fn compose(&mut self, id: &RoomId, text: String, batch: &mut Batch) -> Result<(SentMessage, Frame), ApiError> {
         self.may_write().map_err(not_written)?;
-        let (key, own, now_ms) = (self.identity.identity_key(), self.own, self.now_ms());
+        let (identity, own, now_ms) = (self.keyring.now(), self.own, self.now_ms());
         let node_messages = self.messages();
         let room = self.rooms.get_mut(id).filter(|room| room.has(&own)).ok_or_else(unknown_room)?;
+        let key = room.own_key(&own, &identity);
+        let sign = identity.signer(key).ok_or_else(lost_key)?;
         fits(&room.log, &key, text.len(), node_messages).map_err(over_quota)?;
         self.meter.take(*id, key, now_ms).map_err(over_quota)?;
         let known = room.log.author(&key);
@@ -61,7 +63,7 @@ impl Owner {
             hlc: self.hlc.tick(now_ms),
             body: Body::Text(text),
         };
-        let signed = message.sign(|bytes| self.identity.sign(bytes)).map_err(|error| match error {
+        let signed = message.sign(sign).map_err(|error| match error {
             MessageError::TooLarge(_) => ApiError::new(ErrorCode::TooLarge, error.to_string()),
             _ => ApiError::internal(error),
         })?;
@@ -101,7 +103,7 @@ impl Owner {
         let creator = signed.record().creator;
         let mine = self.rooms.values().filter(|room| room.has(&self.own));
         let of_creator = mine.clone().filter(|room| room.signed.record().creator == creator).count();
-        let own = creator == self.identity.identity_key();
+        let own = self.keyring.now().holds(&creator);
         if mine.count() >= ROOMS_MAX || (!own && of_creator >= ROOMS_PER_CREATOR_MAX) {
             let text = format!("a node keeps {ROOMS_MAX} rooms, {ROOMS_PER_CREATOR_MAX} of another creator at most");
             return Err(ApiError::new(ErrorCode::QuotaExceeded, text));
@@ -132,12 +134,11 @@ impl Owner {
 
     fn next_record(&mut self, change: &Change) -> Result<Signed, ChangeRefused> {
         self.may_write().map_err(|code| ChangeRefused::Store(not_written(code)))?;
-        let own_key = self.identity.identity_key();
+        let identity = self.keyring.now();
         let room = self.rooms.get(&change.room).ok_or(ChangeRefused::NotFound)?;
         let record = room.signed.record();
-        if record.creator != own_key {
-            return Err(ChangeRefused::NotFound);
-        }
+        // A room goes on under the key that made it.
+        let Some(sign) = identity.signer(record.creator) else { return Err(ChangeRefused::NotFound) };
         let is_creator = change.by == self.own;
         let next = match change.what {
             Membership::Add { node, key, may_join } => {
@@ -158,14 +159,15 @@ impl Owner {
         if next.revision == record.revision {
             return Ok(room.signed.clone());
         }
-        let signed = next.sign(|bytes| self.identity.sign(bytes));
+        let signed = next.sign(sign);
         signed.map_err(|error: RecordError| ChangeRefused::Store(ApiError::internal(error)))
     }
 
     /// Puts a newer record in force: what it does not admit goes, and a room
     /// that this node is not in any more is emptied.
     pub(crate) fn adopt(&mut self, signed: Signed, batch: &mut Batch) {
-        let (id, own, own_key) = (signed.id(), self.own, self.identity.identity_key());
+        let (id, own) = (signed.id(), self.own);
+        let own_key = own_key(signed.record(), &own, &self.keyring.now());
         batch.writes.push(Write::Record(signed.clone()));
         let Some(room) = self.rooms.get_mut(&id) else {
             self.rooms.insert(id, Room::new(signed, RoomLog::default()));
@@ -217,6 +219,11 @@ impl Owner {
 /// The answer when a commit failed.
 pub(crate) fn not_written(code: ErrorCode) -> ApiError {
     ApiError::new(code, "the message or room could not be written; nothing was changed")
+}
+
+/// Its files are gone; nobody else has it.
+fn lost_key() -> ApiError {
+    ApiError::new(ErrorCode::IdentityMissing, "the key under which this node is in the room is not here any more")
 }
 
 fn over_quota(error: osmoda_mesh_rooms::OverQuota) -> ApiError {

@@ -22,7 +22,9 @@ impl Owner {
             Command::Send { room, text, reply } => self.send(&room, text, batch, reply),
             Command::Unknown { from, messages, reply } => answer(reply, self.screen(&from, messages)),
             Command::Ingest { from, way, messages, reply } => self.ingest(from, way, messages, batch, reply),
-            Command::TakeRecord { from, signed, reply } => self.take_record(&from, signed, batch, reply),
+            Command::TakeRecord { from, signed, standing, reply } => {
+                self.take_record(&from, signed, standing, batch, reply);
+            }
             Command::Acked { from, id, verdict } => self.acked(from, &id, verdict),
             Command::Begin { reply } => answer(reply, self.begin()),
             Command::Answer { from, asked, reply } => answer(reply, self.answer_session(from, asked)),
@@ -82,7 +84,7 @@ impl Owner {
     fn delivery(&self, room: &RoomId) -> Result<Delivered, ApiError> {
         let room = self.member_room(room)?;
         let of = |node: NodeId| (node, room.confirmed.get(&node).cloned().unwrap_or_default());
-        let own_seq = room.log.author(&self.identity.identity_key()).seq;
+        let own_seq = room.log.author(&room.own_key(&self.own, &self.keyring.now())).seq;
         Ok(Delivered { own_seq, members: room.others(self.own).map(of).collect() })
     }
 

@@ -9,7 +9,7 @@ use super::owner::Owner;
 impl Owner {
     /// Takes the slot of every room that has somebody waiting.
     pub(crate) fn begin(&mut self) -> Vec<Begin> {
-        let own_key = self.identity.identity_key();
+        let identity = self.keyring.now();
         let (own, links) = (self.own, &self.links);
         let mut begun = Vec::new();
         for (id, room) in self.rooms.iter_mut().filter(|(_, room)| room.signed.record().has(&own)) {
@@ -26,7 +26,7 @@ impl Owner {
                 revision: room.signed.record().revision,
                 snapshot: room.snapshot(0),
                 skip: room.skipped(),
-                own_seq: room.log.author(&own_key).seq,
+                own_seq: room.log.author(&room.own_key(&own, &identity)).seq,
             });
         }
         begun
@@ -34,7 +34,7 @@ impl Owner {
 
     /// Judges a session that a peer opens, and takes the slot for it.
     pub(crate) fn answer_session(&mut self, from: NodeId, asked: Asked) -> Result<Answered, Refusal> {
-        let (own, own_key) = (self.own, self.identity.identity_key());
+        let (own, identity) = (self.own, self.keyring.now());
         let room = self.rooms.get_mut(&asked.room).ok_or(Refusal::NotFound)?;
         let record = room.signed.record();
         if !record.has(&own) || !record.has(&from) {
@@ -51,7 +51,7 @@ impl Owner {
             snapshot,
             record: (revision > asked.revision).then(|| room.signed.clone()),
             wants_record: revision < asked.revision,
-            own_seq: room.log.author(&own_key).seq,
+            own_seq: room.log.author(&room.own_key(&own, &identity)).seq,
         })
     }
 

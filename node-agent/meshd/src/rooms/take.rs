@@ -7,7 +7,8 @@
 use osmoda_mesh_rooms::{Ahead, Inserted, MessageId, RoomId, Signed, Unverified, Verdict, Verified, fits, judge};
 use osmoda_types::NodeId;
 
-use super::command::{Reply, Screened, Way};
+use super::ask::creator_of;
+use super::command::{Reply, Screened, Standing, Way};
 use super::owner::{Batch, Owner};
 use super::serve::answer;
 use super::store::Write;
@@ -179,17 +180,33 @@ impl Owner {
 
     /// Takes a newer record of a room, or that of a room this node was added to.
     /// Who its creator may be was judged by whoever received it.
-    pub(crate) fn take_record(&mut self, from: &NodeId, signed: Signed, batch: &mut Batch, reply: Reply<bool>) {
-        let own_key = self.identity.identity_key();
+    pub(crate) fn take_record(
+        &mut self,
+        from: &NodeId,
+        signed: Signed,
+        standing: Standing,
+        batch: &mut Batch,
+        reply: Reply<bool>,
+    ) {
+        let identity = self.keyring.now();
         let names_us = |record: &osmoda_mesh_rooms::Record| {
-            record.present().any(|member| member.node == self.own && member.key == own_key)
+            record.present().any(|member| member.node == self.own && identity.holds(&member.key))
         };
         let wanted = match self.rooms.get(&signed.id()) {
-            Some(room) => signed.replaces(&room.signed),
-            None => names_us(signed.record()) && signed.record().has(from) && self.has_place_for(&signed).is_ok(),
+            Some(room) => {
+                // Under the same node: who was revoked does not become another.
+                let same = creator_of(&signed) == creator_of(&room.signed);
+                standing.goes_on && same && signed.replaces(&room.signed)
+            }
+            None => {
+                standing.begins
+                    && names_us(signed.record())
+                    && signed.record().has(from)
+                    && self.has_place_for(&signed).is_ok()
+            }
         };
         // Only this node signs the records of its own rooms.
-        if !wanted || self.may_write().is_err() || signed.record().creator == own_key {
+        if !wanted || self.may_write().is_err() || identity.holds(&signed.record().creator) {
             return answer(reply, false);
         }
         let id = signed.id();
@@ -209,9 +226,9 @@ impl Owner {
 
     /// Notes what a member has of our own messages.
     pub(crate) fn acked(&mut self, from: NodeId, id: &MessageId, verdict: Verdict) {
-        let own = self.identity.identity_key();
+        let (own, identity) = (self.own, self.keyring.now());
         for room in self.rooms.values_mut() {
-            let Some(seq) = room.log.seq_of(&own, id) else { continue };
+            let Some(seq) = room.log.seq_of(&room.own_key(&own, &identity), id) else { continue };
             match verdict {
                 Verdict::Kept => room.confirmed.entry(from).or_default().add(seq),
                 Verdict::Waits | Verdict::Refused | Verdict::Later => {

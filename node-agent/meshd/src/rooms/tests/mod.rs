@@ -2,6 +2,7 @@
 //! clock and a disk that the test decides about.
 
 mod endpoints;
+mod keys;
 mod links;
 mod owner;
 mod world;

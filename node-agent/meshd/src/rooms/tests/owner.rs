@@ -7,7 +7,7 @@ use osmoda_kit::clock::Clock as _;
 use osmoda_kit::shutdown::Shutdown;
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_kit::testing::{FakeClock, TempRoot, wait_for};
-use osmoda_mesh::{Identity, state};
+use osmoda_mesh::{Identity, Keyring, state};
 use osmoda_mesh_rooms::{Body, Hlc, Join, Member, Message, MessageId, Record, Retention, RoomId, Verdict};
 use osmoda_types::ErrorCode;
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -33,7 +33,7 @@ impl World {
         let other = state::create_identity(&roots[1].paths().state("mesh")).unwrap();
         let (tasks, clock) = (Tasks::new(Shutdown::new()), FakeClock::new());
         let parts = Parts {
-            identity: own.clone(),
+            keyring: Arc::new(Keyring::new(own.clone())),
             clock: Arc::new(clock.clone()),
             path: roots[0].path().join("rooms.db"),
             tasks: tasks.clone(),

@@ -7,13 +7,15 @@ use osmoda_kit::clock::{SharedClock, SystemClock};
 use osmoda_kit::shutdown::Shutdown;
 use osmoda_kit::tasks::Tasks;
 use osmoda_kit::testing::{TempRoot, wait_for};
-use osmoda_mesh::{EpochSecret, Identity, Mesh, MeshConfig, MeshHandle, Tuning, state};
+use osmoda_mesh::{EpochSecret, Identity, Mesh, MeshConfig, MeshHandle, Tuning, rotation, state};
 use osmoda_mesh_rooms::{MessageId, RoomId};
 use osmoda_node_api::mesh::{Member, Members, SecretBytes};
 use osmoda_node_api::rooms::{CreateRoom, JoinRule};
 use osmoda_types::{MeshEpoch, NetworkId, NodeId, Role};
 
 use crate::rooms::{Rooms, RoomsConfig};
+
+const NETWORK: NetworkId = NetworkId::from_bytes([7; 32]);
 
 pub(super) const LIMIT: Duration = Duration::from_secs(30);
 
@@ -39,7 +41,7 @@ impl Node {
         let alone = member(&identity, role, vec![]);
         let config = MeshConfig {
             identity: identity.clone(),
-            network: NetworkId::from_bytes([7; 32]),
+            network: NETWORK,
             listen: ([127, 0, 0, 1], 0).into(),
             secrets: secret.into(),
             members: Members { index: 1, epoch: MeshEpoch(1), members: vec![alone] },
@@ -49,7 +51,7 @@ impl Node {
         let mesh = Mesh::start(config, &tasks, clock.clone()).unwrap();
         let config = RoomsConfig {
             heal_every: Duration::from_secs(1),
-            ..RoomsConfig::new(identity.clone(), mesh.clone(), root.paths().state("mesh"))
+            ..RoomsConfig::new(mesh.clone(), root.paths().state("mesh"))
         };
         let rooms = Rooms::start(config, &tasks, clock).await.unwrap();
         Self { mesh, rooms, identity, tasks, role, root }
@@ -67,6 +69,14 @@ impl Node {
         let report = self.tasks.drain(Duration::from_secs(10)).await;
         assert!(report.is_graceful(), "{report:?}");
         (self.root, self.identity, self.role)
+    }
+
+    /// Gives the node new keys, as after the log took them.
+    pub(super) async fn rotate(&mut self) {
+        let dir = self.root.paths().state("mesh");
+        rotation::prepare(&dir, &NETWORK).unwrap();
+        self.identity = rotation::commit(&dir).unwrap();
+        self.mesh.change_identity(self.identity.clone()).await.unwrap();
     }
 
     /// Stops and starts on the same folder.

@@ -2,6 +2,7 @@
 //! controller and no context.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::{Credentials, UnixClient};
@@ -15,6 +16,10 @@ use crate::exit::Exit;
 /// The largest answer: 500 messages of a room, of the largest text.
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
+/// How long an answer may take: new keys go through the log, for which the mesh
+/// gives fleetd 12 s.
+const TIME_LIMIT: Duration = Duration::from_secs(20);
+
 /// The mesh daemon of the node below a root directory.
 pub(crate) struct Local {
     client: UnixClient,
@@ -25,7 +30,8 @@ impl Local {
     /// Nothing is asked yet.
     pub(crate) fn new(root: &Path) -> Self {
         let socket = Paths::new(root).socket("mesh");
-        let client = UnixClient::new(socket.clone(), Credentials::none()).with_answer_limit(ANSWER_BYTES_MAX);
+        let client = UnixClient::new(socket.clone(), Credentials::none());
+        let client = client.with_answer_limit(ANSWER_BYTES_MAX).with_time_limit(TIME_LIMIT);
         Self { client, socket }
     }
 

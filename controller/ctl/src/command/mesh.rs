@@ -43,6 +43,11 @@ enum Command {
         #[arg(long, value_name = "SECONDS")]
         ttl: Option<u64>,
     },
+    /// Gives this node new keys; it stays a member under its id, and peers follow
+    #[command(
+        after_help = "Examples:\n  osmoda mesh rotate\n\nOpen invites of this node end. May be repeated after a failure."
+    )]
+    Rotate,
     /// Removes a member from the fleet for good, through the controller
     #[command(after_help = "Examples:\n  osmoda mesh revoke web-3 --key me.key")]
     Revoke {
@@ -88,6 +93,10 @@ pub(crate) async fn run(global: &Global, mesh: Mesh) -> Result<Exit, CliError> {
                 note("on the new node: osmoda-node join INVITE (whoever uses it first joins; keep it secret)")?;
             }
         }
+        Command::Rotate => {
+            let made = local.post("cannot change the keys", "/identity/rotate", &json!({})).await?;
+            out.object(&made, |made: &Rotated| made.new_instance_id.clone(), rotated)?;
+        }
         Command::Revoke { node, key, yes } => {
             return super::node::revoke(&mut Session::open(global)?, &node, key.key.as_deref(), yes).await;
         }
@@ -105,6 +114,23 @@ pub(crate) async fn run(global: &Global, mesh: Mesh) -> Result<Exit, CliError> {
 #[derive(Debug, Deserialize)]
 struct Made {
     invite_code: String,
+}
+
+#[derive(Debug, Deserialize)]
+struct Rotated {
+    new_instance_id: String,
+    new_pubkeys: NewKeys,
+}
+
+#[derive(Debug, Deserialize)]
+struct NewKeys {
+    ed25519: String,
+    noise: String,
+}
+
+fn rotated(made: &Rotated) -> String {
+    let NewKeys { ed25519, noise } = &made.new_pubkeys;
+    format!("node      {}\nidentity  {ed25519}\ntransport {noise}\n", made.new_instance_id)
 }
 
 #[derive(Debug, Deserialize)]

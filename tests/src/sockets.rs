@@ -17,6 +17,7 @@ use tokio::runtime::Runtime;
 #[derive(Debug)]
 pub struct MeshSocket {
     client: MeshClient,
+    http: UnixClient,
     runtime: Runtime,
 }
 
@@ -28,8 +29,8 @@ impl MeshSocket {
     pub fn of(layout: &Layout, member: &str) -> anyhow::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let socket = Paths::new(layout.root(member)).socket("mesh");
-        let client = MeshClient::new(UnixClient::new(socket, Credentials::default()));
-        Ok(Self { client, runtime })
+        let http = UnixClient::new(socket, Credentials::default());
+        Ok(Self { client: MeshClient::new(http.clone()), http, runtime })
     }
 
     /// Who the node is.
@@ -46,6 +47,19 @@ impl MeshSocket {
     /// When the daemon does not answer.
     pub fn peers(&self) -> anyhow::Result<Vec<PeerInfo>> {
         self.runtime.block_on(self.client.peers()).context("asking for peers")
+    }
+
+    /// The transport key that the node knows of that one.
+    ///
+    /// # Errors
+    /// When the daemon does not answer, or knows no such member.
+    pub fn peer_key(&self, peer: NodeId) -> anyhow::Result<String> {
+        #[derive(serde::Deserialize)]
+        struct Known {
+            noise_static_pubkey: String,
+        }
+        let known = self.runtime.block_on(self.http.get::<Known>(&format!("/peer/{peer}")));
+        Ok(known.context("asking for a peer")?.noise_static_pubkey)
     }
 
     /// Whether the node has a link to that one.

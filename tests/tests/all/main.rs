@@ -5,6 +5,7 @@
 
 mod node;
 mod revoke;
+mod rotate;
 mod subkeys;
 
 use std::time::{Duration, Instant};

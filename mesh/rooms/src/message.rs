@@ -24,6 +24,8 @@ use crate::limits::{MESSAGE_BYTES_MAX, PARENTS_MAX, TEXT_BYTES_MAX};
 const VERSION: u8 = 1;
 const LINE: &[u8] = b"mesh1 room msg";
 const SIGNATURE_BYTES: usize = 64;
+/// What a message takes beside its text, about: more costs a larger buffer.
+const FIXED_BYTES: usize = 400;
 
 /// What is said.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,7 +54,7 @@ pub struct Message {
     pub body: Body,
 }
 
-#[derive(Serialize, Deserialize)]
+#[derive(Deserialize)]
 struct Fields {
     room: RoomId,
     author: [u8; 32],
@@ -61,6 +63,18 @@ struct Fields {
     parents: Vec<MessageId>,
     hlc: Hlc,
     body: Body,
+}
+
+/// The same, to be written.
+#[derive(Serialize)]
+struct FieldsOf<'a> {
+    room: RoomId,
+    author: &'a [u8; 32],
+    seq: u64,
+    prev: Option<MessageId>,
+    parents: &'a [MessageId],
+    hlc: Hlc,
+    body: &'a Body,
 }
 
 /// Why bytes are no message.
@@ -97,16 +111,19 @@ pub struct Verified(Unverified);
 
 impl Message {
     fn canonical(&self) -> Result<Vec<u8>, MessageError> {
-        let fields = Fields {
+        let fields = FieldsOf {
             room: self.room,
-            author: *self.author.as_bytes(),
+            author: self.author.as_bytes(),
             seq: self.seq,
             prev: self.prev,
-            parents: self.parents.clone(),
+            parents: &self.parents,
             hlc: self.hlc,
-            body: self.body.clone(),
+            body: &self.body,
         };
-        postcard::to_extend(&fields, vec![VERSION]).map_err(|_| MessageError::Malformed)
+        let Body::Text(text) = &self.body;
+        let mut out = Vec::with_capacity(FIXED_BYTES + text.len());
+        out.push(VERSION);
+        postcard::to_extend(&fields, out).map_err(|_| MessageError::Malformed)
     }
 
     fn check(&self) -> Result<(), MessageError> {
@@ -196,10 +213,21 @@ impl Unverified {
     /// # Errors
     /// [`MessageError::Signature`].
     pub fn verify(self) -> Result<Verified, MessageError> {
+        let (author, signed, signature) = self.claim();
+        let checked = statement::verify(&author, &signed, &signature);
+        checked.map(|()| Verified(self)).map_err(|_| MessageError::Signature)
+    }
+
+    /// Who says to have signed what, and the signature.
+    pub(crate) fn claim(&self) -> (PublicKey, Vec<u8>, Signature) {
         let mut signature = [0; SIGNATURE_BYTES];
         signature.copy_from_slice(&self.wire[..SIGNATURE_BYTES]);
-        let checked = statement::verify(&self.message.author, &to_sign(&self.id), &Signature::from_bytes(signature));
-        checked.map(|()| Verified(self)).map_err(|_| MessageError::Signature)
+        (self.message.author, to_sign(&self.id), Signature::from_bytes(signature))
+    }
+
+    /// The outcome of a check of [`Unverified::claim`].
+    pub(crate) fn checked(self, valid: bool) -> Result<Verified, MessageId> {
+        if valid { Ok(Verified(self)) } else { Err(self.id) }
     }
 
     /// Takes a message from this node's own store, where only verified ones are.

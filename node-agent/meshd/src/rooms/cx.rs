@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use osmoda_kit::error::{ApiError, chain};
+use osmoda_kit::error::ApiError;
 use osmoda_kit::tasks::Tasks;
 use osmoda_mesh::MeshHandle;
-use osmoda_mesh_rooms::{Blob, MessageId, RoomId, Unverified, Verdict, Verified};
+use osmoda_mesh_rooms::{Blob, MessageId, RoomId, Signatures, Unverified, Verdict, Verified};
 use osmoda_types::{ErrorCode, NodeId, Role};
 use tokio::sync::{Notify, mpsc, oneshot};
 
@@ -21,6 +21,7 @@ pub(crate) struct Cx {
     pub(crate) tasks: Tasks,
     pub(crate) owner: mpsc::Sender<Command>,
     pub(crate) reader: Arc<Reader>,
+    pub(crate) signatures: Arc<Signatures>,
     pub(crate) traffic: Arc<Traffic>,
     pub(crate) pace: Arc<Pace>,
     pub(crate) wake: Arc<Notify>,
@@ -62,8 +63,9 @@ impl Cx {
         if new.is_empty() {
             return Ok((judged, known));
         }
-        // Some 50 µs each: off the async threads.
-        let checked = self.tasks.blocking("room signatures", move || new.into_iter().map(verify).collect()).await;
+        // Some 30 to 50 µs each: off the async threads.
+        let signatures = Arc::clone(&self.signatures);
+        let checked = self.tasks.blocking("room signatures", move || signatures.check(new)).await;
         let checked: Vec<Result<Verified, MessageId>> = checked.map_err(ApiError::internal)?;
         let mut messages = Vec::with_capacity(checked.len());
         for message in checked {
@@ -90,14 +92,6 @@ impl Cx {
     pub(crate) fn role(&self, node: &NodeId) -> Option<Role> {
         self.mesh.members().by_node(node).map(|member| member.role)
     }
-}
-
-fn verify(message: Unverified) -> Result<Verified, MessageId> {
-    let id = message.id();
-    message.verify().map_err(|error| {
-        tracing::debug!(error = chain(&error), "signature");
-        id
-    })
 }
 
 fn stopping() -> ApiError {

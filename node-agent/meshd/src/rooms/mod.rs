@@ -126,6 +126,7 @@ impl Rooms {
             tasks: tasks.clone(),
             owner: sender,
             reader: Arc::new(reader),
+            signatures: Arc::default(),
             traffic: Arc::new(Traffic::default()),
             pace: Arc::new(Pace::new(HEAL_RATE)),
             wake,

@@ -12,19 +12,27 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::time::Duration;
 
+use osmoda_agentd::checkpoint::{CheckpointStore, FILE_NAME as CHECKPOINTS};
 use osmoda_agentd::ledger::file::{FILE_NAME, LedgerFile};
 use osmoda_agentd::ledger::record::Row;
 use osmoda_agentd::ledger::verify::Verifier;
+use osmoda_agentd::ledger_key::{KEY_FILE, verifier};
 use osmoda_kit::http::{Credentials, TokenFile, UnixClient};
+use osmoda_kit::keys;
 use osmoda_kit::secret::Secret;
 use osmoda_kit::testing::{TempRoot, wait_for};
+use osmoda_ledger::checkpoint::Checkpoint;
 use osmoda_node_api::agentd::{AgentdClient, AppendRequest, Appended, Event, EventQuery};
 use osmoda_node_api::callers::USERS;
 use osmoda_types::ErrorCode;
 use serde_json::{Value, json};
 
-/// Kills; the issue asks for at least twenty.
+/// Kills in CI. `OSMODA_KILLS=1000` for as many as the issue asks for.
 const KILLS: usize = 25;
+
+/// Every so many kills wait until a checkpoint covers what was appended, so that
+/// some fall right behind one and others between two.
+const SIGNED_EVERY: usize = 5;
 
 /// Clients that append at the same time: enough that every kill falls into a
 /// commit, a gather window or an answer under way.
@@ -104,9 +112,20 @@ fn rows_before_kill(kill: usize) -> usize {
     [0, 1, 2, 7, 30, 100, 250, 600][kill % 8] + kill
 }
 
-fn check(path: &Path, acknowledged: &BTreeMap<String, Appended>) {
+/// Chain, tree and every checkpoint ever signed hold, and nothing acknowledged
+/// is lost. Returns the size of the newest checkpoint.
+fn check(path: &Path, acknowledged: &BTreeMap<String, Appended>) -> u64 {
     let file = LedgerFile::open(path).unwrap();
-    let report = file.verify(|fault| panic!("{fault}")).unwrap();
+    let state = path.parent().unwrap();
+    let store = CheckpointStore::open_read_only(&state.join(CHECKPOINTS)).unwrap().unwrap();
+    let key = keys::load_signing(&state.join(KEY_FILE)).unwrap();
+    let key = verifier(&key.verifying_key().to_bytes()).unwrap();
+    let mut signed = 0;
+    for note in store.notes().unwrap() {
+        signed = Checkpoint::open(&note, &key).unwrap().size;
+    }
+    let marks = store.marks().unwrap();
+    let report = file.verify_against(&marks, |fault| panic!("{fault}"), |_| {}).unwrap();
     assert_eq!(report.verified, report.total);
     let mut rows = BTreeMap::new();
     file.for_each(|event| {
@@ -119,14 +138,17 @@ fn check(path: &Path, acknowledged: &BTreeMap<String, Appended>) {
         assert_eq!(row.hash, appended.hash);
         assert!(row.payload.contains(&format!("\"mark\":\"{mark}\"")), "{}", row.payload);
     }
+    signed
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn no_acknowledged_row_is_lost() {
+async fn r15_no_acknowledged_row_is_lost() {
+    let kills = std::env::var("OSMODA_KILLS").map_or(KILLS, |count| count.parse().unwrap());
+    let mut signed = 0;
     let root = TempRoot::new();
     let path = root.paths().state("agentd").join(FILE_NAME);
     let mut acknowledged = BTreeMap::new();
-    for kill in 0..KILLS {
+    for kill in 0..kills {
         let daemon = Daemon::start(&root, &[]);
         daemon.ready().await;
         let count = Arc::new(AtomicUsize::new(0));
@@ -136,13 +158,22 @@ async fn no_acknowledged_row_is_lost() {
         let killed = async {
             let wanted = rows_before_kill(kill);
             wait_for("appends", LIMIT, || async { (count.load(SeqCst) >= wanted).then_some(()) }).await;
+            if kill % SIGNED_EVERY == 0 {
+                let rows = acknowledged.len() as u64;
+                wait_for("a checkpoint", LIMIT, || async {
+                    daemon.client.checkpoint().await.ok().filter(|newest| newest.size > rows)
+                })
+                .await;
+            }
             daemon.kill();
         };
         let (done, ()) = tokio::join!(clients, killed);
         acknowledged.extend(done.into_iter().flatten());
-        check(&path, &acknowledged);
+        let now = check(&path, &acknowledged);
+        assert!(now >= signed, "a checkpoint that was signed is gone");
+        signed = now;
     }
-    assert!(acknowledged.len() > KILLS * 100, "only {} rows were acknowledged", acknowledged.len());
+    assert!(signed > 0 && acknowledged.len() > kills * 100, "only {} rows were acknowledged", acknowledged.len());
 }
 
 /// A file system of 1 MiB of its own for the daemon alone, gone with it.
@@ -159,7 +190,7 @@ fn can_mount(namespace: &str) -> bool {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_appends_and_loses_nothing() {
+async fn r16_a_full_disk_refuses_appends_and_loses_nothing() {
     let Some(namespace) = ["-m", "-Urm"].into_iter().find(|namespace| can_mount(namespace)) else {
         writeln!(std::io::stderr(), "SKIPPED: this machine gives no mount namespace").unwrap();
         return;
@@ -189,6 +220,41 @@ async fn a_full_disk_refuses_appends_and_loses_nothing() {
         assert_eq!((event.id.unsigned_abs(), &event.hash), (appended.id, &appended.hash));
     }
     daemon.kill();
+}
+
+/// What no file may hold.
+const CANARY: &str = "canary-7d1f0c55";
+
+fn holds_canary(folder: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            found.extend(holds_canary(&path));
+        } else if std::fs::read(&path).is_ok_and(|b| b.windows(CANARY.len()).any(|part| part == CANARY.as_bytes())) {
+            found.push(path);
+        }
+    }
+    found
+}
+
+#[tokio::test]
+async fn r20_no_file_of_the_daemon_holds_a_planted_secret() {
+    let root = TempRoot::new();
+    let daemon = Daemon::start(&root, &[]);
+    daemon.ready().await;
+    let secrets = json!({
+        "password": CANARY,
+        "deep": [{"api_key": CANARY}, {"session-token": [CANARY]}],
+        "text": format!("-----BEGIN OPENSSH PRIVATE KEY-----\n{CANARY}\n-----END OPENSSH PRIVATE KEY-----"),
+    });
+    let appended = daemon.client.append(&request(secrets)).await.unwrap();
+    wait_for("a checkpoint", LIMIT, || async {
+        daemon.client.checkpoint().await.ok().filter(|newest| newest.size >= appended.id)
+    })
+    .await;
+    daemon.kill();
+    assert_eq!(holds_canary(root.path()), Vec::<PathBuf>::new());
 }
 
 fn verify(events: &[Event]) {

@@ -6,7 +6,7 @@
 //! the daemon holds).
 //!
 //! Invariant: an acknowledged append is on disk and stays in the chain,
-//! whatever is killed (crash test `no_acknowledged_row_is_lost`).
+//! whatever is killed (crash test `r15_no_acknowledged_row_is_lost`).
 //! Invariant (L5): nothing here rewrites a row. There is no code path that
 //! updates or deletes, and triggers refuse both to whoever opens the file.
 

@@ -121,6 +121,11 @@ fn service(daemon: &DaemonEntry) -> String {
 
 fn confined(text: &mut String, daemon: &DaemonEntry) {
     text.push_str(CONFINEMENT);
+    if daemon.name == "agentd" {
+        // The later lines count: it tells how the host is, which the kernel says there.
+        text.push_str("# Processes, load and ports of the host are its answers (/health, /system/*).\n");
+        text.push_str("ProtectProc=default\nProcSubset=all\n");
+    }
     push(text, format_args!("ReadWritePaths=/var/lib/osmoda/{} /var/lib/osmoda/lock\n", daemon.name));
     match daemon.network {
         Network::None => text.push_str("RestrictAddressFamilies=AF_UNIX\nPrivateNetwork=yes\n"),

@@ -10,7 +10,10 @@
 
 pub mod api;
 pub mod approval;
+pub mod backup;
+pub mod card;
 pub mod checkpoint;
+mod config;
 pub mod host;
 pub mod incidents;
 pub mod ledger;
@@ -21,6 +24,8 @@ mod parts;
 pub mod receipts;
 mod service;
 mod subkey;
+pub mod system;
 mod timeframe;
 
+pub use config::{Backups as BackupConfig, Config};
 pub use service::Agentd;

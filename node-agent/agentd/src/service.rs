@@ -7,7 +7,6 @@
 use std::sync::Arc;
 
 use osmoda_kit::boot::{Boot, BootError, Daemon, Service};
-use osmoda_kit::config::NoConfig;
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::CallerTable;
 use osmoda_kit::shutdown::Stage;
@@ -24,6 +23,7 @@ use crate::api::{self, Api};
 use crate::approval::gate::NoWitness;
 use crate::approval::{Approvals, Parts};
 use crate::checkpoint::{self, Checkpoints, OpenAll, Rhythm, Watchman};
+use crate::config::Config;
 use crate::ledger::verify::Report;
 use crate::ledger::{Ledger, LedgerThreads, StoreError, WriterOptions};
 use crate::parts;
@@ -44,13 +44,13 @@ enum CloseError {
 
 impl Daemon for Agentd {
     const NAME: &'static str = "agentd";
-    type Config = NoConfig;
+    type Config = Config;
 
     fn callers() -> CallerTable {
         osmoda_node_api::callers::AGENTD
     }
 
-    async fn build(cx: Boot, _: NoConfig) -> Result<Service, BootError> {
+    async fn build(cx: Boot, config: Config) -> Result<Service, BootError> {
         let open = OpenAll { state_dir: cx.state_dir(), options: WriterOptions::default(), clock: cx.clock() };
         let opened = cx.tasks().blocking("open ledger", move || open.open()).await.map_err(ApiError::internal)?;
         let (opened, threads) = opened.map_err(ApiError::from)?;
@@ -69,7 +69,7 @@ impl Daemon for Agentd {
         cx.tasks().spawn(TaskKind::REQUEST, "ledger checkpoints", signing.run());
         let (watchman, watched) = Watchman::new(cx.state_dir(), cx.clock(), cx.tasks().clone());
         cx.tasks().spawn(TaskKind::BACKGROUND, "ledger watchman", watchman.run());
-        let parts = parts::start(&ledger, &cx).await?;
+        let parts = parts::start(&ledger, &cx, config).await?;
         let api = Api::new(ledger, cx.tasks().clone()).map_err(ApiError::internal)?;
         let api = api.with_checks(checkpoints.clone(), watched);
         Ok(Service::new(api.router().merge(approvals.router()).merge(checkpoint::router(checkpoints)).merge(parts)))

@@ -1,8 +1,11 @@
 //! Types, callers table and one typed client per node daemon.
 
 pub mod agentd;
+pub mod agentd_backup;
+pub mod agentd_card;
 pub mod agentd_memory;
 pub mod agentd_records;
+pub mod agentd_system;
 pub mod approval;
 pub mod approval_files;
 pub mod blobs;

@@ -242,7 +242,8 @@ impl Archive {
 const ID_BYTES: usize = 22;
 
 /// Whether a text is the id of a backup, and so a plain name.
-pub(crate) fn is_id(text: &str) -> bool {
+#[must_use]
+pub fn is_id(text: &str) -> bool {
     const SHAPE: &[u8; ID_BYTES] = b"backup-00000000-000000";
     let (head, rest) = text.as_bytes().split_at(text.len().min(ID_BYTES));
     let has_shape = head.len() == ID_BYTES

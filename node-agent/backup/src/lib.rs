@@ -24,7 +24,7 @@ mod performer;
 mod plan;
 mod restore;
 
-pub use archive::{Archive, Listed, MANIFEST_NAME};
+pub use archive::{Archive, Listed, MANIFEST_NAME, is_id};
 pub use error::BackupError;
 pub use manifest::{Entry, Form, LeftOut, Manifest};
 pub use performer::{Local, Performer};

@@ -1,0 +1,198 @@
+//! Makes backups, one at a time: intent, copy, outcome.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use osmoda_backup::{BackupError, Listed, Manifest, Performer, Plan};
+use osmoda_kit::clock::SharedClock;
+use osmoda_kit::error::{ApiError, chain};
+use osmoda_kit::http::Isolation;
+use osmoda_kit::shutdown::Stage;
+use osmoda_kit::tasks::Tasks;
+use osmoda_node_api::agentd::Event;
+use osmoda_types::ErrorCode;
+use serde_json::{Map, Value, json};
+use tokio::sync::Semaphore;
+
+use crate::api::{ledger_error, new_row};
+use crate::ledger::{Ledger, is_sound};
+
+/// The act of making one.
+const CREATE: &str = "backup.create";
+
+/// Looks at the clock at least so often: a wall clock may be set, and a host
+/// may have slept, so one long sleep could be far too long.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+
+/// Outcomes of backups looked through for one's hash. With seven kept, a
+/// thousand are years of days.
+const OUTCOMES_MAX: i64 = 1000;
+
+/// What backups are made of and by whom.
+#[derive(Clone)]
+pub struct BackupSettings {
+    /// Who makes them.
+    pub performer: Arc<dyn Performer>,
+    /// What they hold.
+    pub plan: Plan,
+    /// How far apart the scheduled ones are; `None` for none.
+    pub every: Option<Duration>,
+    /// How far daemons are kept apart here, for the rows of scheduled ones.
+    pub isolation: Isolation,
+}
+
+/// The backups of this node; cheap to clone.
+#[derive(Clone)]
+pub struct Backups {
+    settings: BackupSettings,
+    ledger: Ledger,
+    clock: SharedClock,
+    tasks: Tasks,
+    /// One at a time: two would read the same files and fight for the disk.
+    making: Arc<Semaphore>,
+}
+
+impl Backups {
+    /// Backups over an open ledger.
+    #[must_use]
+    pub fn new(settings: BackupSettings, ledger: Ledger, clock: SharedClock, tasks: Tasks) -> Self {
+        Self { settings, ledger, clock, tasks, making: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Makes one now.
+    ///
+    /// # Errors
+    /// [`ErrorCode::Busy`] while another is made; [`ErrorCode::LedgerUnavailable`]
+    /// when its intent was not recorded, and then nothing was copied; the
+    /// backup's own otherwise.
+    ///
+    /// # Cancel safety
+    /// It runs as a task of its own to its outcome; dropping this future only
+    /// stops waiting for it.
+    pub async fn create(&self, actor: String, isolation: Isolation) -> Result<Listed, ApiError> {
+        let permit = Arc::clone(&self.making)
+            .try_acquire_owned()
+            .map_err(|_| ApiError::new(ErrorCode::Busy, "a backup is being made"))?;
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        let making = self.clone();
+        self.tasks.spawn(osmoda_kit::tasks::TaskKind::REQUEST, "backup", async move {
+            let _permit = permit;
+            if reply.send(making.record_and_make(&actor, isolation).await).is_err() {
+                tracing::info!("backup made without its caller");
+            }
+        });
+        answer.await.map_err(ApiError::internal)?
+    }
+
+    async fn record_and_make(&self, actor: &str, isolation: Isolation) -> Result<Listed, ApiError> {
+        let sources: Vec<_> = self.settings.plan.sources.iter().map(|source| source.name.as_str()).collect();
+        let intent = self.record("intent", json!({ "sources": sources }), actor, isolation).await?;
+        let (performer, plan, now) =
+            (Arc::clone(&self.settings.performer), self.settings.plan.clone(), self.clock.now_wall());
+        let made = self.tasks.blocking("make backup", move || performer.create(&plan, now)).await;
+        let made = made.map_err(ApiError::internal).and_then(|made| made.map_err(ApiError::from));
+        let outcome = match &made {
+            Ok((listed, manifest)) => outcome(intent, listed, manifest),
+            Err(error) => json!({ "intent": intent, "state": "failed", "code": error.code.as_str() }),
+        };
+        metrics::counter!("osmoda_backups_total", "state" => if made.is_ok() { "made" } else { "failed" }).increment(1);
+        self.record("outcome", outcome, actor, isolation).await?;
+        let (listed, _) = made?;
+        metrics::gauge!("osmoda_backup_last_seconds").set((listed.created_at.as_millis() / 1000) as f64);
+        metrics::gauge!("osmoda_backup_last_bytes").set(listed.bytes as f64);
+        Ok(listed)
+    }
+
+    async fn record(&self, part: &str, payload: Value, actor: &str, isolation: Isolation) -> Result<u64, ApiError> {
+        let Value::Object(payload) = payload else { unreachable!("both callers make an object") };
+        let row = new_row(format!("{CREATE}.{part}"), payload, actor, isolation)?;
+        Ok(self.ledger.append(row).await.map_err(ledger_error)?.size)
+    }
+
+    /// Backups, newest first.
+    ///
+    /// # Errors
+    /// The performer's.
+    pub async fn list(&self) -> Result<Vec<Listed>, ApiError> {
+        let performer = Arc::clone(&self.settings.performer);
+        let listed = self.tasks.blocking("list backups", move || performer.list()).await;
+        Ok(listed.map_err(ApiError::internal)??)
+    }
+
+    /// What the ledger recorded as the hash of a backup's manifest when it was
+    /// made; `None` when it recorded no such backup.
+    ///
+    /// # Errors
+    /// The ledger's.
+    pub async fn recorded_sha256(&self, id: &str) -> Result<Option<String>, ApiError> {
+        let query = osmoda_node_api::agentd::EventQuery {
+            kind: Some(format!("{CREATE}.outcome")),
+            limit: OUTCOMES_MAX,
+            ..Default::default()
+        };
+        let read = self.ledger.read(move |file| file.events(&query)).await.map_err(ledger_error)?;
+        let events = read.map_err(ApiError::internal)?.events;
+        let hash = |event: &Event| {
+            let payload: Map<String, Value> = serde_json::from_str(&event.payload).ok()?;
+            (is_sound(event) && payload.get("backup_id")?.as_str()? == id)
+                .then(|| payload.get("manifest_sha256")?.as_str().map(str::to_owned))?
+        };
+        Ok(events.iter().find_map(hash))
+    }
+
+    /// Makes one whenever the newest is old enough. Ends at a stop.
+    pub async fn keep_schedule(self) {
+        let Some(every) = self.settings.every else { return };
+        let stop = self.tasks.shutdown().token(Stage::RefuseNew);
+        // A node that has none yet gets its first one period after its start: a
+        // host that is being set up is not the state to come back to.
+        let started = self.clock.now_wall();
+        loop {
+            tokio::select! {
+                biased;
+                // Cancel-safe: a token's state is not consumed.
+                () = stop.cancelled() => return,
+                // Cancel-safe: a timer.
+                () = tokio::time::sleep(LOOK_EVERY.min(every)) => {}
+            }
+            let newest = match self.list().await {
+                Ok(listed) => listed.first().map_or(started, |listed| listed.created_at),
+                Err(error) => {
+                    tracing::warn!(error = chain(&error), "backups cannot be listed");
+                    continue;
+                }
+            };
+            if self.clock.now_wall() < newest.plus(every) {
+                continue;
+            }
+            match self.create("agentd".to_owned(), self.settings.isolation).await {
+                Ok(listed) => tracing::info!(backup = listed.id, bytes = listed.bytes, "scheduled backup made"),
+                Err(error) if error.code == ErrorCode::Busy => {}
+                Err(error) => tracing::error!(error = chain(&error), "scheduled backup failed"),
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Backups {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Backups").field("plan", &self.settings.plan).finish_non_exhaustive()
+    }
+}
+
+fn outcome(intent: u64, listed: &Listed, manifest: &Manifest) -> Value {
+    json!({
+        "intent": intent,
+        "state": "made",
+        "backup_id": listed.id,
+        "files": listed.files,
+        "bytes": listed.bytes,
+        "left_out": manifest.left_out.len(),
+        "manifest_sha256": listed.manifest_sha256,
+    })
+}
+
+/// What a caller is told about an id before anything else.
+pub(super) fn unknown(id: &str) -> ApiError {
+    BackupError::Unknown(id.to_owned()).into()
+}

@@ -1,0 +1,137 @@
+//! Backups and the card over a real socket, with the earlier product's shapes.
+
+#![allow(clippy::unwrap_used, reason = "helpers of tests: the line that surprised is what is wanted")]
+
+mod common;
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::http::Method;
+use common::{Host, LIMIT, admin, exchange, has_keys};
+use osmoda_agentd::backup::{self, BackupSettings, Backups};
+use osmoda_agentd::card::{self, Card};
+use osmoda_agentd::ledger::file::LedgerFile;
+use osmoda_backup::{Archive, Limits, Local, Plan, Source};
+use osmoda_kit::http::{Isolation, testing::TestServer};
+use osmoda_kit::testing::wait_for;
+use osmoda_node_api::agentd::EventQuery;
+use osmoda_node_api::agentd_card::{CardService, GenerateCard};
+use osmoda_types::ErrorCode;
+use serde_json::json;
+
+fn backups(host: &Host, every: Option<Duration>) -> Backups {
+    let folder = host.dir.path().join("backups");
+    let source = Source { name: "agentd".to_owned(), folder: host.dir.path().to_owned() };
+    let settings = BackupSettings {
+        performer: Arc::new(Local { archive: Archive::new(folder, 7), targets: BTreeMap::new() }),
+        plan: Plan { sources: vec![source], limits: Limits::default() },
+        every,
+        isolation: Isolation::None,
+    };
+    Backups::new(settings, host.ledger.clone(), host.clock.clone(), host.tasks.clone())
+}
+
+async fn kinds(host: &Host) -> Vec<String> {
+    let page = host.ledger.read(|file: &LedgerFile| file.events(&EventQuery::default())).await.unwrap().unwrap();
+    page.events.into_iter().rev().map(|event| event.kind).collect()
+}
+
+#[tokio::test]
+async fn a_backup_is_made_listed_and_recorded() {
+    let host = Host::new();
+    let server = host.serve(backup::router(backups(&host, None)));
+    let client = server.client();
+    assert_eq!(exchange(&client, Method::GET, "/backup/list", None).await.1, json!([]));
+    let (status, made) = exchange(&client, Method::POST, "/backup/create", None).await;
+    assert_eq!(status.as_u16(), 200, "{made}");
+    has_keys(&made, &["backup_id", "path", "size_bytes", "created_at"]);
+    assert_eq!(exchange(&client, Method::GET, "/backup/list", None).await.1, json!([made]));
+    assert_eq!(kinds(&host).await, ["backup.create.intent", "backup.create.outcome"]);
+    let copy = std::path::Path::new(made["path"].as_str().unwrap()).join("files/agentd/ledger.db");
+    let report = LedgerFile::open(&copy).unwrap().verify(|_| {}).unwrap();
+    assert!(report.is_intact() && report.total == 1, "the ledger as it was after the intent: {report:?}");
+    host.close(server).await;
+}
+
+#[tokio::test]
+async fn putting_back_is_refused_until_an_executor_can() {
+    let host = Host::new();
+    let server = host.serve(backup::router(backups(&host, None)));
+    let made = admin(&server).create_backup().await.unwrap();
+    let code = async |id: &str| admin(&server).restore_backup(id).await.unwrap_err().code;
+    assert_eq!(code("../etc").await, ErrorCode::BadRequest);
+    assert_eq!(code("backup-19990101-000000").await, ErrorCode::NotFound);
+    assert_eq!(code(&made.backup_id).await, ErrorCode::Unsupported);
+    let manifest = std::path::Path::new(&made.path).join("manifest.json");
+    let text = std::fs::read_to_string(&manifest).unwrap();
+    std::fs::write(&manifest, text + "\n").unwrap();
+    assert_eq!(code(&made.backup_id).await, ErrorCode::Conflict, "not what the ledger recorded");
+    host.close(server).await;
+}
+
+#[tokio::test]
+async fn scheduled_backups_are_made_when_the_newest_is_old() {
+    let host = Host::new();
+    let scheduled = backups(&host, Some(Duration::from_millis(20)));
+    host.tasks.spawn(osmoda_kit::tasks::TaskKind::REQUEST, "schedule", scheduled.clone().keep_schedule());
+    for wanted in 1..=2 {
+        wait_for("a backup", LIMIT, async || {
+            // The clock goes on only here, so each look sees a newer time.
+            host.clock.advance(Duration::from_secs(1));
+            (scheduled.list().await.unwrap().len() >= wanted).then_some(())
+        })
+        .await;
+    }
+    let server = host.serve(axum::Router::new());
+    host.close(server).await;
+}
+
+fn card(host: &Host, other: &TestServer) -> Card {
+    Card {
+        file: host.dir.path().join(card::FILE_NAME),
+        ledger: host.ledger.clone(),
+        tasks: host.tasks.clone(),
+        daemons: vec![("watch", other.client()), ("fleetd", host.serve(axum::Router::new()).client())],
+        own_socket: "/run/osmoda/agentd.sock".into(),
+    }
+}
+
+#[tokio::test]
+async fn the_card_lists_what_answers_and_nothing_else() {
+    let host = Host::new();
+    let health = axum::routing::get(async || axum::Json(json!({"version": "9.9"})));
+    let watch = TestServer::open(axum::Router::new().route("/health", health));
+    let server = host.serve(card::router(card(&host, &watch)));
+    let (status, raw) = exchange(&server.client(), Method::GET, "/agent/card", None).await;
+    assert_eq!(status.as_u16(), 200, "{raw}");
+    has_keys(&raw, &["type", "name", "description", "services", "active", "supportedTrust"]);
+    let found = admin(&server).card().await.unwrap();
+    let names: Vec<_> = found.services.iter().map(|service| (service.name.as_str(), service.verified)).collect();
+    assert_eq!(names, [("mcp", true), ("safeswitch", true)], "fleetd does not answer");
+    assert_eq!(found.services[1].version.as_deref(), Some("9.9"));
+    assert_eq!((found.active, found.supported_trust), (true, vec!["hash-chain-ledger".to_owned()]));
+    watch.stop(LIMIT).await;
+    host.close(server).await;
+}
+
+#[tokio::test]
+async fn the_operators_words_are_kept_and_what_he_adds_is_not_called_verified() {
+    let host = Host::new();
+    let watch = TestServer::open(axum::Router::new());
+    let server = host.serve(card::router(card(&host, &watch)));
+    let added = CardService { name: "shop".into(), endpoint: "https://x".into(), version: None, verified: true };
+    let words = GenerateCard { name: "web-1".into(), description: "serves".into(), services: Some(vec![added]) };
+    let made = admin(&server).generate_card(&words).await.unwrap();
+    assert_eq!((made.name.as_str(), made.description.as_str()), ("web-1", "serves"));
+    assert!(made.services.iter().any(|service| service.name == "shop" && !service.verified), "{made:?}");
+    assert_eq!(admin(&server).card().await.unwrap(), made);
+    assert_eq!(kinds(&host).await, ["agent.card.generate"]);
+    let long = GenerateCard { name: "n".repeat(129), ..words };
+    assert_eq!(admin(&server).generate_card(&long).await.unwrap_err().code, ErrorCode::TooLarge);
+    std::fs::write(host.dir.path().join(card::FILE_NAME), b"{").unwrap();
+    assert_eq!(admin(&server).card().await.unwrap_err().code, ErrorCode::StateDirUnusable);
+    watch.stop(LIMIT).await;
+    host.close(server).await;
+}

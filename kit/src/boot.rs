@@ -25,7 +25,7 @@ use crate::telemetry::LogFormat;
 
 pub use context::Boot;
 pub use listen::ListenError;
-pub use run::{DRAIN_TIME_LIMIT, EXIT_FAILED, EXIT_USAGE, Ended, run, serve};
+pub use run::{DRAIN_TIME_LIMIT, EVENT_INTERVAL, EXIT_FAILED, EXIT_USAGE, Ended, run, serve};
 
 /// The arguments every daemon takes.
 #[derive(Debug, Clone, clap::Args)]

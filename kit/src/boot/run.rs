@@ -38,6 +38,13 @@ const EXIT_INTERRUPTED: i32 = 130;
 /// threads let one slow handler not stall `/health`, and keep an idle daemon small.
 const WORKER_THREADS: usize = 2;
 
+/// How many polls of tasks a worker makes before it asks for ready sockets and
+/// timers. With tokio's own 61 an answer waits for that many polls of a transfer
+/// that never pauses: the p99 of a small call beside bulk was 6.6 ms, with 7 it
+/// is 3.9 ms, for no processor time that could be measured (`bench mesh`,
+/// 2026-11-22). Much smaller, and a busy daemon asks the kernel at every turn.
+pub const EVENT_INTERVAL: u32 = 7;
+
 /// How a daemon ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ended {
@@ -65,6 +72,7 @@ pub fn run<D: Daemon>(args: &BootArgs) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(WORKER_THREADS)
         .thread_name(D::NAME)
+        .event_interval(EVENT_INTERVAL)
         .enable_all()
         .build();
     let runtime = match runtime {

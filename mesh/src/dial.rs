@@ -31,8 +31,24 @@ const SERVER_NAME: &str = "mesh";
 /// whole fleet or one lost packet does not look like an absence.
 const ROUNDS_BEFORE_ABSENCE: usize = 2;
 
-/// Keeps a link to `member` up; ends only by being aborted.
-pub(crate) async fn keep_linked(shared: Arc<Shared>, hub: HubSender, member: Member, kick: Arc<Notify>) {
+/// Rounds of a member that is dialled when asked only: past a lost packet and
+/// the epoch before, then whoever asked has given up too.
+const ROUNDS_PER_ASK: usize = 4;
+
+/// When a member is dialled.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum When {
+    /// Whenever there is no link.
+    Always,
+    /// When somebody wants a stream or sends a probe.
+    Asked,
+}
+
+/// Keeps a link to `member` up, or makes one whenever it is asked for; ends only
+/// by being aborted.
+pub(crate) async fn keep_linked(shared: Arc<Shared>, hub: HubSender, member: Member, when: When, kick: Arc<Notify>) {
+    // Rounds until it waits to be asked.
+    let mut rounds_left = if when == When::Always { usize::MAX } else { 0 };
     let mut links = shared.links.subscribe();
     let mut backoff = Backoff::new(shared.tuning.redial_first, shared.tuning.redial_max);
     let mut wait = first_wait(&shared, &member);
@@ -49,18 +65,27 @@ pub(crate) async fn keep_linked(shared: Arc<Shared>, hub: HubSender, member: Mem
                     round = 0;
                     backoff.reset();
                     wait = Duration::ZERO;
+                    if when == When::Asked {
+                        rounds_left = 0;
+                    }
                     continue;
                 }
                 Err(_) => return,
             },
             // Safe to drop: a kick that was not taken stays noted for the next wait.
-            kicked = tokio::time::timeout(wait, kick.notified()) => {
-                tracing::trace!(peer = %member.node, asked = kicked.is_ok(), "dialling");
+            asked = wait_or_kick((rounds_left > 0).then_some(wait), &kick) => {
+                tracing::trace!(peer = %member.node, asked, "dialling");
+                if asked && when == When::Asked {
+                    rounds_left = ROUNDS_PER_ASK;
+                }
             }
         }
         let tries = tries(&shared, &member, round);
         let this = &tries[round % tries.len()];
         round += 1;
+        if when == When::Asked {
+            rounds_left = rounds_left.saturating_sub(1);
+        }
         if dial_all(&shared, &hub, &member, this).await {
             round = 0;
             backoff.reset();
@@ -68,6 +93,17 @@ pub(crate) async fn keep_linked(shared: Arc<Shared>, hub: HubSender, member: Mem
             wait = backoff.after_failure(random());
         } else {
             wait = backoff.after_failure(random());
+        }
+    }
+}
+
+/// Waits so long, or without end, for somebody to ask; whether somebody did.
+async fn wait_or_kick(wait: Option<Duration>, kick: &Notify) -> bool {
+    match wait {
+        Some(wait) => tokio::time::timeout(wait, kick.notified()).await.is_ok(),
+        None => {
+            kick.notified().await;
+            true
         }
     }
 }

@@ -84,11 +84,14 @@ impl Mesh {
             services: ArcSwap::default(),
             links: watch::channel(Linked::default()).0,
             kicks: ArcSwap::default(),
+            alive: ArcSwap::default(),
             enroller,
         });
         let (sender, commands) = hub::channel();
         tasks.spawn(TaskKind::STORE, "mesh hub", Hub::new(shared.clone(), sender.clone()).run(commands));
         tasks.spawn(TaskKind::INTAKE, "mesh listener", listen::accept(shared.clone(), sender.clone()));
+        #[cfg(feature = "swim")]
+        tasks.spawn(TaskKind::INTAKE, "mesh swim", crate::swim::drive::run(shared.clone()));
         Ok(MeshHandle { shared, hub: sender })
     }
 }
@@ -328,7 +331,7 @@ impl MeshHandle {
     #[must_use]
     pub fn peers(&self) -> Vec<PeerInfo> {
         let (members, links) = (self.members(), self.shared.links.borrow().clone());
-        let now = self.shared.clock.now_boot();
+        let (now, alive) = (self.shared.clock.now_boot(), self.shared.alive.load());
         let others = members.members.iter().filter(|member| member.node != self.local_id());
         others
             .map(|member| {
@@ -338,6 +341,7 @@ impl MeshHandle {
                     name: member.name.clone(),
                     role: member.role,
                     connected: link.is_some(),
+                    alive: link.is_some() || alive.contains(&member.node),
                     rtt_us: link.map(|link| micros(link.connection.rtt())),
                     address: link.map(|link| link.connection.remote_address()).or(member.addresses.first().copied()),
                     since_ms: link.map(|link| link.since.as_millis()),

@@ -5,7 +5,7 @@
 //! `update_members` returns (`tests/one.rs`).
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -29,7 +29,7 @@ use tokio::sync::{Notify, mpsc, oneshot, watch};
 use crate::{
     config::EpochSecret,
     counters::{Counters, Event},
-    dial,
+    dial::{self, When},
     door::Doors,
     epochs::Epochs,
     error::MeshError,
@@ -37,6 +37,7 @@ use crate::{
     handle::Linked,
     identity::{Identity, Keyring},
     link,
+    overlay::Overlay,
     pair::Enroller,
     port::Port,
     stream::{InUse, Queue},
@@ -72,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) services: ArcSwap<BTreeMap<Service, Queue>>,
     pub(crate) links: watch::Sender<Linked>,
     pub(crate) kicks: ArcSwap<BTreeMap<NodeId, Arc<Notify>>>,
+    /// Members without a link that seem to live all the same; empty in a full mesh.
+    pub(crate) alive: ArcSwap<BTreeSet<NodeId>>,
     pub(crate) enroller: Option<Arc<dyn Enroller>>,
 }
 
@@ -260,6 +263,7 @@ pub(crate) fn channel() -> (HubSender, mpsc::Receiver<Command>) {
 struct Dialler {
     task: TaskHandle,
     member: Member,
+    when: When,
 }
 
 /// The hub's state.
@@ -449,20 +453,26 @@ impl Hub {
         if others { self.shared.port.open().map(drop) } else { Ok(()) }
     }
 
-    /// One dialler per member that this node may call and that has an address.
+    /// One dialler per member that this node may call and that has an address;
+    /// those outside the overlay dial when asked only.
     fn renew_diallers(&mut self) {
         let members = self.shared.members.load_full();
         let own = self.shared.keyring.node();
         let own_role = self.shared.own_role();
+        let overlay = Overlay::of(&members);
         let wanted: BTreeMap<_, _> = members
             .members
             .iter()
             .filter(|member| member.node != own && !member.addresses.is_empty())
             .filter(|member| own_role.is_some_and(|role| may_call(role, member.role)))
-            .map(|member| (member.node, member))
+            .map(|member| {
+                let keeps = overlay.keeps(&own, &member.node);
+                (member.node, (member, if keeps { When::Always } else { When::Asked }))
+            })
             .collect();
         self.diallers.retain(|node, dialler| {
-            let keep = wanted.get(node).is_some_and(|member| **member == dialler.member);
+            let keep =
+                wanted.get(node).is_some_and(|(member, when)| **member == dialler.member && *when == dialler.when);
             if !keep {
                 dialler.task.abort();
             }
@@ -470,7 +480,7 @@ impl Hub {
         });
         let mut kicks = BTreeMap::clone(&self.shared.kicks.load());
         kicks.retain(|node, _| wanted.contains_key(node));
-        for (node, member) in wanted {
+        for (node, (member, when)) in wanted {
             if self.diallers.contains_key(&node) {
                 continue;
             }
@@ -478,9 +488,9 @@ impl Hub {
             let task = self.shared.tasks.spawn(
                 TaskKind::BACKGROUND,
                 format!("mesh dial {}", node.short()),
-                dial::keep_linked(self.shared.clone(), self.sender.clone(), member.clone(), kick),
+                dial::keep_linked(self.shared.clone(), self.sender.clone(), member.clone(), when, kick),
             );
-            self.diallers.insert(node, Dialler { task, member: member.clone() });
+            self.diallers.insert(node, Dialler { task, member: member.clone(), when });
         }
         self.shared.kicks.store(Arc::new(kicks));
     }

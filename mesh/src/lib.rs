@@ -29,6 +29,7 @@ mod keys;
 mod lifetime;
 mod link;
 mod listen;
+mod overlay;
 mod pair;
 mod port;
 mod rejoin;
@@ -37,6 +38,8 @@ mod sieve;
 mod socket;
 pub mod state;
 mod stream;
+#[cfg(feature = "swim")]
+mod swim;
 mod tie;
 mod tuning;
 

@@ -27,6 +27,10 @@ const STREAM_WINDOW_BYTES: u32 = 2 * 1024 * 1024;
 /// 2 KiB and only one is in flight.
 const CRYPTO_BUFFER_BYTES: usize = 4096;
 
+/// Received datagrams that wait to be read, per connection: a dozen packets of
+/// SWIM. Only there are any.
+const DATAGRAM_BUFFER_BYTES: usize = 16 * 1024;
+
 /// Who may begin a handshake without a knock, after proving its address. The
 /// knock needs clocks that agree to half a minute; a member whose clock jumped
 /// must not be locked out by it.
@@ -130,7 +134,7 @@ impl Tuning {
         // Before the first sample; the default of 333 ms makes one lost
         // handshake packet cost a second.
         transport.initial_rtt(Duration::from_millis(100));
-        transport.datagram_receive_buffer_size(None);
+        transport.datagram_receive_buffer_size(cfg!(feature = "swim").then_some(DATAGRAM_BUFFER_BYTES));
         Arc::new(transport)
     }
 }

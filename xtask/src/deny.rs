@@ -23,6 +23,25 @@ struct Rules {
 #[derive(Debug, Deserialize)]
 struct Licenses {
     allow: BTreeSet<String>,
+    #[serde(default)]
+    exceptions: Vec<Exception>,
+}
+
+/// Licences that one crate may have beside those of all.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Exception {
+    #[serde(rename = "crate")]
+    name: String,
+    allow: BTreeSet<String>,
+}
+
+impl Licenses {
+    /// What this package may have.
+    fn allowed(&self, package: &Package) -> BTreeSet<String> {
+        let own = self.exceptions.iter().filter(|exception| exception.name == package.name);
+        own.flat_map(|exception| &exception.allow).chain(&self.allow).cloned().collect()
+    }
 }
 
 #[derive(Debug, Deserialize)]
@@ -53,7 +72,7 @@ pub(crate) fn run() -> anyhow::Result<()> {
     let metadata = Metadata::load()?;
     let mut faults = Vec::new();
     for package in &metadata.packages {
-        faults.extend(licence_fault(&rules.licenses.allow, package));
+        faults.extend(licence_fault(&rules.licenses.allowed(package), package));
         faults.extend(source_fault(package));
     }
     for ban in &rules.bans.deny {

@@ -18,6 +18,10 @@ pub struct PeerInfo {
     pub role: Role,
     /// Whether a link is up.
     pub connected: bool,
+    /// Whether it seems to live: a link is up, or, in a fleet that is too large
+    /// for a full mesh, other members have heard of it lately.
+    #[serde(default)]
+    pub alive: bool,
     /// Smoothed round trip of the link.
     pub rtt_us: Option<u64>,
     /// Where the link goes, else the first known address.

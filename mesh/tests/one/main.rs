@@ -28,3 +28,5 @@ mod rpc;
 mod silence;
 #[cfg(test)]
 mod stored;
+#[cfg(all(test, feature = "swim"))]
+mod swim;

@@ -1,6 +1,6 @@
 //! A fleet above the size of a full mesh, with the feature `swim`.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use osmoda_kit::testing::wait_for;
 use osmoda_mesh_protocol::Service;
@@ -32,11 +32,9 @@ async fn a_large_fleet_keeps_few_links_knows_who_lives_and_dials_on_demand() {
         node.handle.update_members(list.clone()).await.unwrap();
     }
     let others = usize::from(SIZE) - 1;
-    let begin = Instant::now();
     for node in &nodes {
         wait_for("everybody alive", LIMIT, async || (alive(node) == others).then_some(())).await;
     }
-    eprintln!("all {SIZE} know of all after {:?}", begin.elapsed());
     for voter in &nodes[..3] {
         for other in nodes[..3].iter().filter(|other| other.id() != voter.id()) {
             voter.linked(other.id(), true).await;
@@ -46,10 +44,10 @@ async fn a_large_fleet_keeps_few_links_knows_who_lives_and_dials_on_demand() {
     let all = usize::from(SIZE) * others;
     let settled = async || {
         let links: usize = nodes.iter().map(linked).sum();
-        (links < all * 3 / 5).then_some(links)
+        (links < all * 3 / 5).then_some(())
     };
-    let links = wait_for("fewer links", LIMIT, settled).await;
-    eprintln!("{links} of {all} ends of links");
+    // Measured 2026-11-22: a third.
+    wait_for("fewer links", LIMIT, settled).await;
 
     // A stream to a member without a link makes one.
     let apart = async || {
@@ -73,11 +71,9 @@ async fn a_large_fleet_keeps_few_links_knows_who_lives_and_dials_on_demand() {
     let dead = nodes.remove(20);
     let id = dead.id();
     dead.handle.close().await.unwrap();
-    let begin = Instant::now();
     for node in &nodes {
         let gone = async || node.handle.peers().iter().any(|peer| peer.id == id && !peer.alive).then_some(());
         wait_for("the death", LIMIT, gone).await;
     }
-    eprintln!("known to all after {:?}", begin.elapsed());
     assert!(nodes.iter().all(|node| alive(node) == others - 1));
 }

@@ -38,7 +38,8 @@ mod sieve;
 mod socket;
 pub mod state;
 mod stream;
-#[cfg(feature = "swim")]
+#[cfg(any(test, feature = "swim"))]
+#[cfg_attr(not(feature = "swim"), allow(dead_code, reason = "tests check the pure part"))]
 mod swim;
 mod tie;
 mod tuning;

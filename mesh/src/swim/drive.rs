@@ -28,10 +28,10 @@ const WAITING_MAX: usize = 256;
 /// How often the snapshot and the links in use are looked at.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// How long a link outside the overlay stays without a stream or a probe. Longer
-/// than a probe with its detour, short enough that a probe per period holds no
-/// more than a handful.
-const QUIET_TIME: Duration = Duration::from_secs(6);
+/// How long a link outside the overlay stays without a stream or a packet. A
+/// probe per period holds about seven links in each direction with it; shorter
+/// makes a handshake of nearly every probe.
+const QUIET_TIME: Duration = Duration::from_secs(20);
 
 /// Packets that wait for a link, one per peer: the newest says most.
 type Waiting = BTreeMap<NodeId, Bytes>;

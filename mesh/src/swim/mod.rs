@@ -9,6 +9,7 @@
 //! Invariant: no node that is not in the snapshot is ever reported alive.
 
 mod codec;
+#[cfg(feature = "swim")]
 pub(crate) mod drive;
 #[cfg(test)]
 mod tests;
@@ -29,20 +30,22 @@ use self::codec::{Codec, Start};
 pub(crate) const PACKET_BYTES_MAX: usize = 1100;
 
 /// One member is probed per period. A probe may need a link first, which is a
-/// handshake and its round trip: [`PROBE_RTT`] leaves room for both at 200 ms.
-const PROBE_PERIOD: Duration = Duration::from_secs(2);
-const PROBE_RTT: Duration = Duration::from_millis(800);
+/// handshake and its round trip: [`PROBE_RTT`] leaves room for both at 200 ms on
+/// a busy host. With 800 ms 36 endpoints on two busy cores held each other for
+/// dead, and asking others about that made more handshakes still (2026-11-22).
+const PROBE_PERIOD: Duration = Duration::from_secs(3);
+const PROBE_RTT: Duration = Duration::from_millis(1200);
 
 /// How long a suspect has to be heard of again: two rounds of gossip through a
 /// thousand members and back. Shorter makes hosts that stall look dead, longer
 /// makes dead ones look alive.
-const SUSPECT_TIME: Duration = Duration::from_secs(6);
+const SUSPECT_TIME: Duration = Duration::from_secs(9);
 
 /// How often an update is passed on: log2 of a thousand members.
 const TRANSMISSIONS: u8 = 10;
 
-/// How often a member that was never heard of is asked; one that is away costs a
-/// dial each time.
+/// How often a member that does not seem to live is asked; one that is away
+/// costs a dial each time, as it does in a full mesh.
 const DISCOVER_PERIOD: Duration = Duration::from_secs(2);
 
 /// What the protocol wants done.
@@ -71,7 +74,7 @@ pub(crate) struct Swim {
     /// By when they are due, and the order in which they came.
     timers: BTreeMap<(Duration, u64), Timer<Start>>,
     timers_made: u64,
-    /// When the next member that was never heard of is asked for a sign of life.
+    /// When the next member that does not seem to live is asked.
     discover: Option<Duration>,
     rng: SmallRng,
 }
@@ -139,14 +142,14 @@ impl Swim {
         effects
     }
 
-    /// Asks one of the members that were never heard of, until there is none:
-    /// hearsay alone may leave one out.
+    /// Asks one of the members that do not seem to live: hearsay may leave out one
+    /// that was never heard of, or that is back.
     fn discover(&mut self, now: Duration) -> Effects {
-        let heard: BTreeSet<_> = self.foca.iter_membership_state().map(|member| member.id().node).collect();
-        let mut unheard = self.members.iter().filter(|node| **node != self.own && !heard.contains(node));
-        let count = unheard.clone().count();
-        self.discover = (count > 0).then_some(now + DISCOVER_PERIOD);
-        let chosen = if count > 0 { unheard.nth(self.rng.random_range(0..count)).copied() } else { None };
+        let alive = self.alive();
+        let mut missing = self.members.iter().filter(|node| **node != self.own && !alive.contains(node));
+        let count = missing.clone().count();
+        self.discover = Some(now + DISCOVER_PERIOD);
+        let chosen = if count > 0 { missing.nth(self.rng.random_range(0..count)).copied() } else { None };
         match chosen {
             Some(node) => self.act(now, |foca, runtime| foca.announce(Start { node, boot: 0 }, runtime)),
             None => Effects::default(),
@@ -193,10 +196,9 @@ fn config() -> Config {
         remove_down_after: None,
         max_packet_size: NonZeroUsize::new(PACKET_BYTES_MAX).expect("a constant above zero"),
         notify_down_members: true,
-        // A member that was not heard of yet, and one that is back after a
-        // partition, are found within so long.
-        periodic_announce: periodic(Duration::from_secs(10), 1),
-        periodic_announce_to_down_members: periodic(Duration::from_secs(30), 1),
+        // `discover` asks instead, and every member there is.
+        periodic_announce: None,
+        periodic_announce_to_down_members: None,
         // Only over links that are up anyway.
         periodic_gossip: periodic(Duration::from_millis(500), 3),
     }

@@ -1,6 +1,6 @@
-//! XXhfs against a published vector, and psk0 against itself.
+//! XXhfs against all published vectors, and psk0 against itself.
 //!
-//! Vectors 1 and 5 of `vectors/pqc-test-vectors.json` in
+//! The five vectors of `vectors/pqc-test-vectors.json` in
 //! paschal533/pq-noise-artifacts at 0c78eb17 (libp2p/specs#716 and #727), CC BY
 //! 4.0: vector n has base b = 0x10 * n, statics b+1 and b+2, ephemerals b+3 and
 //! b+4, KEM seed b+5, encapsulation seed b+6. They cover XXhfs without a
@@ -25,7 +25,7 @@ struct Vector {
     keys: [&'static str; 2],
 }
 
-const VECTORS: [Vector; 2] = [
+const VECTORS: [Vector; 5] = [
     Vector {
         base: 0x10,
         third: "ecee945a65a96f34fdaf116d3c70727852b0a25eb350bf72bb088f21cb374ba5\
@@ -34,6 +34,36 @@ const VECTORS: [Vector; 2] = [
         keys: [
             "0a825d67cbf14170dcccf6f5c54d50f46a9a23541122654f5bec41ef0a5657e5",
             "f8546817671a440fd8df45b26fd6b45ebbf39e4207455ca12bc6d56ac0b35ebc",
+        ],
+    },
+    Vector {
+        base: 0x20,
+        third: "ddacbb789c886b769fb3db311cfe929ed25301dc766b5a8ca04583fc8cd0d5bc\
+                54cc56deb3d300e63e3534b46f54540ce41cea986171a331ab145e78ae88a207",
+        hash: "50e755712c5868f17eff3cb04fce684b6401fc59fa491f16c18af1f8d69fdf5d",
+        keys: [
+            "aa143be94bcfb2ebb59fd99e0f1c71cae2d4754ca3fe0e7b898e0a7ddda5ea6c",
+            "fb1f9bc96bdba7cd9c437a573944abafbfcda24bc474a9495d23645db7db393d",
+        ],
+    },
+    Vector {
+        base: 0x30,
+        third: "18a1136e9091913127f71ffcdba858fdb0cb1efaf2645b01a39f809f50ec2ef2\
+                319dea8c7f6b27976cd11d2f6cc460d1216fbc2920a22888996d32fba80bc9a0",
+        hash: "1c7ed2de225611fde19364a9185cba5b3a57253af0ae6200f289527b6c4484db",
+        keys: [
+            "42922fb7bab1dde089f464e9bc525f99f272447f0e9a7948bcd8ba929d5cc4da",
+            "3cacd98adce72d5fe65927e8df29d394c76c566b7619f696a038d0ad833b64cd",
+        ],
+    },
+    Vector {
+        base: 0x40,
+        third: "d3c0eab4a7092c4535043ab9bdd72348d4ec104bc46f5aee873148851bb3c567\
+                84efa96639e0cf4689fcee771dd5f4fa2ab49f0450e68661bf2512295cec66f6",
+        hash: "770351da42cebf58ba52b9a49d7c991dd870c42130fe2e41ef499f8547237c26",
+        keys: [
+            "4dc6ea657c1179d9cd83adfa2ad004e5b808682d531b72ee6b1548c4c584eb19",
+            "2097e5211c3d8e0edaa9be75542691cb5681276ba2ef0995a9e85b7e23fff4bc",
         ],
     },
     Vector {

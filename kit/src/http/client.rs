@@ -155,6 +155,26 @@ impl UnixClient {
         self.json(Method::POST, path, Some(body.into())).await
     }
 
+    /// GET of raw bytes.
+    ///
+    /// # Errors
+    /// As [`UnixClient::get`].
+    pub async fn get_bytes(&self, path: &str) -> Result<Bytes, ApiError> {
+        let (status, answer) = self.exchange(Method::GET, path, None).await?;
+        if status.is_success() { Ok(answer) } else { Err(ApiError::from_answer(status, &answer)) }
+    }
+
+    /// PUT of raw bytes, with a JSON answer.
+    ///
+    /// # Errors
+    /// As [`UnixClient::post`].
+    ///
+    /// # Cancel safety
+    /// As [`UnixClient::post`].
+    pub async fn put_bytes<T: DeserializeOwned>(&self, path: &str, body: Vec<u8>) -> Result<T, ApiError> {
+        self.json(Method::PUT, path, Some(body.into())).await
+    }
+
     /// Any method, raw body, raw answer, whatever its status: for proxies.
     ///
     /// # Errors

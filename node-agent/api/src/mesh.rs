@@ -24,6 +24,8 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::net::UnixStream;
 
+use crate::blobs::{BlobStored, FetchBlob};
+
 pub use osmoda_mesh_protocol::{
     Enrolment, Invite, JoinRequest, Member, Members, Operator, PeerInfo, SecretBytes, Service, StreamPeer, Succession,
 };
@@ -232,6 +234,30 @@ impl MeshClient {
     /// mesh while no voter that was asked has the secret: ask again.
     pub async fn enforce_epoch(&self, ask: &EnforceEpoch) -> Result<EpochInForce, ApiError> {
         self.http.post("/epoch", ask).await
+    }
+
+    /// Makes bytes a blob of this node, which other nodes may fetch.
+    ///
+    /// # Errors
+    /// As [`UnixClient::post`]; `QuotaExceeded`, `DiskFull`.
+    pub async fn put_blob(&self, bytes: Vec<u8>) -> Result<BlobStored, ApiError> {
+        self.http.put_bytes("/blob", bytes).await
+    }
+
+    /// Brings a blob here from a peer.
+    ///
+    /// # Errors
+    /// As [`UnixClient::post`]; `NotFound` when the peer has none, `Busy`.
+    pub async fn fetch_blob(&self, fetch: &FetchBlob) -> Result<BlobStored, ApiError> {
+        self.http.post("/blob/fetch", fetch).await
+    }
+
+    /// The bytes of a blob that is here, of at most [`MEMBERS_BYTES_MAX`].
+    ///
+    /// # Errors
+    /// As [`UnixClient::get`]; `NotFound`.
+    pub async fn blob(&self, hash: &str) -> Result<Vec<u8>, ApiError> {
+        Ok(self.http.get_bytes(&format!("/blob/{hash}")).await?.into())
     }
 
     /// Has a subkey endorsed by the node's identity key.

@@ -9,16 +9,14 @@ use std::time::Duration;
 use ed25519_dalek::SigningKey;
 use osmoda_kit::error::ApiError;
 use osmoda_kit::shutdown::{Shutdown, Stage};
-use osmoda_kit::tasks::Tasks;
 use osmoda_rollout::{FleetState, Phase, Rollout};
 use osmoda_types::command::{Ballot, Body, Command};
 use osmoda_types::{ErrorCode, FleetEpoch, Manifest, NodeId, Vote, statement};
 
 use crate::leader_client::LeaderClient;
-use crate::manifests::Manifests;
-use crate::participant::fetch_manifest;
 use crate::replica::Replica;
 use crate::reports::fresh_request;
+use crate::sources::Sources;
 use crate::voters::Voters;
 
 /// Between two looks at an open ballot that could not be answered yet.
@@ -36,10 +34,8 @@ pub(crate) struct Elector {
     pub(crate) client: LeaderClient,
     /// Who votes.
     pub(crate) voters: Voters,
-    /// Manifests on this node.
-    pub(crate) manifests: Manifests,
-    /// For blocking work.
-    pub(crate) tasks: Tasks,
+    /// Manifests.
+    pub(crate) sources: Sources,
     /// The stop.
     pub(crate) shutdown: Shutdown,
 }
@@ -86,7 +82,7 @@ impl Elector {
         let verdict = if deny {
             Err(ErrorCode::PrincipalDenied)
         } else {
-            let fetched = fetch_manifest(&self.tasks, &self.manifests, &self.client, &voters, rollout.manifest);
+            let fetched = self.sources.manifest(&self.client, &voters, rollout.manifest);
             check(rollout, &fetched.await?)
         };
         let vote = if verdict.is_ok() { Vote::Yes } else { Vote::No };

@@ -36,6 +36,7 @@ use crate::registrar::Registrar;
 use crate::replica::{self, Follower, Replica};
 use crate::reports::Reports;
 use crate::service::FleetService;
+use crate::sources::Sources;
 use crate::trust::Trust;
 use crate::voter::Voter;
 use crate::voters::Voters;
@@ -88,7 +89,7 @@ struct Parts {
     peers: Peers,
     client: LeaderClient,
     voters: Voters,
-    manifests: Manifests,
+    sources: Sources,
     mesh: MeshClient,
 }
 
@@ -103,6 +104,7 @@ impl Parts {
         let member = beginning.member().clone();
         let manifests = Manifests::open(dir.manifests())
             .map_err(|error| ApiError::new(error.code(), error.to_string()).with_source(error))?;
+        let mesh = MeshClient::new(cx.client("mesh"));
         let (follower, replica, events) = replica::new(cx.shutdown().clone());
         let (inbound, waiting) = inbound::new();
         let pipes = MeshPipes::new(cx.paths(), cx.credentials());
@@ -126,8 +128,8 @@ impl Parts {
             peers,
             client,
             voters,
-            manifests,
-            mesh: MeshClient::new(cx.client("mesh")),
+            sources: Sources::new(manifests, mesh.clone(), cx.tasks().clone()),
+            mesh,
         })
     }
 
@@ -165,7 +167,7 @@ impl Parts {
             cx.clock(),
         );
         let reports = Reports::default();
-        let service = FleetService::new(voter.clone(), self.manifests.clone(), reports.clone(), invites.clone());
+        let service = FleetService::new(voter.clone(), self.sources.clone(), reports.clone(), invites.clone());
         // Before anybody can reach this voter: nothing stands before the genesis.
         if let Beginning::Genesis(genesis) = &self.beginning {
             self.begin_fleet(&voter, genesis).await?;
@@ -267,8 +269,7 @@ impl Parts {
             replica: self.replica.clone(),
             client: self.client.clone(),
             voters: self.voters.clone(),
-            manifests: self.manifests.clone(),
-            tasks: cx.tasks().clone(),
+            sources: self.sources.clone(),
             shutdown: cx.shutdown().clone(),
         });
         cx.tasks().spawn(TaskKind::CRITICAL, "ballots", elector.clone().run());
@@ -304,8 +305,7 @@ impl Parts {
             client: self.client.clone(),
             voters: self.voters.clone(),
             host: WatchClient::new(cx.client("watch").with_time_limit(STAGE_TIME)),
-            manifests: self.manifests.clone(),
-            tasks: cx.tasks().clone(),
+            sources: self.sources.clone(),
             shutdown: cx.shutdown().clone(),
         };
         cx.tasks().spawn(TaskKind::CRITICAL, "participant", participant.run());

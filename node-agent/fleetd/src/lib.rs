@@ -40,6 +40,7 @@ mod registrar;
 mod replica;
 mod reports;
 mod service;
+mod sources;
 mod timers;
 mod trust;
 mod voter;

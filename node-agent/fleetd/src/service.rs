@@ -20,8 +20,8 @@ use crate::authority::may_submit;
 use crate::caller::Caller;
 use crate::heads::Heads;
 use crate::invites::Invites;
-use crate::manifests::Manifests;
 use crate::reports::{self, Reports};
+use crate::sources::Sources;
 use crate::voter::Voter;
 use crate::wire::{refuse, status_of};
 
@@ -37,7 +37,7 @@ pub(crate) struct FleetService {
 
 struct Inner {
     voter: Voter,
-    manifests: Manifests,
+    sources: Sources,
     reports: Reports,
     invites: Invites,
     watchers: Arc<Semaphore>,
@@ -45,9 +45,9 @@ struct Inner {
 
 impl FleetService {
     /// The service of this voter.
-    pub(crate) fn new(voter: Voter, manifests: Manifests, reports: Reports, invites: Invites) -> Self {
+    pub(crate) fn new(voter: Voter, sources: Sources, reports: Reports, invites: Invites) -> Self {
         let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
-        Self { inner: Arc::new(Inner { voter, manifests, reports, invites, watchers }) }
+        Self { inner: Arc::new(Inner { voter, sources, reports, invites, watchers }) }
     }
 
     async fn propose(&self, command: &Command) -> Result<pb::SubmitReply, Status> {
@@ -166,7 +166,7 @@ impl Fleet for FleetService {
         let hash = hash_of(&request.hash)?;
         self.inner
             .voter
-            .store_manifest(&self.inner.manifests, request.manifest, hash)
+            .store_manifest(&self.inner.sources.manifests, request.manifest, hash)
             .await
             .map_err(|e| status_of(&e))?;
         Ok(Response::new(pb::PutManifestReply {}))
@@ -178,8 +178,14 @@ impl Fleet for FleetService {
     ) -> Result<Response<pb::GetManifestReply>, Status> {
         Caller::of(request.extensions())?;
         let hash = hash_of(&request.get_ref().hash)?;
-        match self.inner.manifests.get(hash) {
-            Ok(Some(manifest)) => Ok(Response::new(pb::GetManifestReply { manifest })),
+        if request.get_ref().as_blob {
+            let blob = self.inner.sources.as_blob(hash).await.map_err(|error| status_of(&error))?;
+            return Ok(Response::new(pb::GetManifestReply { blob: blob.to_vec(), ..pb::GetManifestReply::default() }));
+        }
+        match self.inner.sources.manifests.get(hash) {
+            Ok(Some(manifest)) => {
+                Ok(Response::new(pb::GetManifestReply { manifest, ..pb::GetManifestReply::default() }))
+            }
             Ok(None) => Err(refuse(ErrorCode::ManifestUnknown, format!("no manifest {hash} here"))),
             Err(error) => Err(status_of(&ApiError::new(error.code(), error.to_string()).with_source(error))),
         }

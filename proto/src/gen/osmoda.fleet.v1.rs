@@ -698,11 +698,18 @@ pub struct PutManifestReply {}
 pub struct GetManifestRequest {
     #[prost(bytes = "vec", tag = "1")]
     pub hash: ::prost::alloc::vec::Vec<u8>,
+    /// The voter makes it a blob and answers with its name only. An older voter
+    /// does not know this and answers with the bytes.
+    #[prost(bool, tag = "2")]
+    pub as_blob: bool,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct GetManifestReply {
     #[prost(bytes = "vec", tag = "1")]
     pub manifest: ::prost::alloc::vec::Vec<u8>,
+    /// BLAKE3 of the bytes, for fetching them from any node; the log's hash decides.
+    #[prost(bytes = "vec", tag = "2")]
+    pub blob: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct MintInviteRequest {

@@ -121,7 +121,7 @@ pub(super) async fn propose(
         return Err(ApiError::new(ErrorCode::SignatureMissing, text));
     };
     let unknown = || ApiError::new(ErrorCode::ManifestUnknown, format!("no manifest {hash} is stored here"));
-    let stored = voting(&api)?.elector.manifests.get(hash);
+    let stored = voting(&api)?.elector.sources.manifests.get(hash);
     let bytes = stored.map_err(|error| ApiError::new(error.code(), error.to_string()))?.ok_or_else(unknown)?;
     let (manifest, hash) = Manifest::parse(&bytes).map_err(|error| ApiError::new(error.code, error.to_string()))?;
     let proposal = Proposal::of(&manifest, hash, rollout, parent, key, signature);

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use data_encoding::BASE64;
 use osmoda_kit::error::ApiError;
 use osmoda_kit::shutdown::{Shutdown, Stage};
-use osmoda_kit::tasks::Tasks;
 use osmoda_node_api::watch::{
     AcceptRequest, AttemptView, ContactRequest, GrantRequest, RevertRequest, StageRequest, WatchClient,
 };
@@ -21,8 +20,8 @@ use osmoda_types::command::{NodeAttempt, Report, Staged};
 use osmoda_types::{ErrorCode, FleetEpoch, ManifestHash, NodeId, NodeState, RolloutId, StorePath};
 
 use crate::leader_client::LeaderClient;
-use crate::manifests::Manifests;
 use crate::replica::{Replica, View};
+use crate::sources::Sources;
 use crate::voters::Voters;
 use decide::{Action, decide};
 
@@ -55,10 +54,8 @@ pub(crate) struct Participant {
     pub(crate) voters: Voters,
     /// To the host.
     pub(crate) host: WatchClient,
-    /// Manifests on this node.
-    pub(crate) manifests: Manifests,
-    /// For blocking work.
-    pub(crate) tasks: Tasks,
+    /// Manifests.
+    pub(crate) sources: Sources,
     /// The stop.
     pub(crate) shutdown: Shutdown,
 }
@@ -236,46 +233,8 @@ impl Participant {
         self.host.stage(&request).await.map(|staged| staged.current)
     }
 
-    /// The manifest from this node's store, else from a voter.
+    /// The manifest from this node's store, else from another node.
     async fn manifest(&self, hash: ManifestHash) -> Result<Vec<u8>, ApiError> {
-        fetch_manifest(&self.tasks, &self.manifests, &self.client, &self.voters.list(), hash).await
+        self.sources.manifest(&self.client, &self.voters.list(), hash).await
     }
-}
-
-/// Reads a manifest here, or fetches it from the first voter that has it and
-/// keeps it.
-///
-/// # Errors
-/// The last voter's refusal, as one that may pass when no voter has it yet.
-pub(crate) async fn fetch_manifest(
-    tasks: &Tasks,
-    manifests: &Manifests,
-    client: &LeaderClient,
-    voters: &[NodeId],
-    hash: ManifestHash,
-) -> Result<Vec<u8>, ApiError> {
-    let failed = |error: crate::manifests::Error| ApiError::new(error.code(), error.to_string()).with_source(error);
-    if let Some(bytes) = manifests.get(hash).map_err(failed)? {
-        return Ok(bytes);
-    }
-    let mut last = ApiError::new(ErrorCode::RaftUnavailable, "no voter is known");
-    for voter in voters {
-        let mut asked = client.voter(*voter);
-        let bytes = match asked.get_manifest(pb::GetManifestRequest { hash: hash.as_bytes().to_vec() }).await {
-            Ok(reply) => reply.into_inner().manifest,
-            Err(status) => {
-                last = crate::wire::error_of(&status);
-                continue;
-            }
-        };
-        let (store, kept) = (manifests.clone(), bytes.clone());
-        let stored = tasks.blocking("store manifest", move || store.put(&kept, Some(hash))).await;
-        match stored.map_err(ApiError::internal)? {
-            Ok(_) => return Ok(bytes),
-            Err(error) => last = failed(error),
-        }
-    }
-    // A voter that does not have it yet will: it fetches before it votes.
-    let code = if last.code == ErrorCode::ManifestUnknown { ErrorCode::RaftUnavailable } else { last.code };
-    Err(ApiError::new(code, last.message.clone()).with_source(last))
 }

@@ -12,6 +12,7 @@
 mod api;
 mod blobs;
 mod config;
+mod counts;
 mod enrol;
 mod keys;
 mod messages;

@@ -23,6 +23,7 @@ use osmoda_types::ErrorCode;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
 use tokio::net::{UnixListener, UnixStream};
 
+use crate::counts;
 use crate::pace::{Pace, Paced, PerPeer};
 
 /// Bytes per read and direction: a full HTTP/2 frame of 16 KiB fits four times;
@@ -120,6 +121,7 @@ impl Inbound {
         let peer = offer.peer;
         if self.requests.as_ref().is_some_and(|requests| !requests.take(peer.node)) {
             tracing::debug!(peer = %peer.node, service = %peer.service, "stream refused, its peer opens too many");
+            counts::stream_refused(peer.service.as_str());
             offer.refuse(ErrorCode::Busy).await;
             return Ok(());
         }
@@ -135,6 +137,7 @@ impl Inbound {
                 tracing::warn!(
                     peer = %peer.node, service = %peer.service, code = %error.code, %error, "inbound stream not delivered"
                 );
+                counts::stream_refused(peer.service.as_str());
                 offer.refuse(error.code).await;
             }
         }

@@ -20,6 +20,7 @@ use osmoda_kit::stream::{Opening, serve_streams};
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_kit::testing::{TempRoot, wait_for};
 use osmoda_mesh::{EpochSecret, Identity as Keys, PairRequest, pair, rotation, state};
+use osmoda_node_api::blobs::FetchBlob;
 use osmoda_node_api::callers;
 use osmoda_node_api::mesh::{
     EndorseRequest, Enrolment, Invite, Member, Members, MeshClient, MeshPipes, OpenInvite, RotateAnswer, RotateRequest,
@@ -468,6 +469,40 @@ async fn ledgers_ask_each_other_through_the_witness_service_and_only_they_do() {
     std::fs::remove_file(a.root.paths().socket(AGENTD_SOCKET)).unwrap();
     let away = back.open(a.keys.node(), Service::Witness).await.unwrap_err();
     assert_eq!(away.code, ErrorCode::DaemonUnavailable);
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_rooms_and_blobs_do_is_in_the_metrics() {
+    let (mut a, mut b) = (Host::new(), Host::new());
+    a.start().await;
+    b.start().await;
+    introduce([&a, &b], 2).await;
+    let stored = b.mesh("fleetd").put_blob(b"manifest".to_vec()).await.unwrap();
+    let fetch = FetchBlob { hash: stored.hash.clone(), peer: b.keys.node() };
+    assert_eq!(a.mesh("fleetd").fetch_blob(&fetch).await.unwrap().size, 8);
+    assert_eq!(a.mesh("fleetd").blob(&stored.hash).await.unwrap(), b"manifest");
+    let absent = FetchBlob { hash: "0".repeat(64), ..fetch };
+    assert_eq!(a.mesh("fleetd").fetch_blob(&absent).await.unwrap_err().code, ErrorCode::NotFound);
+
+    let admin = UnixClient::new(a.root.paths().socket("mesh"), Credentials::none());
+    let room: Value = admin.post("/room/create", &json!({ "name": "ops" })).await.unwrap();
+    let send = json!({ "room_id": room["id"], "text": "hello" });
+    admin.post::<Value>("/room/send", &send).await.unwrap();
+
+    // Both daemons of this process count together.
+    let text = String::from_utf8(admin.get_bytes("/metrics").await.unwrap().to_vec()).unwrap();
+    let value = |name: &str| {
+        let line = text.lines().find(|line| line.split(' ').next() == Some(name));
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .unwrap_or_else(|| panic!("{name} in\n{text}"))
+    };
+    assert!(value("osmoda_blob_sent_bytes_total") >= 8.0);
+    assert_eq!(value("osmoda_blob_sent_bytes_total"), value("osmoda_blob_received_bytes_total"));
+    assert_eq!(value("osmoda_blob_active{side=\"fetch\"}"), 0.0);
+    assert_eq!(value("osmoda_blob_refused_total{why=\"absent\"}"), 1.0);
+    assert_eq!(value("osmoda_room_messages_total{way=\"said\"}"), 1.0);
     a.stop().await;
     b.stop().await;
 }

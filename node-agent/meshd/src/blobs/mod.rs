@@ -36,6 +36,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use self::serve::{ABSENT, BUSY, FOUND, QUESTION_BYTES, SLICE_WIRE_MAX, Serving};
 use self::store::{BLOB_BYTES_MAX, Partial, Store};
+use crate::counts::{self, Transfer};
 
 /// How long an owner may take for one slice: it is paced, and last in line.
 const SLICE_TIME: Duration = Duration::from_secs(60);
@@ -94,6 +95,7 @@ impl Blobs {
             return Ok(stored(&hash, size));
         }
         let _turn = Turn::take(&self.fetching, hash)?;
+        let _transfer = Transfer::begin("fetch");
         let mut stream = self.mesh.connect_stream(peer, Service::Blobs).await?;
         let mut partial = self.on_store(move |store| store.partial(hash)).await?;
         loop {
@@ -101,6 +103,7 @@ impl Blobs {
             if size > BLOB_BYTES_MAX {
                 return Err(ApiError::new(ErrorCode::TooLarge, format!("a blob has {BLOB_BYTES_MAX} bytes at most")));
             }
+            counts::blob_received(slice.len());
             let missing = size.saturating_sub(partial.has);
             let take = move |store: &Store| -> Result<(Partial, bool), ApiError> {
                 store.fits(missing)?;

@@ -12,6 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 
 use super::store::{SLICE_BYTES, Source, Store};
+use crate::counts::{self, Transfer};
 use crate::pace::Pace;
 
 /// Bytes of a question.
@@ -63,8 +64,10 @@ impl Serving {
 
     async fn one(&self, peer: NodeId, mut stream: MeshStream) -> io::Result<()> {
         let Ok(_slot) = self.slots.try_acquire() else {
+            counts::blob_refused("busy");
             return stream.write_u8(BUSY).await;
         };
+        let _transfer = Transfer::begin("serve");
         let mut open: Option<(Hash, Arc<Source>)> = None;
         while let Some((hash, from)) = question(&mut stream).await? {
             let source = match &open {
@@ -72,6 +75,7 @@ impl Serving {
                 _ => match self.source(hash).await? {
                     Some(source) => source,
                     None => {
+                        counts::blob_refused("absent");
                         stream.write_u8(ABSENT).await?;
                         stream.flush().await?;
                         continue;
@@ -88,6 +92,7 @@ impl Serving {
             stream.write_u32(slice.len() as u32).await?;
             tokio::time::timeout(IDLE, stream.write_all(&slice)).await??;
             stream.flush().await?;
+            counts::blob_sent(slice.len());
         }
         Ok(())
     }

@@ -23,6 +23,7 @@ use super::cx::Cx;
 use super::inbound::{out_of_turn, take_record};
 use super::session::random;
 use super::wire::{FrameReader, send};
+use crate::counts;
 
 /// How long a peer may take for one frame: it may have to check and write the
 /// messages of a batch first.
@@ -88,6 +89,7 @@ async fn session(cx: Cx, begin: Begin) {
         Ok(Ok(None)) => {
             held.release.healed = Some(own_seq);
             cx.traffic.sessions.fetch_add(1, Relaxed);
+            counts::heal_session();
         }
         Ok(Ok(Some(Refusal::Busy))) => {
             drop(held);
@@ -242,6 +244,7 @@ impl Line<'_> {
         if let Frame::Messages { list, .. } = frame {
             let bytes: usize = list.iter().map(|blob| blob.0.len()).sum();
             traffic.heal_messages_sent.fetch_add(bytes as u64, Relaxed);
+            counts::heal_sent(bytes);
             self.cx.pace.take(self.peer, bytes).await;
         }
         send(&mut self.write, frame, TURN_TIME, &traffic.heal_sent).await

@@ -12,6 +12,7 @@ use super::owner::{Batch, Owner, unknown_room};
 use super::room::{Room, own_key};
 use super::serve::answer;
 use super::store::Write;
+use crate::counts;
 
 impl Owner {
     /// Writes a message, pushes it when it is durable, and answers then.
@@ -30,6 +31,7 @@ impl Owner {
                     if let Err(code) = outcome {
                         return answer(reply, Err(not_written(code)));
                     }
+                    counts::room_message("said");
                     let others: Vec<NodeId> =
                         owner.rooms.get(&id).map_or_else(Vec::new, |room| room.others(owner.own).collect());
                     let (on_its_way, behind) = owner.push(others.into_iter(), &frame);
@@ -227,5 +229,6 @@ fn lost_key() -> ApiError {
 }
 
 fn over_quota(error: osmoda_mesh_rooms::OverQuota) -> ApiError {
+    counts::room_over_quota();
     ApiError::new(ErrorCode::QuotaExceeded, error.to_string())
 }

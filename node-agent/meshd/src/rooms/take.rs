@@ -12,6 +12,7 @@ use super::command::{Reply, Screened, Standing, Way};
 use super::owner::{Batch, Owner};
 use super::serve::answer;
 use super::store::Write;
+use crate::counts;
 
 impl Owner {
     /// Sorts out what needs no look at its signature.
@@ -101,6 +102,7 @@ impl Owner {
         }
         let is_over = way == Way::Pushed && self.meter.take(room_id, author, now_ms).is_err();
         if is_over || fits(&room.log, &author, message.wire().len(), node_messages).is_err() {
+            counts::room_over_quota();
             room.refused.add(id);
             return Verdict::Later;
         }
@@ -119,7 +121,9 @@ impl Owner {
                 Verdict::Refused
             }
             Inserted::New { late, fork } => {
+                counts::room_message(if way == Way::Pushed { "pushed" } else { "healed" });
                 if fork {
+                    counts::room_fork();
                     tracing::warn!(room = %room_id, author = %author, message = %id, "author of a room forked");
                 }
                 self.seen.add(id);

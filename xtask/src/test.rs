@@ -20,10 +20,16 @@ const EXIT_NO_PREREQUISITES: i32 = 3;
 /// have them; development builds go without the C library behind them.
 pub(crate) const TLS: &str = "osmoda-controller/tls,osmoda-ctl/tls";
 
+/// Features of the mesh that no program has by default: the other crypto, and
+/// SWIM. Their own parts are tested with the rest; this runs whole endpoints with
+/// them. Selected in the whole workspace, so that only the mesh is built again.
+const MESH: &str = "osmoda-mesh-crypto/fast-crypto,osmoda-mesh/swim";
+
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, Default, clap::Args)]
 pub(crate) struct TestArgs {
-    /// Leaves out the shortened demo, the real hosts and the controller's TLS.
+    /// Leaves out the shortened demo, the real hosts, the controller's TLS
+    /// and the optional features of the mesh.
     #[arg(long)]
     fast: bool,
     /// Only tests whose name contains this.
@@ -83,6 +89,9 @@ pub(crate) fn counted(args: &TestArgs) -> anyhow::Result<Counts> {
     if !args.fast && args.filter.is_none() {
         run::checked(run::root(), &run::cargo(), &["build", "--workspace", "--features", TLS, "--bin", "osmoda"])?;
         run_tests(&["--features", TLS, "--test", "tls"].map(str::to_owned), &mut counts)?;
+        let whole_endpoints = ["--features", MESH, "--test", "one"].map(str::to_owned);
+        // Other crates have a test of this name, and the mesh changes nothing there.
+        run_some(&whole_endpoints, &["-E", "package(osmoda-mesh)"], &mut counts)?;
     }
     Ok(counts)
 }
@@ -120,9 +129,17 @@ fn whole_system(metadata: &Metadata, counts: &mut Counts) -> anyhow::Result<()> 
 }
 
 fn run_tests(more: &[String], counts: &mut Counts) -> anyhow::Result<()> {
+    run_some(more, &[], counts)
+}
+
+/// The same with a filter that only nextest knows; the built-in runner runs more.
+fn run_some(more: &[String], filter: &[&str], counts: &mut Counts) -> anyhow::Result<()> {
     let nextest = run::available("cargo-nextest", &["--version"]);
     let mut arguments = if nextest { vec!["nextest", "run", "--workspace"] } else { vec!["test", "--workspace"] };
     arguments.extend(more.iter().map(String::as_str));
+    if nextest {
+        arguments.extend(filter);
+    }
     let add = |counts: &mut Counts, line: &str| counts.add_line(&without_colour(line));
     let passed = if nextest {
         run::tee_stderr(run::root(), &run::cargo(), &arguments, |line| add(counts, line))?

@@ -53,7 +53,8 @@ async fn a_large_fleet_keeps_few_links_knows_who_lives_and_dials_on_demand() {
     assert!(nodes[9].handle.peers().iter().any(|peer| peer.id == other && peer.connected));
     // It ends when nothing uses it any more.
     drop((stream, incoming));
-    nodes[9].linked(other, false).await;
+    let ended = async || nodes[9].handle.peers().iter().any(|peer| peer.id == other && !peer.connected).then_some(());
+    wait_for("the end of the link", LIMIT * 2, ended).await;
 
     // One stops answering; nobody holds it for alive in the end.
     let dead = nodes.remove(20);

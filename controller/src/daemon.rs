@@ -18,6 +18,7 @@ use osmoda_kit::http::{Allowed, CallerTable, Row};
 use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_kit::version::VERSION;
+use osmoda_mesh::KeyChange;
 use osmoda_types::ErrorCode;
 use tokio::net::TcpListener;
 
@@ -27,6 +28,7 @@ use crate::join::{mesh_dir, unusable};
 use crate::link::LinkService;
 use crate::presence::Presence;
 use crate::rest::{App, AppParts, stored};
+use crate::rotation::{self, Rotation};
 use crate::voters::Fleet;
 use crate::{NAME, mesh, token};
 
@@ -37,10 +39,12 @@ const DATABASE: &str = "controller.db";
 /// much of last-seen times, and a fleet of 10,000 costs one transaction.
 const FLUSH_EVERY: Duration = Duration::from_secs(5);
 
-/// Who may call the local socket: the administrator, to see that it lives.
+/// Who may call the local socket: the administrator, to see that it lives and
+/// to give it new keys.
 const ROWS: &[Row] = &[
     Row { method: "GET", path: "/health", allowed: &[Allowed::Admin] },
     Row { method: "GET", path: "/metrics", allowed: &[Allowed::Admin] },
+    Row { method: "POST", path: "/identity/rotate", allowed: &[Allowed::Admin] },
 ];
 
 /// The controller.
@@ -61,18 +65,18 @@ impl Daemon for Controller {
         if !faults.is_empty() {
             return Err(ApiError::new(ErrorCode::ConfigInvalid, faults.join("; ")).into());
         }
-        start(&cx, &config).await?;
+        let rotation = start(&cx, &config).await?;
         let health = || async {
             let version = serde_json::json!({
                 "ok": true, "version": VERSION.version, "commit": VERSION.commit, "dirty": VERSION.dirty,
             });
             Json(version)
         };
-        Ok(Service::new(Router::new().route("/health", get(health))))
+        Ok(Service::new(Router::new().route("/health", get(health)).merge(rotation::router(rotation))))
     }
 }
 
-async fn start(cx: &Boot, config: &Config) -> Result<(), ApiError> {
+async fn start(cx: &Boot, config: &Config) -> Result<Arc<Rotation>, ApiError> {
     let (tasks, clock, folder) = (cx.tasks(), cx.clock(), cx.state_dir());
     let mesh_state = osmoda_mesh::state::load(&mesh_dir(&folder)).map_err(unusable)?;
     let network = mesh_state.network;
@@ -94,7 +98,10 @@ async fn start(cx: &Boot, config: &Config) -> Result<(), ApiError> {
     let (follower, published) = opened.map_err(ApiError::internal)?;
     let finish = tasks.shutdown().token(Stage::FinishAccepted);
     tasks.spawn(TaskKind::CRITICAL, "log follower", follower.run(finish.clone()));
-    let members = mesh::follow_members(handle.clone(), mesh_dir(&folder), published.view.clone(), finish.clone());
+    let change = Arc::new(KeyChange::new(handle.clone(), network, mesh_dir(&folder), tasks.clone()));
+    let rotation = Arc::new(Rotation { change: change.clone(), fleet: fleet.clone(), tasks: tasks.clone() });
+    let (dir, views) = (mesh_dir(&folder), published.view.clone());
+    let members = mesh::follow_members(handle.clone(), change, dir, views, finish.clone());
     tasks.spawn(TaskKind::CRITICAL, "members", members);
     let epoch = mesh::follow_epoch(handle.clone(), mesh_dir(&folder), published.view.clone(), finish);
     tasks.spawn(TaskKind::CRITICAL, "mesh epoch", epoch);
@@ -112,7 +119,8 @@ async fn start(cx: &Boot, config: &Config) -> Result<(), ApiError> {
         token: admin,
         shutdown: tasks.shutdown().clone(),
     });
-    serve(tasks, listener, app.router(), config)
+    serve(tasks, listener, app.router(), config)?;
+    Ok(rotation)
 }
 
 fn spawn_store(tasks: &Tasks, store: &Arc<dyn Store>) {

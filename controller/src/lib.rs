@@ -18,6 +18,7 @@ mod mesh;
 mod presence;
 mod projection;
 mod rest;
+mod rotation;
 #[cfg(feature = "tls")]
 mod tls;
 mod token;

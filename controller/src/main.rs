@@ -4,12 +4,14 @@ use std::io::Write as _;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Parser, Subcommand};
 use osmoda_controller::{Controller, Flags, Join, NAME};
 use osmoda_controller_store::{SqliteStore, Store as _};
 use osmoda_kit::boot::{self, BootArgs, EXIT_FAILED, EXIT_USAGE};
 use osmoda_kit::error::{ApiError, chain};
+use osmoda_kit::http::{Credentials, UnixClient};
 use osmoda_kit::lock::RootLock;
 use osmoda_kit::paths::Paths;
 
@@ -55,6 +57,12 @@ enum Command {
         #[arg(long, default_value = "0.0.0.0:18800", value_name = "ADDRESS")]
         mesh_listen: SocketAddr,
     },
+    /// Gives the running controller new keys; it stays a member under its id
+    RotateKeys {
+        /// Root directory
+        #[arg(long, default_value = "/", value_name = "DIR")]
+        root: PathBuf,
+    },
     /// Makes a new admin token; the old one is void
     NewToken {
         /// Root directory
@@ -75,8 +83,18 @@ fn main() -> ExitCode {
             let joined = osmoda_controller::join(Join { root, invite, name, mesh_listen }).await?;
             Ok(format!("joined fleet {} as {}\n", joined.network, joined.node))
         }),
+        Command::RotateKeys { root } => once(rotate_keys(root)),
         Command::NewToken { root } => once(new_token(root)),
     }
+}
+
+/// How long the fleet may take to write the change into its log.
+const ROTATE_TIME: Duration = Duration::from_secs(20);
+
+async fn rotate_keys(root: PathBuf) -> Result<String, ApiError> {
+    let client = UnixClient::new(Paths::new(&root).socket(NAME), Credentials::none()).with_time_limit(ROTATE_TIME);
+    let now: serde_json::Value = client.post("/identity/rotate", &serde_json::json!({})).await?;
+    Ok(format!("{now}\n"))
 }
 
 async fn new_token(root: PathBuf) -> Result<String, ApiError> {

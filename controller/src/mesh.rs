@@ -10,7 +10,9 @@ use osmoda_kit::error::{ApiError, chain};
 use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_mesh::state::MeshState;
-use osmoda_mesh::{Mesh, MeshConfig, MeshError, MeshHandle, Tuning, fetch_epoch, incoming_stream, tonic_channel};
+use osmoda_mesh::{
+    KeyChange, Mesh, MeshConfig, MeshError, MeshHandle, Tuning, fetch_epoch, incoming_stream, tonic_channel,
+};
 use osmoda_mesh_protocol::{Member, Members, Service};
 use osmoda_proto::link::v1::link_server::LinkServer;
 use osmoda_rollout::FleetState;
@@ -61,6 +63,7 @@ pub(crate) fn start(
     tasks: &Tasks,
     clock: osmoda_kit::clock::SharedClock,
 ) -> Result<MeshHandle, MeshError> {
+    let next = state.next;
     let config = MeshConfig {
         identity: state.identity,
         network: state.network,
@@ -71,7 +74,9 @@ pub(crate) fn start(
         enroller: None,
         tuning: Tuning::default(),
     };
-    Mesh::start(config, tasks, clock)
+    let handle = Mesh::start(config, tasks, clock)?;
+    handle.prepare_identity(next)?;
+    Ok(handle)
 }
 
 /// The allow-list as the log has it. A member whose entry the mesh cannot use
@@ -103,6 +108,7 @@ pub(crate) fn members_of(state: &FleetState) -> Members {
 /// Keeps the mesh's allow-list, on disk and in force, up with the log.
 pub(crate) async fn follow_members(
     handle: MeshHandle,
+    keys: Arc<KeyChange>,
     dir: PathBuf,
     mut view: watch::Receiver<View>,
     stop: CancellationToken,
@@ -116,6 +122,7 @@ pub(crate) async fn follow_members(
             // Durable before in force, so that a crash never goes back.
             osmoda_mesh::state::store_members(&dir, &members)
                 .map_err(|error| ApiError::new(error.code(), error.to_string()).with_source(error))?;
+            keys.members_come(&members).await?;
             match handle.update_members(members).await {
                 Ok(()) => tracing::info!(index, "members updated"),
                 Err(MeshError::Stopping) => return Ok(()),

@@ -86,13 +86,20 @@ impl Fleet {
     /// The code the log refused it with; [`ErrorCode::RaftUnavailable`] when no
     /// voter leads; [`ErrorCode::OutcomeUnknown`] when no answer came.
     pub(crate) async fn submit(&self, command: Vec<u8>) -> Result<Reply, ApiError> {
+        let reply = self.write(command).await?;
+        reply.result().map_err(|code| ApiError::new(code, format!("the fleet refused it: {}", words(code))))?;
+        Ok(reply)
+    }
+
+    /// As [`Fleet::submit`]; the log's refusal is an answer too.
+    ///
+    /// # Errors
+    /// Those that leave open what the log says.
+    pub(crate) async fn write(&self, command: Vec<u8>) -> Result<Reply, ApiError> {
         let reply = tokio::time::timeout(CALL_TIME, self.submit_in_turn(command))
             .await
             .unwrap_or_else(|_| Err(ApiError::new(ErrorCode::OutcomeUnknown, "no answer from the leader in time")))?;
-        let reply =
-            Reply::try_from(reply).map_err(|code| ApiError::new(code, "the voter's answer is of another version"))?;
-        reply.result().map_err(|code| ApiError::new(code, format!("the fleet refused it: {}", words(code))))?;
-        Ok(reply)
+        Reply::try_from(reply).map_err(|code| ApiError::new(code, "the voter's answer is of another version"))
     }
 
     async fn submit_in_turn(&self, command: Vec<u8>) -> Result<pb::Reply, ApiError> {

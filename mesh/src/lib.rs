@@ -13,6 +13,7 @@
 //! Not here: rooms and blobs; they are added beside the listener and the hub.
 
 mod adapters;
+mod change;
 mod config;
 mod counters;
 mod dial;
@@ -45,6 +46,7 @@ mod tie;
 mod tuning;
 
 pub use adapters::{PeerIo, incoming_stream, tonic_channel};
+pub use change::KeyChange;
 pub use config::{EpochSecret, MeshConfig, RejoinSecret, Secrets};
 pub use counters::Event;
 pub use door::InviteSecret;

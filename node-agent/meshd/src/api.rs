@@ -14,7 +14,7 @@ use osmoda_kit::error::ApiError;
 use osmoda_kit::http::{Caller, Json, Who};
 use osmoda_kit::tasks::Tasks;
 use osmoda_kit::version::{VERSION, Version};
-use osmoda_mesh::{InviteSecret, MeshHandle, state};
+use osmoda_mesh::{InviteSecret, KeyChange, MeshHandle, state};
 use osmoda_node_api::mesh::{
     EndorseRequest, Endorsed, EnforceEpoch, EpochInForce, EpochMade, Identity, Invite, InviteOpened, Members,
     MembersInForce, OpenInvite,
@@ -25,12 +25,11 @@ use serde_json::json;
 use tokio::sync::Semaphore;
 
 use crate::keys::Keys as Secrets;
-use crate::rotation::Rotation;
 
 /// What the endpoints share.
 pub(crate) struct Api {
     handle: MeshHandle,
-    rotation: Arc<Rotation>,
+    keys: Arc<KeyChange>,
     secrets: Arc<Secrets>,
     network: NetworkId,
     dir: PathBuf,
@@ -43,14 +42,14 @@ pub(crate) struct Api {
 impl Api {
     pub(crate) fn new(
         handle: MeshHandle,
-        rotation: Arc<Rotation>,
+        keys: Arc<KeyChange>,
         secrets: Arc<Secrets>,
         network: NetworkId,
         dir: PathBuf,
         audit: Audit,
         tasks: Tasks,
     ) -> Self {
-        Self { handle, rotation, secrets, network, dir, audit, tasks, one_writer: Semaphore::new(1) }
+        Self { handle, keys, secrets, network, dir, audit, tasks, one_writer: Semaphore::new(1) }
     }
 
     fn epoch(&self) -> Result<MeshEpoch, ApiError> {
@@ -154,7 +153,7 @@ async fn members(State(api): State<Arc<Api>>, Json(members): Json<Members>) -> R
     let (dir, snapshot) = (api.dir.clone(), members.clone());
     let stored = api.tasks.blocking("store members", move || state::store_members(&dir, &snapshot)).await;
     if stored.map_err(ApiError::internal)?? {
-        api.rotation.members_come(&members).await?;
+        api.keys.members_come(&members).await?;
         let before = api.handle.members();
         api.handle.update_members(members).await?;
         api.secrets.members_changed(&before).await?;

@@ -6,7 +6,7 @@ use osmoda_kit::boot::{Boot, BootError, Daemon, Service};
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::CallerTable;
 use osmoda_kit::tasks::TaskKind;
-use osmoda_mesh::{Mesh, MeshConfig, serve_keys, state};
+use osmoda_mesh::{KeyChange, Mesh, MeshConfig, serve_keys, state};
 use osmoda_node_api::callers;
 
 use crate::api::{self, Api};
@@ -69,9 +69,10 @@ impl Daemon for Meshd {
         let blobs = Blobs::start(handle.clone(), cx.state_dir().join("blobs"), config.blobs(), cx.tasks()).await;
         messages::serve(&handle, cx.audit(), cx.clock(), cx.tasks())?;
         let reference = Reference::new(handle.clone(), cx.client("fleetd"), cx.audit());
-        let (fleetd, dir) = (cx.client("fleetd"), cx.state_dir());
-        let rotation = Rotation::new(handle.clone(), fleetd, network, dir, cx.audit(), cx.tasks().clone());
-        let api = Api::new(handle, rotation.clone(), secrets, network, cx.state_dir(), cx.audit(), cx.tasks().clone());
+        let (tasks, dir) = (cx.tasks().clone(), cx.state_dir());
+        let change = Arc::new(KeyChange::new(handle.clone(), network, dir, tasks.clone()));
+        let rotation = Rotation::new(handle.clone(), change.clone(), cx.client("fleetd"), cx.audit(), tasks);
+        let api = Api::new(handle, change, secrets, network, cx.state_dir(), cx.audit(), cx.tasks().clone());
         Ok(Service::new(
             api::router(Arc::new(api))
                 .merge(reference::router(reference))

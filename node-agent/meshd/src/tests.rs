@@ -180,12 +180,13 @@ impl Host {
     }
 }
 
-/// A log that refuses first, is away then, and then takes the change.
+/// A log that refuses the keys, then the moment, is away, and takes the change.
 fn log_of_tries(ask: RotateRequest, node: NodeId, tried: usize) -> Result<RotateAnswer, ApiError> {
     assert_eq!(ask.succession.node, node);
     match tried {
-        0 => Ok(RotateAnswer { index: 7, refused: Some(ErrorCode::AttemptConflict) }),
-        1 => Err(ApiError::new(ErrorCode::RaftUnavailable, "no leader")),
+        0 => Ok(RotateAnswer { index: 6, refused: Some(ErrorCode::Conflict) }),
+        1 => Ok(RotateAnswer { index: 7, refused: Some(ErrorCode::AttemptConflict) }),
+        2 => Err(ApiError::new(ErrorCode::RaftUnavailable, "no leader")),
         _ => Ok(RotateAnswer { index: 8, refused: None }),
     }
 }
@@ -388,12 +389,13 @@ async fn keys_change_when_the_log_has_them_and_never_before() {
     let next = |host: &Host| rotation::prepared(&host.root.paths().state("mesh")).unwrap();
     for host in [&mut a, &mut b] {
         let old = (host.keys.mesh_key(), host.keys.identity_key());
-        // The log refuses: nothing is left of it.
-        assert_eq!(rotate(host).await.unwrap_err().code, ErrorCode::AttemptConflict);
+        // The log refuses these keys: nothing is left of them.
+        assert_eq!(rotate(host).await.unwrap_err().code, ErrorCode::Conflict);
         assert!(next(host).is_none());
-        // The answer is lost: the keys stay prepared, over a restart too.
-        assert_eq!(rotate(host).await.unwrap_err().code, ErrorCode::RaftUnavailable);
+        // Not now, or the answer is lost: they stay prepared, over a restart too.
+        assert_eq!(rotate(host).await.unwrap_err().code, ErrorCode::AttemptConflict);
         let (prepared, _) = next(host).unwrap();
+        assert_eq!(rotate(host).await.unwrap_err().code, ErrorCode::RaftUnavailable);
         host.stop().await;
         host.start().await;
         assert_eq!((keys(host).await, next(host).unwrap().0), (old, prepared));

@@ -17,9 +17,9 @@ let
     done
   '';
 
-  # Confined daemons, as deploy/systemd/*.sysusers.conf list them. watch is root.
+  # Confined daemons, as deploy/systemd/*.sysusers.conf list them. watch and execd are root.
   users = lib.optionals cfg.enable [ "agentd" "mesh" "fleetd" ] ++ lib.optional cfg.controller.enable "controller";
-  sockets = users ++ lib.optional cfg.enable "watch";
+  sockets = users ++ lib.optionals cfg.enable [ "watch" "execd" ];
 
   folders = name: pkgs.runCommand "${name}-tmpfiles" { } ''
     install -Dm644 ${../deploy/systemd}/${name}.tmpfiles.conf $out/lib/tmpfiles.d/${name}.conf

@@ -60,6 +60,8 @@ pub(crate) enum Command {
 pub(crate) enum DaemonName {
     /// The ledger
     Agentd,
+    /// The executor
+    Execd,
     /// Streams between nodes
     Mesh,
     /// SafeSwitch on this host

@@ -23,7 +23,8 @@ use osmoda_mesh::state::{Initial, StateError};
 use osmoda_mesh::{EpochSecret, Identity, PairError, PairRequest};
 use osmoda_mesh_protocol::{Invite, InviteError, Member as MeshMember, Members, MembersError, SecretBytes};
 use osmoda_node_api::watch::{TRUST_FILE, TrustFile};
-use osmoda_types::{ErrorCode, Member, MeshEpoch, NetworkId, Principal, PublicKey, Right, Role, SecretHash};
+use osmoda_permit::HostTrust;
+use osmoda_types::{ErrorCode, Member, MeshEpoch, NetworkId, NodeId, Principal, PublicKey, Right, Role, SecretHash};
 
 use crate::host;
 
@@ -165,7 +166,7 @@ pub(crate) fn init(args: &HostArgs) -> Result<Member, Error> {
         rejoin_secret: SecretBytes::new(*Secret::random().expose()),
         members,
     };
-    begun.write(args, &initial, genesis.principals.clone())?;
+    begun.write(args, &initial, identity.node(), genesis.principals.clone())?;
     begun.fleet.write_genesis(&genesis)?;
     give_to_users(&begun.paths)?;
     Ok(genesis.member)
@@ -202,7 +203,7 @@ pub(crate) async fn join(args: &HostArgs, invite: &str) -> Result<Member, Error>
         rejoin_secret: welcome.rejoin_secret,
         members: welcome.members,
     };
-    begun.write(args, &initial, principals)?;
+    begun.write(args, &initial, identity.node(), principals)?;
     begun.fleet.write_joined(&Joined { version: 1, network: welcome.network, member: member.clone(), voters })?;
     give_to_users(&begun.paths)?;
     Ok(member)
@@ -232,8 +233,8 @@ impl Enrolling {
         }
     }
 
-    /// Writes what mesh and watch start from.
-    fn write(&self, args: &HostArgs, initial: &Initial, operators: Vec<Principal>) -> Result<(), Error> {
+    /// Writes what mesh, watch, agentd and the executor start from.
+    fn write(&self, args: &HostArgs, initial: &Initial, node: NodeId, operators: Vec<Principal>) -> Result<(), Error> {
         osmoda_mesh::state::write_initial(&self.paths.state("mesh"), initial)?;
         let mesh_settings = format!("# Written at enrolment.\nlisten = \"{}\"\n", args.listen);
         write_settings(&self.paths, "mesh", &mesh_settings)?;
@@ -241,18 +242,23 @@ impl Enrolling {
         if let Some(parent) = self.paths.profile().parent() {
             fsio::create_shared_dir(parent)?;
         }
+        write_approvers(&self.paths, initial.network, node, &operators)?;
         write_trust(&self.paths, initial.network, operators)
     }
 }
 
-/// Reads `ed25519 <hex> <name>`, as `osmoda operator keygen` prints it.
+/// Reads `ed25519 <hex> <name>`, as `osmoda operator keygen` prints it, or a line
+/// of OpenSSH for an Ed25519 key, on disk or in a FIDO token.
 fn read_operator(path: &Path) -> Result<Principal, Error> {
     let wrong = || Error::Operator { path: path.to_path_buf() };
     let bytes = fsio::read_limited(path, KEY_FILE_BYTES_MAX)?.ok_or_else(wrong)?;
     let text = String::from_utf8(bytes).map_err(|_| wrong())?;
     let mut words = text.split_whitespace();
-    let (Some("ed25519"), Some(key)) = (words.next(), words.next()) else { return Err(wrong()) };
-    let key: PublicKey = key.parse().map_err(|_| wrong())?;
+    let (Some(kind), Some(key)) = (words.next(), words.next()) else { return Err(wrong()) };
+    let key: PublicKey = match kind {
+        "ed25519" => key.parse().map_err(|_| wrong())?,
+        _ => osmoda_permit::signature::ssh_public_key(&text).ok_or_else(wrong)?,
+    };
     let name = words.next().unwrap_or("operator").to_owned();
     Ok(Principal { name, key, rights: Right::ALL.to_vec() })
 }
@@ -301,6 +307,19 @@ fn write_trust(paths: &Paths, network: NetworkId, operators: Vec<Principal>) -> 
     let dir = paths.state("watch");
     fsio::create_private_dir(&dir)?;
     fsio::write_atomic(&dir.join(TRUST_FILE), format!("{text}\n").as_bytes(), 0o600)?;
+    Ok(())
+}
+
+/// What agentd and the executor, each by itself, need to judge a permit.
+fn write_approvers(paths: &Paths, network: NetworkId, node: NodeId, operators: &[Principal]) -> Result<(), Error> {
+    let operators = operators.to_vec();
+    let trust = HostTrust { network_id: network, host_id: node, operators, serials: BTreeMap::new() };
+    let text = serde_json::to_string_pretty(&trust).map_err(Error::Encode)?;
+    for daemon in ["agentd", "execd"] {
+        let dir = paths.state(daemon);
+        fsio::create_private_dir(&dir)?;
+        fsio::write_atomic(&dir.join(osmoda_permit::trust::TRUST_FILE), format!("{text}\n").as_bytes(), 0o600)?;
+    }
     Ok(())
 }
 

@@ -59,6 +59,7 @@ fn daemon(name: DaemonName, args: &BootArgs) -> Result<ExitCode, Failure> {
     }
     Ok(match name {
         DaemonName::Agentd => boot::run::<osmoda_agentd::Agentd>(args),
+        DaemonName::Execd => boot::run::<osmoda_execd::Execd>(args),
         DaemonName::Mesh => boot::run::<osmoda_meshd::Meshd>(args),
         DaemonName::Watch => boot::run::<osmoda_watch::Watch>(args),
         DaemonName::Fleetd => boot::run::<osmoda_fleetd::Fleetd>(args),

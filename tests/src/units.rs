@@ -78,6 +78,13 @@ fn target() -> String {
     )
 }
 
+/// Root for files and units of the host, and for nothing else: no network, no
+/// new privileges, no capability that loads code into the kernel.
+const EXECUTOR: &str = "PrivateNetwork=yes\nRestrictAddressFamilies=AF_UNIX\nNoNewPrivileges=yes\n\
+CapabilityBoundingSet=CAP_CHOWN CAP_DAC_OVERRIDE CAP_DAC_READ_SEARCH CAP_FOWNER CAP_FSETID\n\
+LockPersonality=yes\nMemoryDenyWriteExecute=yes\nProtectClock=yes\nProtectKernelModules=yes\n\
+RestrictRealtime=yes\nRestrictSUIDSGID=yes\nSystemCallArchitectures=native\n";
+
 fn is_of_node(daemon: &DaemonEntry) -> bool {
     daemon.name != CONTROLLER.name
 }
@@ -107,6 +114,7 @@ fn service(daemon: &DaemonEntry) -> String {
     text.push_str("UMask=0077\nRestart=on-failure\nRestartSec=2s\nTimeoutStopSec=30s\n");
     match daemon.privilege {
         Privilege::Own => confined(&mut text, daemon),
+        Privilege::Root if daemon.network == Network::None => text.push_str(EXECUTOR),
         Privilege::Root => text.push_str(
             "# The guard is a child in this unit's group and must outlive it: only the main\n\
              # process is stopped. Activation may touch anything, so nothing is denied here.\n\

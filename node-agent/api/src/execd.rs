@@ -51,6 +51,23 @@ impl ExecdClient {
     }
 }
 
+/// The answer of `GET /health`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Health {
+    /// `ok`.
+    pub status: String,
+    /// Version of the daemon.
+    pub version: String,
+    /// Commit it was built from.
+    pub commit: String,
+    /// Whether the tree had changes when it was built.
+    pub dirty: bool,
+    /// Whether units can be restarted here.
+    pub systemd: bool,
+    /// Whether backups can be put back here.
+    pub backups: bool,
+}
+
 /// The answer of `POST /exec/resolve`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Resolved {

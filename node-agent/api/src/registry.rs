@@ -18,7 +18,7 @@ pub enum Network {
 pub enum Privilege {
     /// Its own user, its own state folder and nothing else.
     Own,
-    /// Root, because it activates generations.
+    /// Root, because it activates generations or executes approved calls.
     Root,
 }
 
@@ -54,6 +54,15 @@ pub const DAEMONS: &[DaemonEntry] = &[
         privilege: Privilege::Own,
         network: Network::None,
         after: &[],
+    },
+    DaemonEntry {
+        name: "execd",
+        user: "root",
+        about: "the only executor of typed system operations",
+        sockets: &["execd"],
+        privilege: Privilege::Root,
+        network: Network::None,
+        after: &["agentd"],
     },
     DaemonEntry {
         name: "mesh",

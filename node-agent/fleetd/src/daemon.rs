@@ -293,12 +293,15 @@ impl Parts {
             shutdown: cx.shutdown().clone(),
         };
         cx.tasks().spawn(TaskKind::CRITICAL, "mesh epoch", epochs.run());
-        let trust = Trust {
-            replica: self.replica.clone(),
-            host: WatchClient::new(cx.client("watch")),
-            shutdown: cx.shutdown().clone(),
-        };
-        cx.tasks().spawn(TaskKind::CRITICAL, "operators to watch", trust.run());
+        // Each keeps whom it believes for itself, and checks each order itself.
+        for daemon in ["watch", "execd", "agentd"] {
+            let trust = Trust {
+                replica: self.replica.clone(),
+                host: WatchClient::new(cx.client(daemon)),
+                shutdown: cx.shutdown().clone(),
+            };
+            cx.tasks().spawn(TaskKind::CRITICAL, format!("operators to {daemon}"), trust.run());
+        }
         let participant = Participant {
             node: self.member.node,
             replica: self.replica.clone(),

@@ -1,5 +1,6 @@
-//! Hands the operators' orders about operators to root `watch`, which checks
-//! each signature against the operators it knows already.
+//! Hands the operators' orders about operators to root `watch`, to `execd` and to
+//! `agentd`, each of which checks every signature against the operators it knows
+//! already.
 //!
 //! The log's word alone adds nobody on a host: an order travels with its
 //! signature, and a host that refuses it deploys nothing for that operator.
@@ -68,7 +69,7 @@ impl Trust {
                         told.insert((order.key, order.serial));
                     }
                     Err(error) if error.code.is_retryable() => {
-                        tracing::debug!(code = %error.code, "watch does not take the order yet");
+                        tracing::debug!(code = %error.code, "the order is not taken yet");
                         return false;
                     }
                     Err(error) => refused.push((order, principal, error.code)),

@@ -152,7 +152,7 @@ mod tests {
         let two = Policy { approvers: [("destructive".into(), 2)].into(), ..Policy::default() };
         assert_eq!(check(&signed(&good, 1), running, &two, &now), Err(PermitFault::Approvers));
         assert_eq!(check(&signed(&good, 1), running, &policy, &moment(601_000, 1500)), Err(PermitFault::Expired));
-        let endless = Permit { not_after: moment(i64::MAX, u64::MAX), ..good.clone() };
+        let endless = Permit { not_after: moment(i64::MAX, u64::MAX), ..good };
         assert_eq!(check(&signed(&endless, 1), running, &policy, &now), Err(PermitFault::Expired));
         assert_eq!(check(&signed(&good, 9), running, &policy, &now), Err(PermitFault::Signatures));
         let mut denied = signed(&good, 1);

@@ -1,0 +1,233 @@
+//! The path of a call: judge, look again, consume, remember, act, say how it ended.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use osmoda_kit::audit::Audit;
+use osmoda_kit::clock::SharedClock;
+use osmoda_kit::error::{ApiError, chain};
+use osmoda_kit::http::Isolation;
+use osmoda_kit::tasks::Tasks;
+use osmoda_node_api::approval::{ApprovalClient, AskedCall, RunBegin, RunEnd, RunOutcome};
+use osmoda_node_api::approval_files::{load_policy, load_trust};
+use osmoda_node_api::execd::{RunAnswer, RunRequest};
+use osmoda_permit::check::{Running, judge};
+use osmoda_permit::{Call, CallFault, EffectClass, HostTrust, Moment, Policy, Taint, Tool};
+use osmoda_types::{CallHash, ErrorCode};
+use serde_json::json;
+use tokio::sync::Semaphore;
+
+use crate::hands::{ActError, Hands, Object};
+use crate::spent::Spent;
+
+/// What the executor stands on.
+#[derive(Clone)]
+pub struct Parts {
+    /// Its own state folder: trust, list of begun calls, old contents.
+    pub state_dir: PathBuf,
+    /// The policy file.
+    pub policy: PathBuf,
+    /// Time.
+    pub clock: SharedClock,
+    /// For what blocks.
+    pub tasks: Tasks,
+    /// agentd's approvals.
+    pub approvals: ApprovalClient,
+    /// agentd's ledger, for refusals.
+    pub audit: Audit,
+    /// What touches the host.
+    pub hands: Hands,
+    /// How far daemons are kept apart here.
+    pub isolation: Isolation,
+}
+
+/// The executor; cheap to clone.
+#[derive(Clone)]
+pub struct Executor {
+    pub(crate) parts: Arc<Parts>,
+    spent: Arc<Mutex<Spent>>,
+    /// One call at a time: two that touch the same thing would each look first.
+    pub(crate) turn: Arc<Semaphore>,
+    /// Outcomes that agentd has not taken yet.
+    unsent: Arc<Mutex<BTreeMap<u64, RunEnd>>>,
+}
+
+impl std::fmt::Debug for Executor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Executor")
+    }
+}
+
+/// A call that passed every check but its permit's consumption.
+struct Judged {
+    call: Call,
+    hash: CallHash,
+}
+
+impl Executor {
+    /// Opens the list of begun calls. Blocks.
+    ///
+    /// # Errors
+    /// The codes of the file system; [`ErrorCode::StateDirUnusable`] when the
+    /// list is damaged: then nothing runs.
+    pub fn open(parts: Parts) -> Result<Self, ApiError> {
+        let spent = Spent::open(&parts.state_dir, parts.clock.now_wall().as_millis())?;
+        Ok(Self {
+            parts: Arc::new(parts),
+            spent: Arc::new(Mutex::new(spent)),
+            turn: Arc::new(Semaphore::new(1)),
+            unsent: Arc::default(),
+        })
+    }
+
+    /// Looks at what a call would be done to.
+    ///
+    /// # Errors
+    /// As [`Hands::look`]; [`ErrorCode::ToolUnknown`], [`ErrorCode::CallMalformed`].
+    pub async fn resolve(&self, asked: &AskedCall) -> Result<Object, ApiError> {
+        let tool =
+            Tool::of(&asked.tool).ok_or_else(|| call_error(CallFault::Tool(asked.tool.chars().take(64).collect())))?;
+        let args = asked.args.as_object();
+        let args = args.ok_or_else(|| ApiError::new(ErrorCode::CallMalformed, "args is no object"))?;
+        self.parts.hands.look(&tool.parse(args).map_err(call_error)?).await
+    }
+
+    /// Runs a call, once.
+    ///
+    /// # Errors
+    /// The code names the rule that refused it; [`ErrorCode::OutcomeUnknown`]
+    /// when it was begun and its outcome is not in the ledger.
+    ///
+    /// # Cancel safety
+    /// Dropped before it resolves, the call may have been done; it is then
+    /// closed as `unknown`.
+    pub async fn run(&self, request: RunRequest) -> Result<RunAnswer, ApiError> {
+        let turn = Arc::clone(&self.turn).try_acquire_owned();
+        let _turn = turn.map_err(|_| ApiError::new(ErrorCode::Busy, "another call runs"))?;
+        let judged = match self.judge(&request).await {
+            Ok(judged) => judged,
+            Err(error) => {
+                self.record_refusal(&request, &error).await;
+                return Err(error);
+            }
+        };
+        let permit = request.permit.as_ref().map(|signed| signed.permit.id);
+        let begin = RunBegin { call: request.call, permit, position: request.position };
+        let begun = self.parts.approvals.begin(&begin).await?;
+        let acted = match self.remember(judged.hash).await {
+            Ok(()) => self.parts.hands.act(&judged.call.operation, &judged.call.object, begun.run).await,
+            Err(error) => Err(ActError::Refused(error)),
+        };
+        let (outcome, detail, error) = match acted {
+            Ok(detail) => (RunOutcome::Done, detail, None),
+            Err(ActError::Refused(error)) => (RunOutcome::Refused, text(&error), Some(error)),
+            Err(ActError::Failed(error)) => (RunOutcome::Failed, text(&error), Some(error)),
+        };
+        metrics::counter!("osmoda_exec_runs_total", "outcome" => outcome.as_str()).increment(1);
+        let end = RunEnd { run: begun.run, outcome, detail: detail.clone() };
+        if let Err(unsent) = self.parts.approvals.end(&end).await {
+            tracing::error!(run = begun.run, error = chain(&unsent), "outcome not recorded yet");
+            self.unsent().insert(begun.run, end);
+            let text = format!("the call ended as {}, and the ledger has not taken that yet", outcome.as_str());
+            return Err(ApiError::new(ErrorCode::OutcomeUnknown, text).with_source(unsent));
+        }
+        match error {
+            Some(error) => Err(error),
+            None => Ok(RunAnswer { run: begun.run, outcome, detail }),
+        }
+    }
+
+    /// Everything the executor can tell by itself.
+    async fn judge(&self, request: &RunRequest) -> Result<Judged, ApiError> {
+        let (policy, trust) = self.rules().await?;
+        let call = Call::from_value(&request.call).map_err(call_error)?;
+        let hash = call.hash().map_err(|fault| call_error(fault.into()))?;
+        if call.host_id != trust.host_id {
+            return Err(ApiError::new(ErrorCode::ApprovalInvalid, "the call is for another host"));
+        }
+        let class = call.operation.class(&policy.write_roots);
+        if class.is_grave() && self.parts.isolation == Isolation::None {
+            let text = format!("calls of class {class} are refused where all daemons share one user");
+            return Err(ApiError::new(ErrorCode::ClassRefused, text));
+        }
+        match &request.permit {
+            Some(signed) => {
+                let running = Running { hash: &hash, class, position: request.position };
+                judge(signed, running, &trust, &policy, &self.now())
+                    .map_err(|fault| ApiError::new(fault.code(), fault.to_string()))?;
+            }
+            // Whether the session is tainted is agentd's to say, when it begins.
+            None if policy.needs_permit(class, Taint::Clean) => return Err(needs_permit(class)),
+            None => {}
+        }
+        if self.lock_spent().contains(&hash) {
+            return Err(ApiError::new(ErrorCode::ApprovalSpent, "this call was begun before"));
+        }
+        let object = self.parts.hands.look(&call.operation).await?;
+        if object != call.object {
+            let text = "the object of the call is not the one that was looked at when it was asked for";
+            return Err(ApiError::new(ErrorCode::ObjectChanged, text));
+        }
+        Ok(Judged { call, hash })
+    }
+
+    async fn rules(&self) -> Result<(Policy, HostTrust), ApiError> {
+        let (policy, state_dir) = (self.parts.policy.clone(), self.parts.state_dir.clone());
+        let read = move || Ok((load_policy(&policy)?, load_trust(&state_dir)?));
+        self.parts.tasks.blocking("read executor rules", read).await.map_err(ApiError::internal)?
+    }
+
+    async fn remember(&self, hash: CallHash) -> Result<(), ApiError> {
+        let (spent, now_ms) = (Arc::clone(&self.spent), self.parts.clock.now_wall().as_millis());
+        let add = move || spent.lock().unwrap_or_else(PoisonError::into_inner).add(hash, now_ms);
+        self.parts.tasks.blocking("remember a call", add).await.map_err(ApiError::internal)?
+    }
+
+    /// A refusal is told whatever becomes of its row; the row is for whoever
+    /// looks for attempts later.
+    async fn record_refusal(&self, request: &RunRequest, error: &ApiError) {
+        let tool: String = request.call["tool"].as_str().unwrap_or("").chars().take(64).collect();
+        let payload = json!({ "code": error.code, "message": error.message, "tool": tool,
+            "permit": request.permit.as_ref().map(|signed| signed.permit.id) });
+        metrics::counter!("osmoda_exec_refused_total", "code" => error.code.as_str()).increment(1);
+        if let Err(unrecorded) = self.parts.audit.record("exec.refused", payload).await {
+            tracing::warn!(code = %error.code, error = chain(&unrecorded), "refusal not recorded");
+        }
+    }
+
+    fn now(&self) -> Moment {
+        let clock = &self.parts.clock;
+        Moment {
+            wall_ms: clock.now_wall().as_millis(),
+            boot_ms: u64::try_from(clock.now_boot().as_millis()).unwrap_or(u64::MAX),
+            boot_id: clock.boot_id(),
+        }
+    }
+
+    fn lock_spent(&self) -> MutexGuard<'_, Spent> {
+        self.spent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn unsent(&self) -> MutexGuard<'_, BTreeMap<u64, RunEnd>> {
+        self.unsent.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn needs_permit(class: EffectClass) -> ApiError {
+    ApiError::new(ErrorCode::ApprovalRequired, format!("a call of class {class} needs a permit"))
+}
+
+fn text(error: &ApiError) -> String {
+    format!("{}: {}", error.code, error.message)
+}
+
+/// A fault of a call as callers see it.
+fn call_error(fault: CallFault) -> ApiError {
+    let code = match fault {
+        CallFault::Tool(_) => ErrorCode::ToolUnknown,
+        CallFault::Schema => ErrorCode::ApprovalInvalid,
+        _ => ErrorCode::CallMalformed,
+    };
+    ApiError::new(code, fault.to_string())
+}

@@ -1,0 +1,100 @@
+//! `service.restart`: a unit, by the files it is made of.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use osmoda_kit::error::ApiError;
+use osmoda_kit::fsio;
+use osmoda_kit::process::{self, Spec};
+use osmoda_types::ErrorCode;
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::{ActError, Object};
+
+/// Where systemd's own program is looked for.
+const PROGRAMS: [&str; 3] = ["/run/current-system/sw/bin/systemctl", "/usr/bin/systemctl", "/bin/systemctl"];
+
+/// The folder that exists where systemd runs (`sd_booted(3)`).
+const BOOTED: &str = "/run/systemd/system";
+
+/// Longest restart: systemd gives a unit 90 s to stop and as long to start.
+const RESTART_TIME_MAX: Duration = Duration::from_secs(120);
+
+/// Largest unit file read.
+const UNIT_BYTES_MAX: u64 = 1 << 20;
+
+/// What is asked about a unit.
+const PROPERTIES: &str = "--property=Id,LoadState,FragmentPath,DropInPaths,NeedDaemonReload";
+
+/// systemd's program.
+#[derive(Debug, Clone)]
+pub struct Systemctl {
+    program: PathBuf,
+}
+
+impl Systemctl {
+    /// Uses this program, whatever it is.
+    #[must_use]
+    pub fn at(program: impl Into<PathBuf>) -> Self {
+        Self { program: program.into() }
+    }
+
+    /// The host's own, where systemd runs.
+    #[must_use]
+    pub fn of_host() -> Option<Self> {
+        let program = PROGRAMS.into_iter().map(Path::new).find(|path| path.exists())?;
+        Path::new(BOOTED).is_dir().then(|| Self::at(program))
+    }
+
+    pub(super) async fn look(&self, unit: &str) -> Result<Object, ApiError> {
+        let output = self.run(&["show", PROPERTIES, "--", unit], Duration::from_secs(10)).await?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let property = |name: &str| {
+            text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).unwrap_or("").to_owned()
+        };
+        if !output.success() || property("LoadState") != "loaded" {
+            return Err(ApiError::new(ErrorCode::NotFound, format!("no unit {unit} is loaded")));
+        }
+        let mut files = Vec::new();
+        let paths = [property("FragmentPath")]
+            .into_iter()
+            .chain(property("DropInPaths").split(' ').map(str::to_owned).collect::<Vec<_>>());
+        for path in paths.filter(|path| !path.is_empty()) {
+            let bytes = fsio::read_limited(Path::new(&path), UNIT_BYTES_MAX)?;
+            let bytes = bytes.ok_or_else(|| ApiError::new(ErrorCode::NotFound, format!("unit file {path} is gone")))?;
+            files.push(json!({ "path": path, "sha256": data_encoding::HEXLOWER.encode(&Sha256::digest(bytes)) }));
+        }
+        if files.is_empty() {
+            return Err(ApiError::new(ErrorCode::NotFound, format!("unit {unit} has no file")));
+        }
+        Ok([
+            ("unit".to_owned(), Value::from(property("Id"))),
+            ("files".to_owned(), Value::from(files)),
+            ("reload_needed".to_owned(), Value::from(property("NeedDaemonReload") == "yes")),
+        ]
+        .into_iter()
+        .collect())
+    }
+
+    pub(super) async fn restart(&self, object: &Object) -> Result<String, ActError> {
+        let unit = object.get("unit").and_then(Value::as_str).filter(|unit| !unit.is_empty());
+        let unit =
+            unit.ok_or_else(|| ActError::Refused(ApiError::new(ErrorCode::CallMalformed, "object has no unit")))?;
+        let output = self.run(&["restart", "--", unit], RESTART_TIME_MAX).await.map_err(ActError::Failed)?;
+        if output.success() {
+            return Ok(format!("{unit} restarted"));
+        }
+        let text = format!("restarting {unit} failed: {}", output.tail(300));
+        Err(ActError::Failed(ApiError::new(ErrorCode::Internal, text)))
+    }
+
+    async fn run(&self, args: &[&str], limit: Duration) -> Result<process::Output, ApiError> {
+        let spec = Spec::new(&self.program).args(args.iter().copied()).time_limit(limit);
+        let output = process::run(&spec).await.map_err(ApiError::internal)?;
+        if output.timed_out {
+            return Err(ApiError::new(ErrorCode::Timeout, "systemd did not answer in time"));
+        }
+        Ok(output)
+    }
+}

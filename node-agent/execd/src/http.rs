@@ -1,0 +1,64 @@
+//! The endpoints of `execd.sock`.
+
+use axum::body::Bytes;
+use axum::extract::State;
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use osmoda_kit::error::ApiError;
+use osmoda_kit::version::VERSION;
+use osmoda_node_api::approval::AskedCall;
+use osmoda_node_api::approval_files::add_trust;
+use osmoda_node_api::execd::{Health, Resolved, RunAnswer, RunRequest};
+use osmoda_node_api::watch::Trusted;
+use osmoda_permit::{TrustOrder, json};
+use osmoda_types::ErrorCode;
+use serde::de::DeserializeOwned;
+
+use crate::executor::Executor;
+
+impl Executor {
+    /// The routes.
+    pub fn router(self) -> Router {
+        Router::new()
+            .route("/health", get(health))
+            .route("/exec/resolve", post(resolve))
+            .route("/exec/run", post(run))
+            .route("/trust/add", post(trust))
+            .with_state(self)
+    }
+}
+
+/// Reads a body strictly: what has two readings is refused before it is hashed.
+fn body<T: DeserializeOwned>(bytes: &Bytes) -> Result<T, ApiError> {
+    let value = json::parse(bytes).map_err(|fault| ApiError::new(ErrorCode::CallMalformed, fault.to_string()))?;
+    serde_json::from_value(value).map_err(|error| ApiError::new(ErrorCode::BadRequest, error.to_string()))
+}
+
+async fn health(State(executor): State<Executor>) -> Json<Health> {
+    Json(Health {
+        status: "ok".to_owned(),
+        version: VERSION.version.to_owned(),
+        commit: VERSION.commit.to_owned(),
+        dirty: VERSION.dirty,
+        systemd: executor.parts.hands.systemctl.is_some(),
+        backups: executor.parts.hands.restore.is_some(),
+    })
+}
+
+async fn resolve(State(executor): State<Executor>, bytes: Bytes) -> Result<Json<Resolved>, ApiError> {
+    let asked: AskedCall = body(&bytes)?;
+    Ok(Json(Resolved { object: executor.resolve(&asked).await? }))
+}
+
+async fn run(State(executor): State<Executor>, bytes: Bytes) -> Result<Json<RunAnswer>, ApiError> {
+    let request: RunRequest = body(&bytes)?;
+    Ok(Json(executor.run(request).await?))
+}
+
+async fn trust(State(executor): State<Executor>, bytes: Bytes) -> Result<Json<Trusted>, ApiError> {
+    let order: TrustOrder = body(&bytes)?;
+    let state_dir = executor.parts.state_dir.clone();
+    let add = move || add_trust(&state_dir, order);
+    let operators = executor.parts.tasks.blocking("add trust", add).await.map_err(ApiError::internal)??;
+    Ok(Json(Trusted { operators }))
+}

@@ -320,13 +320,16 @@ async fn p05_a_ledger_of_yesterday_does_not_bring_a_permit_back() {
     host.close().await;
 }
 
+/// What somebody does to the host after the signature.
+type Change = fn(&Path);
+
 #[tokio::test]
 async fn p09_links_renames_and_other_folders_between_approval_and_act_are_refused() {
     let host = Host::new();
     let (root, target) = (host.root(), host.root().join("srv/www/page"));
     let outside = root.join("etc/shadow");
     std::fs::write(&outside, "secret\n").unwrap();
-    let changes: [(&str, fn(&Path)); 6] = [
+    let changes: [(&str, Change); 6] = [
         ("a link in its place", |root| {
             std::fs::remove_file(root.join("srv/www/page")).unwrap();
             symlink(root.join("etc/shadow"), root.join("srv/www/page")).unwrap();
@@ -350,9 +353,9 @@ async fn p09_links_renames_and_other_folders_between_approval_and_act_are_refuse
     for (what, change) in changes {
         let folder = root.join("srv/www");
         if folder.is_symlink() {
-            std::fs::remove_file(&folder).unwrap()
+            std::fs::remove_file(&folder).unwrap();
         } else {
-            std::fs::remove_dir_all(&folder).unwrap()
+            std::fs::remove_dir_all(&folder).unwrap();
         }
         if root.join("srv/www.old").exists() {
             std::fs::remove_dir_all(root.join("srv/www.old")).unwrap();

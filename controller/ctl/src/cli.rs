@@ -81,6 +81,8 @@ pub(crate) enum Command {
     Target(Target),
     /// Talks in rooms of the node on this machine
     Room(crate::command::room::Room),
+    /// Shows, signs and denies what waits for a person
+    Approval(crate::command::approval::Approval),
     /// Looks at the mesh of the node on this machine
     Mesh(crate::command::mesh::Mesh),
     /// Chooses which controller is meant

@@ -29,7 +29,12 @@ pub(crate) struct Local {
 impl Local {
     /// Nothing is asked yet.
     pub(crate) fn new(root: &Path) -> Self {
-        let socket = Paths::new(root).socket("mesh");
+        Self::daemon(root, "mesh")
+    }
+
+    /// Another daemon of the node.
+    pub(crate) fn daemon(root: &Path, daemon: &str) -> Self {
+        let socket = Paths::new(root).socket(daemon);
         let client = UnixClient::new(socket.clone(), Credentials::none());
         let client = client.with_answer_limit(ANSWER_BYTES_MAX).with_time_limit(TIME_LIMIT);
         Self { client, socket }

@@ -1,5 +1,6 @@
 //! The commands, one file per noun.
 
+pub(crate) mod approval;
 pub(crate) mod dev;
 pub(crate) mod manifest;
 pub(crate) mod mesh;
@@ -38,6 +39,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Manifest(command) => manifest::run(global, command).await,
         Command::Operator(command) => operator::run(global, command).await,
         Command::Dev(command) => dev::run(global, &command),
+        Command::Approval(approval) => approval::run(global, approval).await,
         Command::Mesh(mesh) => mesh::run(global, mesh).await,
         Command::Room(room) => room::run(global, room).await,
         Command::Doctor => doctor::run(global).await,

@@ -24,6 +24,7 @@ use tokio::net::TcpListener;
 
 use crate::config::Config;
 use crate::follower::Follower;
+use crate::inbox::Inbox;
 use crate::join::{mesh_dir, unusable};
 use crate::link::LinkService;
 use crate::presence::Presence;
@@ -105,7 +106,8 @@ async fn start(cx: &Boot, config: &Config) -> Result<Arc<Rotation>, ApiError> {
     tasks.spawn(TaskKind::CRITICAL, "members", members);
     let epoch = mesh::follow_epoch(handle.clone(), mesh_dir(&folder), published.view.clone(), finish);
     tasks.spawn(TaskKind::CRITICAL, "mesh epoch", epoch);
-    let links = LinkService::new(presence.clone(), Arc::clone(&store), clock.clone(), tasks.clone());
+    let inbox = Inbox::default();
+    let links = LinkService::new(presence.clone(), inbox.clone(), Arc::clone(&store), clock.clone(), tasks.clone());
     mesh::serve_links(&handle, links, tasks)?;
     spawn_flush(tasks, &store, &presence);
     let app = App::new(AppParts {
@@ -113,6 +115,7 @@ async fn start(cx: &Boot, config: &Config) -> Result<Arc<Rotation>, ApiError> {
         fleet,
         published,
         presence,
+        inbox,
         clock,
         network,
         own: handle.local_id(),

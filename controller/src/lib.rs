@@ -12,6 +12,7 @@
 mod config;
 mod daemon;
 mod follower;
+mod inbox;
 mod join;
 mod link;
 mod mesh;
@@ -29,6 +30,7 @@ mod wire;
 pub use config::{Config, Flags, TlsFiles};
 pub use daemon::Controller;
 pub use follower::{FollowError, Follower, Published};
+pub use inbox::Inbox;
 pub use join::{Join, Joined, join, mesh_dir};
 pub use link::LinkService;
 pub use presence::Presence;

@@ -17,11 +17,12 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
 
+use crate::inbox::Inbox;
 use crate::presence::Presence;
 use crate::wire::refuse;
 
-/// Answers waiting for one node. It gets at most one per message it sends; one
-/// that does not read so many has hung, and its link is dropped.
+/// Answers waiting for one node. It gets at most one per message it sends, and a
+/// person's signatures; one that does not read so many has hung, and its link is dropped.
 const DOWN_QUEUE: usize = 16;
 
 /// The largest hash of a ledger row, as bytes: SHA-256.
@@ -31,6 +32,7 @@ const HASH_BYTES: usize = 32;
 #[derive(Clone)]
 pub struct LinkService {
     presence: Presence,
+    inbox: Inbox,
     store: Arc<dyn Store>,
     clock: SharedClock,
     tasks: Tasks,
@@ -39,8 +41,8 @@ pub struct LinkService {
 impl LinkService {
     /// Serves links that change this presence.
     #[must_use]
-    pub fn new(presence: Presence, store: Arc<dyn Store>, clock: SharedClock, tasks: Tasks) -> Self {
-        Self { presence, store, clock, tasks }
+    pub fn new(presence: Presence, inbox: Inbox, store: Arc<dyn Store>, clock: SharedClock, tasks: Tasks) -> Self {
+        Self { presence, inbox, store, clock, tasks }
     }
 
     async fn serve(self, node: NodeId, mut ups: Streaming<pb::Up>, downs: mpsc::Sender<Result<pb::Down, Status>>) {
@@ -55,7 +57,12 @@ impl LinkService {
                 item = ups.message() => item,
             };
             let Ok(Some(pb::Up { item: Some(item) })) = item else { break };
-            let answer = match self.take(node, &mut greeted, item).await {
+            let was_greeted = greeted;
+            let taken = self.take(node, &mut greeted, item).await;
+            if greeted && !was_greeted {
+                self.inbox.attach(node, downs.clone(), self.clock.now_wall());
+            }
+            let answer = match taken {
                 Ok(None) => continue,
                 Ok(Some(item)) => Ok(pb::Down { item: Some(item) }),
                 Err(status) => Err(status),
@@ -67,6 +74,7 @@ impl LinkService {
         }
         if greeted {
             self.presence.gone(node);
+            self.inbox.detach(node, &downs);
             tracing::debug!(%node, "link ended");
         }
     }
@@ -100,6 +108,14 @@ impl LinkService {
                     tracing::info!(%node, seq = event.seq, kind = event.kind, "node event");
                 }
                 Ok(Some(down::Item::EventAck(pb::EventAck { seq: event.seq })))
+            }
+            up::Item::Approvals(told) => {
+                self.inbox.tell(node, &told, self.clock.now_wall());
+                Ok(None)
+            }
+            up::Item::SignatureAnswer(answer) => {
+                self.inbox.answer(answer);
+                Ok(None)
             }
             up::Item::LedgerHead(head) => self.ledger_head(node, &head).await.map(|()| None),
         }

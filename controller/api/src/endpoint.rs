@@ -9,9 +9,9 @@ use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
 
 use crate::{
-    AddPrincipal, AllowOrder, ControlOrder, DeniedTarget, Event, ExcludeOrder, FleetStatus, Freeze, FreezeOrder,
-    InviteRow, LedgerHead, MintInvite, MintedInvite, Node, Page, Principal, RevokedNode, Rollout, RolloutSummary,
-    StartRollout, StoredManifest, Vote,
+    AddPrincipal, AllowOrder, Approval, ControlOrder, DeniedTarget, Event, ExcludeOrder, FleetStatus, Freeze,
+    FreezeOrder, InviteRow, LedgerHead, MintInvite, MintedInvite, Node, Page, Principal, RevokedNode, Rollout,
+    RolloutSummary, SignApproval, StartRollout, StoredManifest, Vote,
 };
 
 /// The method of an endpoint.
@@ -146,6 +146,20 @@ const REVOKE: &[ErrorCode] = &[
     ErrorCode::OutcomeUnknown,
 ];
 
+/// What a node may answer to a signature, beside what the way there may.
+const APPROVE: &[ErrorCode] = &[
+    ErrorCode::NotFound,
+    ErrorCode::SignatureInvalid,
+    ErrorCode::PrincipalUnknown,
+    ErrorCode::PrincipalDenied,
+    ErrorCode::ApprovalDenied,
+    ErrorCode::ApprovalExpired,
+    ErrorCode::ApprovalSpent,
+    ErrorCode::Conflict,
+    ErrorCode::PeerOffline,
+    ErrorCode::OutcomeUnknown,
+];
+
 const START: &[ErrorCode] = &[
     ErrorCode::SignatureInvalid,
     ErrorCode::PrincipalUnknown,
@@ -227,7 +241,7 @@ fn post(
 pub fn endpoints() -> Vec<Endpoint> {
     let groups =
         [fleet_endpoints(), principal_endpoints(), scope_endpoints(), manifest_endpoints(), rollout_endpoints()];
-    groups.into_iter().flatten().collect()
+    groups.into_iter().flatten().chain(approval_endpoints()).collect()
 }
 
 fn fleet_endpoints() -> Vec<Endpoint> {
@@ -288,6 +302,26 @@ fn fleet_endpoints() -> Vec<Endpoint> {
             "The heads of the nodes' ledgers, as last \
              seen.",
             Shape::page::<LedgerHead>(),
+        ),
+    ]
+}
+
+fn approval_endpoints() -> Vec<Endpoint> {
+    vec![
+        list(
+            "list_approvals",
+            "approvals",
+            "/api/v1/fleet/approvals",
+            "What waits for a person on the nodes that are linked.",
+            Shape::page::<Approval>(),
+        ),
+        post(
+            "sign_approval",
+            "approvals",
+            "/api/v1/fleet/approvals/{id}/signatures",
+            "Hands an approver's signature to the node, which judges it.",
+            (Shape::of::<SignApproval>(), 200, Shape::of::<Approval>()),
+            APPROVE,
         ),
     ]
 }

@@ -10,6 +10,7 @@
 pub mod endpoint;
 pub mod openapi;
 
+mod approval;
 mod error;
 mod event;
 mod fleet;
@@ -17,6 +18,7 @@ mod node;
 mod page;
 mod rollout;
 
+pub use approval::{Approval, SignApproval};
 pub use error::{ErrorBody, Problem};
 pub use event::{Event, EventBody};
 pub use fleet::{

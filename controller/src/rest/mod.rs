@@ -6,6 +6,7 @@
 //! Invariant: every endpoint of the table is mounted, and nothing else below
 //! `/api/v1/fleet` (`tests/rest.rs`); every error leaves as one envelope.
 
+mod approvals;
 mod auth;
 mod body;
 mod envelope;
@@ -32,6 +33,7 @@ use osmoda_types::{NetworkId, NodeId};
 use tokio::sync::Semaphore;
 
 use crate::follower::Published;
+use crate::inbox::Inbox;
 use crate::presence::Presence;
 use crate::view::View;
 use crate::voters::Fleet;
@@ -53,6 +55,7 @@ pub struct App {
     pub(crate) fleet: Fleet,
     pub(crate) published: Published,
     pub(crate) presence: Presence,
+    pub(crate) inbox: Inbox,
     pub(crate) clock: SharedClock,
     pub(crate) network: NetworkId,
     pub(crate) own: NodeId,
@@ -77,6 +80,8 @@ pub struct AppParts {
     pub published: Published,
     /// Which nodes are there.
     pub presence: Presence,
+    /// What waits for a person.
+    pub inbox: Inbox,
     /// Time.
     pub clock: SharedClock,
     /// The fleet.
@@ -93,10 +98,10 @@ impl App {
     /// Puts the parts together.
     #[must_use]
     pub fn new(parts: AppParts) -> Self {
-        let AppParts { store, fleet, published, presence, clock, network, own, token, shutdown } = parts;
+        let AppParts { store, fleet, published, presence, inbox, clock, network, own, token, shutdown } = parts;
         let token = TokenHash::new(token);
         let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-        Self { store, fleet, published, presence, clock, network, own, token, shutdown, streams }
+        Self { store, fleet, published, presence, inbox, clock, network, own, token, shutdown, streams }
     }
 
     /// The fleet as of now.
@@ -114,6 +119,8 @@ impl App {
             .route("/nodes/{id}/revoke", post(orders::revoke))
             .route("/invites", get(nodes::invites).post(nodes::mint))
             .route("/ledger/heads", get(nodes::ledger_heads))
+            .route("/approvals", get(approvals::list))
+            .route("/approvals/{id}/signatures", post(approvals::sign))
             .route("/principals", get(fleet::principals).post(orders::add_principal))
             .route("/freezes", get(fleet::freezes).post(orders::freeze))
             .route("/freezes/lift", post(orders::unfreeze))

@@ -15,7 +15,7 @@ use ed25519_dalek::SigningKey;
 use futures_util::Stream;
 use http_body_util::BodyExt as _;
 use hyper_util::rt::TokioIo;
-use osmoda_controller::{App, AppParts, Fleet, Follower, LinkService, Presence, Published, View, Voters};
+use osmoda_controller::{App, AppParts, Fleet, Follower, Inbox, LinkService, Presence, Published, View, Voters};
 use osmoda_controller_store::{SqliteStore, Store};
 use osmoda_kit::clock::SystemClock;
 use osmoda_kit::shutdown::{Shutdown, StopReason};
@@ -336,12 +336,14 @@ impl TestController {
         let stop = tasks.shutdown().token(osmoda_kit::shutdown::Stage::FinishAccepted);
         tasks.spawn(TaskKind::CRITICAL, "log follower", follower.run(stop));
         let presence = Presence::new(clock.clone(), store.nodes().await.unwrap());
-        let links = LinkService::new(presence.clone(), store.clone(), clock.clone(), tasks.clone());
+        let inbox = Inbox::default();
+        let links = LinkService::new(presence.clone(), inbox.clone(), store.clone(), clock.clone(), tasks.clone());
         let app = App::new(AppParts {
             store: store.clone(),
             fleet,
             published: published.clone(),
             presence: presence.clone(),
+            inbox,
             clock,
             network: NETWORK,
             own: NodeId::from_bytes([200; 32]),

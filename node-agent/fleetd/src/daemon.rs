@@ -10,6 +10,7 @@ use osmoda_kit::keys;
 use osmoda_kit::stream::{Opening, serve_streams};
 use osmoda_kit::tasks::TaskKind;
 use osmoda_node_api::agentd::AgentdClient;
+use osmoda_node_api::approval::ApprovalClient;
 use osmoda_node_api::mesh::{MeshClient, MeshPipes, StreamPeer};
 use osmoda_node_api::watch::WatchClient;
 use osmoda_types::command::{Body, Command};
@@ -319,6 +320,7 @@ impl Parts {
             peers: self.peers.clone(),
             host: WatchClient::new(cx.client("watch")),
             ledger: AgentdClient::new(cx.client("agentd")),
+            approvals: ApprovalClient::new(cx.client("agentd")),
             clock: cx.clock(),
             tasks: cx.tasks().clone(),
             shutdown: cx.shutdown().clone(),

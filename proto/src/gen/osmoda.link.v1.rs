@@ -77,9 +77,29 @@ pub struct LedgerHead {
     #[prost(bytes = "vec", tag = "2")]
     pub hash: ::prost::alloc::vec::Vec<u8>,
 }
+/// What waits for a person on the node, whole; told when it changed.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Approvals {
+    /// JSON array of permits, as the node's agentd lists them; at most 1 MiB.
+    #[prost(string, tag = "1")]
+    pub permits: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct SignatureAnswer {
+    #[prost(uint64, tag = "1")]
+    pub request: u64,
+    /// Empty when the node took it.
+    #[prost(string, tag = "2")]
+    pub code: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub message: ::prost::alloc::string::String,
+    /// The permit as it is then, JSON.
+    #[prost(string, tag = "4")]
+    pub permit: ::prost::alloc::string::String,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Up {
-    #[prost(oneof = "up::Item", tags = "1, 2, 3, 4, 5")]
+    #[prost(oneof = "up::Item", tags = "1, 2, 3, 4, 5, 6, 7")]
     pub item: ::core::option::Option<up::Item>,
 }
 /// Nested message and enum types in `Up`.
@@ -96,6 +116,10 @@ pub mod up {
         Event(super::Event),
         #[prost(message, tag = "5")]
         LedgerHead(super::LedgerHead),
+        #[prost(message, tag = "6")]
+        Approvals(super::Approvals),
+        #[prost(message, tag = "7")]
+        SignatureAnswer(super::SignatureAnswer),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
@@ -113,14 +137,27 @@ pub struct EventAck {
     #[prost(uint64, tag = "1")]
     pub seq: u64,
 }
-#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+/// An approver's signature on its way to the node, which judges it.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct Signature {
+    /// Names the answer.
+    #[prost(uint64, tag = "1")]
+    pub request: u64,
+    /// The permit's id.
+    #[prost(string, tag = "2")]
+    pub permit: ::prost::alloc::string::String,
+    /// JSON, as the approver sent it.
+    #[prost(string, tag = "3")]
+    pub signature: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Down {
-    #[prost(oneof = "down::Item", tags = "1, 2, 3")]
+    #[prost(oneof = "down::Item", tags = "1, 2, 3, 4")]
     pub item: ::core::option::Option<down::Item>,
 }
 /// Nested message and enum types in `Down`.
 pub mod down {
-    #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Oneof)]
+    #[derive(Clone, PartialEq, Eq, Hash, ::prost::Oneof)]
     pub enum Item {
         #[prost(message, tag = "1")]
         Welcome(super::Welcome),
@@ -128,6 +165,8 @@ pub mod down {
         WantStatus(super::WantStatus),
         #[prost(message, tag = "3")]
         EventAck(super::EventAck),
+        #[prost(message, tag = "4")]
+        Signature(super::Signature),
     }
 }
 /// Generated client implementations.

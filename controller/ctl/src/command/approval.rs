@@ -139,7 +139,12 @@ impl Source {
         let what = "cannot list approvals";
         match self {
             Self::Node(local) => Ok(json!({ "items": local.get(what, "/permit/list").await? })),
-            Self::Controller(session) => session.client.list(what, "/approvals").await,
+            Self::Controller(session) => {
+                let page = session.client.list(what, "/approvals").await?;
+                let items = page["items"].as_array().cloned().unwrap_or_default();
+                let permits: Vec<Value> = items.into_iter().map(|mut item| item["permit"].take()).collect();
+                Ok(json!({ "items": permits }))
+            }
         }
     }
 
@@ -199,7 +204,8 @@ impl Source {
         let value = match self {
             Self::Node(local) => local.post(what, &format!("/permit/{}/sign", permit.id), &signature).await?,
             Self::Controller(session) => {
-                session.client.post(what, &format!("/approvals/{}/signatures", permit.id), &signature).await?
+                let path = format!("/approvals/{}/signatures", permit.id);
+                session.client.post(what, &path, &signature).await?["permit"].take()
             }
         };
         let text = |view: &PermitView| {

@@ -22,6 +22,10 @@ pub const KEY_FILE: &str = "ledger.key";
 /// so nobody can give a checkpoint another ledger's name.
 const ORIGIN_PREFIX: &str = "osmoda.ledger/";
 
+/// What the names of witnesses begin with: a line of a witness is never taken for
+/// one of a ledger, whose signed bytes differ as well.
+const WITNESS_PREFIX: &str = "osmoda.witness/";
+
 /// Whether the ledger has signed a checkpoint before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum History {
@@ -76,6 +80,12 @@ impl LedgerKey {
 #[must_use]
 pub fn origin(public: &[u8; 32]) -> String {
     public.iter().fold(ORIGIN_PREFIX.to_owned(), |origin, byte| format!("{origin}{byte:02x}"))
+}
+
+/// The name under which the ledger with that public key cosigns others.
+#[must_use]
+pub fn witness_name(public: &[u8; 32]) -> String {
+    public.iter().fold(WITNESS_PREFIX.to_owned(), |name, byte| format!("{name}{byte:02x}"))
 }
 
 /// The key that checks checkpoints of the ledger with that public key.

@@ -26,6 +26,7 @@ mod service;
 mod subkey;
 pub mod system;
 mod timeframe;
+pub mod witness;
 
 pub use config::{Backups as BackupConfig, Config};
 pub use service::Agentd;

@@ -20,7 +20,6 @@ use osmoda_types::PublicKey;
 use serde_json::{Map, json};
 
 use crate::api::{self, Api};
-use crate::approval::gate::NoWitness;
 use crate::approval::{Approvals, Parts};
 use crate::checkpoint::{self, Checkpoints, OpenAll, Rhythm, Watchman};
 use crate::config::Config;
@@ -28,6 +27,7 @@ use crate::ledger::verify::Report;
 use crate::ledger::{Ledger, LedgerThreads, StoreError, WriterOptions};
 use crate::parts;
 use crate::subkey::Registration;
+use crate::witness::{self, WitnessGate};
 
 /// The daemon.
 #[derive(Debug)]
@@ -61,23 +61,26 @@ impl Daemon for Agentd {
             tracing::warn!(acts = report.intent_faults, "ledger holds acts without intent");
         }
         record_start(&ledger, &cx, &report).await?;
-        let approvals = approvals(&ledger, &cx);
-        cx.tasks().spawn(TaskKind::BACKGROUND, "approval sweep", approvals.clone().sweep());
-        make_key_known(&cx, PublicKey::from_bytes(opened.key.public()));
+        let key = opened.key.clone();
+        make_key_known(&cx, PublicKey::from_bytes(key.public()));
         let signing = Checkpoints::new(opened, cx.tasks().clone(), cx.isolation(), Rhythm::default());
         let (checkpoints, signing) = signing.map_err(ApiError::from)?;
         cx.tasks().spawn(TaskKind::REQUEST, "ledger checkpoints", signing.run());
         let (watchman, watched) = Watchman::new(cx.state_dir(), cx.clock(), cx.tasks().clone());
         cx.tasks().spawn(TaskKind::BACKGROUND, "ledger watchman", watchman.run());
+        let witnessing = witness::start(&cx, &ledger, &checkpoints, key).await?;
+        let approvals = approvals(&ledger, &cx, witnessing.gate);
+        cx.tasks().spawn(TaskKind::BACKGROUND, "approval sweep", approvals.clone().sweep());
         let parts = parts::start(&ledger, &cx, config).await?;
         let api = Api::new(ledger, cx.tasks().clone()).map_err(ApiError::internal)?;
         let api = api.with_checks(checkpoints.clone(), watched);
-        Ok(Service::new(api.router().merge(approvals.router()).merge(checkpoint::router(checkpoints)).merge(parts)))
+        let router = api.router().merge(approvals.router()).merge(checkpoint::router(checkpoints));
+        Ok(Service::new(router.merge(witnessing.router).merge(parts)))
     }
 }
 
 /// Approvals over the daemon's own files and the executor's socket.
-fn approvals(ledger: &Ledger, cx: &Boot) -> Approvals {
+fn approvals(ledger: &Ledger, cx: &Boot, gate: WitnessGate) -> Approvals {
     Approvals::new(Parts {
         ledger: ledger.clone(),
         clock: cx.clock(),
@@ -85,7 +88,7 @@ fn approvals(ledger: &Ledger, cx: &Boot) -> Approvals {
         state_dir: cx.state_dir(),
         policy: cx.paths().config(POLICY_NAME),
         resolver: Arc::new(ExecdClient::new(cx.client("execd"))),
-        gate: Arc::new(NoWitness),
+        gate: Arc::new(gate),
         isolation: cx.isolation(),
     })
 }

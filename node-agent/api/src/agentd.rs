@@ -8,7 +8,7 @@ use osmoda_kit::http::UnixClient;
 use serde::{Deserialize, Serialize};
 
 use crate::ledger::{ConsistencyProof, InclusionProof, LedgerCheckpoint, LedgerHealth};
-use crate::witness::WitnessReport;
+use crate::witness::{LoggedHead, WitnessReport};
 
 /// How many events `/events/log` returns when nothing else is asked.
 pub const EVENTS_LIMIT_DEFAULT: i64 = 50;
@@ -81,6 +81,14 @@ impl AgentdClient {
     /// As [`UnixClient::get`].
     pub async fn witness(&self) -> Result<WitnessReport, ApiError> {
         self.http.get("/ledger/witness").await
+    }
+
+    /// The head that enough witnesses cosigned; nothing in a fleet of one.
+    ///
+    /// # Errors
+    /// As [`UnixClient::get`].
+    pub async fn covered(&self) -> Result<Option<LoggedHead>, ApiError> {
+        self.http.get("/ledger/covered").await
     }
 
     /// Ledger rows, newest first.

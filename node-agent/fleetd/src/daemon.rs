@@ -28,6 +28,7 @@ use crate::invites::Invites;
 use crate::journalist;
 use crate::leader::Driver;
 use crate::leader_client::LeaderClient;
+use crate::ledgers::Heads;
 use crate::link::Links;
 use crate::manifests::Manifests;
 use crate::membership::{AllowList, RaftMembership};
@@ -313,6 +314,15 @@ impl Parts {
             shutdown: cx.shutdown().clone(),
         };
         cx.tasks().spawn(TaskKind::CRITICAL, "participant", participant.run());
+        let heads = Heads {
+            node: self.member.node,
+            ledger: AgentdClient::new(cx.client("agentd")),
+            replica: self.replica.clone(),
+            client: self.client.clone(),
+            voters: self.voters.clone(),
+            shutdown: cx.shutdown().clone(),
+        };
+        cx.tasks().spawn(TaskKind::CRITICAL, "ledger head to the log", heads.run());
         let links = Links {
             node: self.member.node,
             name: self.member.name.clone(),

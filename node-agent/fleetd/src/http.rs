@@ -16,6 +16,7 @@ use osmoda_kit::http::Json;
 use osmoda_kit::version::VERSION;
 use osmoda_node_api::fleet::Registered;
 use osmoda_node_api::mesh::{Enrolment, RotateAnswer, RotateRequest, SpendRequest};
+use osmoda_node_api::witness::Roster;
 use osmoda_proto::fleet::v1 as pb;
 use osmoda_types::command::{Body, Command};
 use osmoda_types::{ErrorCode, NodeId, Purpose, RaftId, Role, Subkey};
@@ -24,6 +25,7 @@ use serde::{Deserialize, Serialize};
 use crate::ballots::Elector;
 use crate::invites::Invites;
 use crate::leader_client::LeaderClient;
+use crate::ledgers;
 use crate::registrar;
 use crate::replica::Replica;
 use crate::reports::fresh_request;
@@ -64,6 +66,7 @@ pub(crate) fn router(api: Api) -> Router {
         .route("/mesh/spend", post(spend))
         .route("/mesh/rotate", post(rotate))
         .route("/subkey/register", post(register_subkey))
+        .route("/ledger/roster", get(roster))
         .route("/fleet/invite", post(invite))
         .route("/fleet/propose", post(reference::propose))
         .route("/fleet/status/{id}", get(reference::status))
@@ -159,6 +162,11 @@ async fn register_subkey(State(api): Shared, Json(subkey): Json<Subkey>) -> Resu
     }
     let before = registrar::register(api.node, subkey, &api.replica, &api.client, &api.voters).await?;
     Ok(Answer(Registered { before }))
+}
+
+/// Who witnesses this node's ledger, as the log has it.
+async fn roster(State(api): Shared) -> Answer<Roster> {
+    Answer(ledgers::roster(&api.replica.view().state, api.node))
 }
 
 /// `POST /fleet/invite`.

@@ -32,6 +32,7 @@ mod invites;
 mod journalist;
 mod leader;
 mod leader_client;
+mod ledgers;
 mod link;
 mod membership;
 mod participant;

@@ -124,7 +124,14 @@ pub(crate) async fn register(
     submit(client, voters, Body::RegisterSubkey(subkey)).await.map(|()| false)
 }
 
-async fn submit(client: &LeaderClient, voters: &Voters, body: Body) -> Result<(), ApiError> {
+/// Submits what this node says of itself.
+///
+/// # Errors
+/// The log's own refusal, and retryable codes while no leader answers.
+///
+/// # Cancel safety
+/// The command may be committed all the same.
+pub(crate) async fn submit(client: &LeaderClient, voters: &Voters, body: Body) -> Result<(), ApiError> {
     let command = Command { request: fresh_request(), body };
     let reply = client.submit(&voters.list(), osmoda_proto::encode_command(&command)).await?;
     match reply.refused.as_str() {

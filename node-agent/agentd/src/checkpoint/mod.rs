@@ -13,7 +13,7 @@ mod open;
 mod prover;
 mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod watchman;
 
 pub use open::{OpenAll, OpenAllError, Opened};

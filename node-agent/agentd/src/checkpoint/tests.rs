@@ -181,7 +181,7 @@ async fn r05_rows_rehashed_under_a_signed_checkpoint_do_not_open() {
 }
 
 /// What root does who has read the source.
-fn rehash_from(file: &Connection, from: i64, payload: &str) {
+pub(crate) fn rehash_from(file: &Connection, from: i64, payload: &str) {
     use crate::ledger::record::{ChainHash, Row};
     let last: i64 = file.query_row("SELECT max(id) FROM events", [], |row| row.get(0)).unwrap();
     let mut tree = osmoda_ledger::tree::Frontier::new();

@@ -14,7 +14,7 @@ use osmoda_ledger::checkpoint::Checkpoint;
 use osmoda_ledger::tree::{Frontier, TreeHash};
 use osmoda_node_api::agentd::{Event, EventQuery};
 use rusqlite::types::ValueRef;
-use rusqlite::{Connection, OpenFlags};
+use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
 use super::record::{ChainHash, Row};
 use super::verify::{ChainFault, Fault, Report, Verifier};
@@ -293,6 +293,19 @@ impl LedgerFile {
             each(event(row).map_err(read)?)?;
         }
         Ok(())
+    }
+
+    /// The hash of a row; `None` when there is no such row.
+    ///
+    /// # Errors
+    /// [`FileError`].
+    pub fn hash_at(&self, id: u64) -> Result<Option<String>, FileError> {
+        let Ok(id) = i64::try_from(id) else { return Ok(None) };
+        let read = || {
+            let mut statement = self.conn.prepare_cached("SELECT hash FROM events WHERE id = ?1")?;
+            statement.query_row([id], |row| row.get(0)).optional()
+        };
+        read().map_err(FileError::Read)
     }
 
     /// Totals over the whole ledger.

@@ -2,8 +2,8 @@
 //! clone, in front of one writer thread and one reader thread.
 
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -155,6 +155,7 @@ pub struct Ledger {
     state: watch::Receiver<State>,
     counters: Arc<Counters>,
     clock: SharedClock,
+    sealed: Arc<OnceLock<&'static str>>,
 }
 
 /// The threads behind the handle; whoever opened the ledger closes it.
@@ -225,7 +226,7 @@ impl Ledger {
             move || serve_reads(&reads, &file)
         })?;
         let threads = LedgerThreads { appends: Arc::clone(&appends), reads: Arc::clone(&reads), writer, reader };
-        Ok((Self { appends, reads, state, counters, clock }, threads, report))
+        Ok((Self { appends, reads, state, counters, clock, sealed: Arc::default() }, threads, report))
     }
 
     /// Appends a row and waits until it is durable.
@@ -274,6 +275,9 @@ impl Ledger {
     }
 
     async fn push(&self, row: NewRow, guard: Option<Guard>) -> Result<Head, LedgerError> {
+        if self.sealed.get().is_some() {
+            return Err(LedgerError::Unavailable);
+        }
         let (reply, answer) = oneshot::channel();
         self.appends.push(Job { row, guard, reply }).map_err(|refused| self.refusal(refused))?;
         match answer.await {
@@ -306,7 +310,21 @@ impl Ledger {
     /// The head and whether the ledger can be written, as of the last commit.
     #[must_use]
     pub fn state(&self) -> State {
-        *self.state.borrow()
+        let state = *self.state.borrow();
+        State { is_writable: state.is_writable && self.sealed.get().is_none(), ..state }
+    }
+
+    /// Takes no more appends until the daemon starts again: others remember a
+    /// past that this ledger does not have, and each row more would be one more
+    /// lie about it. Returns whether it was open before.
+    pub fn seal(&self, reason: &'static str) -> bool {
+        self.sealed.set(reason).is_ok()
+    }
+
+    /// Why the ledger is sealed, if it is.
+    #[must_use]
+    pub fn sealed(&self) -> Option<&'static str> {
+        self.sealed.get().copied()
     }
 
     /// The time the next row would get, before rule L1.

@@ -1,0 +1,253 @@
+//! Brings this ledger's checkpoints to its witnesses, and believes them when
+//! they remember more than the ledger does.
+//!
+//! One actor owns what each witness has cosigned; one request to each witness is
+//! on its way at a time, so a slow one holds up nobody else.
+//! Invariant: a ledger whose witnesses or whose fleet hold a newer or another
+//! past than it has is sealed: it takes no row until a person has looked.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use osmoda_kit::error::ApiError;
+use osmoda_kit::shutdown::{Shutdown, Stage};
+use osmoda_ledger::checkpoint::Checkpoint;
+use osmoda_ledger::exchange::{AddCheckpoint, Response};
+use osmoda_ledger::note::{KeyKind, Note, VerifierKey};
+use osmoda_node_api::witness::{Question, Reply, Roster};
+use osmoda_types::{ErrorCode, NodeId, PublicKey};
+use tokio::sync::watch;
+
+use super::coverage::Coverage;
+use crate::checkpoint::Checkpoints;
+use crate::ledger::Ledger;
+use crate::ledger_key;
+
+/// How long a witness that failed is left alone. The mesh lets one peer ask
+/// twice a second; this leaves room for the checkpoints of acts that wait.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Times a witness that knows another size is asked again within one turn: its
+/// answer says the size, so the second request fits unless it moved again.
+const TRIES: usize = 3;
+
+/// How a witness is reached: the mesh, or in tests something that misbehaves.
+pub(crate) trait Post: Clone + Send + Sync + 'static {
+    /// Asks one question.
+    fn ask(&self, witness: NodeId, question: Question) -> BoxFuture<'static, Result<Reply, ApiError>>;
+}
+
+/// What a turn with one witness came to.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Turn {
+    /// It cosigned that many rows.
+    Cosigned(u64),
+    /// It did not, and nothing is wrong with the ledger.
+    Failed,
+    /// It holds a past that this ledger does not have.
+    Denied(&'static str),
+}
+
+/// The actor.
+pub(crate) struct Courier<P> {
+    pub(crate) ledger: Ledger,
+    pub(crate) checkpoints: Checkpoints,
+    pub(crate) roster: watch::Receiver<Option<Arc<Roster>>>,
+    pub(crate) coverage: watch::Sender<Coverage>,
+    pub(crate) post: P,
+    pub(crate) shutdown: Shutdown,
+}
+
+/// One witness, as the courier sees it.
+#[derive(Debug, Clone, Default)]
+struct Standing {
+    cosigned: u64,
+    is_busy: bool,
+    rests_until: Option<tokio::time::Instant>,
+}
+
+impl<P: Post> Courier<P> {
+    /// Carries until the stop.
+    pub(crate) async fn run(mut self) {
+        let stop = self.shutdown.token(Stage::FinishAccepted);
+        let mut newest = self.checkpoints.follow();
+        let mut standings: BTreeMap<NodeId, Standing> = BTreeMap::new();
+        let mut turns = FuturesUnordered::new();
+        let mut tick = tokio::time::interval(PAUSE);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                // Cancel-safe: a token's state is not consumed.
+                () = stop.cancelled() => return,
+                // Cancel-safe: a stream yields each turn once.
+                Some((witness, turn)) = turns.next() => self.learn(&mut standings, witness, turn),
+                // Cancel-safe: a watch keeps its newest value.
+                changed = self.roster.changed() => {
+                    if changed.is_err() { return }
+                    self.take_roster(&mut standings).await;
+                }
+                // Cancel-safe: as above.
+                changed = newest.changed() => if changed.is_err() { return },
+                // Cancel-safe: an interval keeps its deadline.
+                _ = tick.tick() => {}
+            }
+            let Some(rows) = newest.borrow().as_ref().map(|newest| newest.checkpoint.size) else { continue };
+            for (witness, key) in self.witnesses() {
+                let Some(standing) = standings.get_mut(&witness) else { continue };
+                let rests = standing.rests_until.is_some_and(|until| until > tokio::time::Instant::now());
+                if standing.is_busy || rests || standing.cosigned >= rows {
+                    continue;
+                }
+                standing.is_busy = true;
+                let (post, checkpoints, from) = (self.post.clone(), self.checkpoints.clone(), standing.cosigned);
+                turns.push(async move { (witness, take_turn(&post, &checkpoints, witness, &key, from).await) });
+            }
+        }
+    }
+
+    fn witnesses(&self) -> Vec<(NodeId, PublicKey)> {
+        let roster = self.roster.borrow().clone();
+        let others = roster.iter().flat_map(|roster| &roster.others);
+        others.filter_map(|other| Some((other.node, other.key?))).collect()
+    }
+
+    async fn take_roster(&self, standings: &mut BTreeMap<NodeId, Standing>) {
+        let Some(roster) = self.roster.borrow().clone() else { return };
+        let now: Vec<NodeId> = self.witnesses().into_iter().map(|(node, _)| node).collect();
+        standings.retain(|node, _| now.contains(node));
+        for node in &now {
+            standings.entry(*node).or_default();
+        }
+        self.coverage.send_modify(|coverage| coverage.set_witnesses(now, roster.needed));
+        // The fleet's log remembers for the witnesses that are away.
+        if let Some(logged) = &roster.logged
+            && let Err(text) = self.compare(logged.size, &logged.hash).await
+        {
+            self.seal(text);
+        }
+    }
+
+    /// Whether the ledger has what the fleet's log says it had.
+    async fn compare(&self, size: u64, hash: &str) -> Result<(), &'static str> {
+        let head = self.ledger.state().head;
+        if size > head.size {
+            return Err("the fleet's log has a longer ledger of this node: an old disk was restored");
+        }
+        let hash = hash.to_owned();
+        let found = self.ledger.read(move |file| file.hash_at(size)).await;
+        match found {
+            Ok(Ok(Some(found))) if found != hash => {
+                Err("the fleet's log has another past of this ledger: it was rewritten")
+            }
+            // What cannot be read now is compared at the next roster.
+            _ => Ok(()),
+        }
+    }
+
+    fn learn(&self, standings: &mut BTreeMap<NodeId, Standing>, witness: NodeId, turn: Turn) {
+        let Some(standing) = standings.get_mut(&witness) else { return };
+        standing.is_busy = false;
+        match turn {
+            Turn::Cosigned(rows) => {
+                standing.cosigned = rows.max(standing.cosigned);
+                self.coverage.send_modify(|coverage| coverage.cosigned(witness, rows));
+                metrics::gauge!("osmoda_ledger_covered_rows").set(self.coverage.borrow().rows() as f64);
+            }
+            Turn::Failed | Turn::Denied(_) => {
+                standing.rests_until = Some(tokio::time::Instant::now() + PAUSE);
+                self.coverage.send_modify(|coverage| coverage.failed(witness));
+                if let Turn::Denied(text) = turn {
+                    tracing::error!(%witness, text, "a witness holds another past of this ledger");
+                    self.seal(text);
+                }
+            }
+        }
+    }
+
+    fn seal(&self, reason: &'static str) {
+        if self.ledger.seal(reason) {
+            tracing::error!(reason, "the ledger is sealed: it takes no more rows");
+            metrics::gauge!("osmoda_ledger_sealed").set(1.0);
+        }
+    }
+}
+
+/// Brings the newest checkpoint to one witness.
+async fn take_turn<P: Post>(post: &P, checkpoints: &Checkpoints, witness: NodeId, key: &PublicKey, from: u64) -> Turn {
+    match try_turn(post, checkpoints, witness, key, from).await {
+        Ok(turn) => turn,
+        Err(error) => {
+            tracing::debug!(%witness, code = %error.code, error = %error.message, "a witness did not cosign");
+            Turn::Failed
+        }
+    }
+}
+
+async fn try_turn<P: Post>(
+    post: &P,
+    checkpoints: &Checkpoints,
+    witness: NodeId,
+    key: &PublicKey,
+    mut from: u64,
+) -> Result<Turn, ApiError> {
+    for _ in 0..TRIES {
+        let Some(newest) = checkpoints.newest() else { return Ok(Turn::Failed) };
+        let size = newest.checkpoint.size;
+        let is_older = from > size;
+        // A ledger that is shorter than it was says so by its own signature: the
+        // witness keeps that as evidence.
+        let request = match checkpoints.request(from).await {
+            Ok(Some(request)) => request,
+            Ok(None) => return Ok(Turn::Failed),
+            Err(_) if is_older => AddCheckpoint { old: size, proof: Vec::new(), note: newest.note.clone() },
+            Err(error) => return Err(error.into()),
+        };
+        let sent = Checkpoint::parse(request.note.text()).map_err(ApiError::internal)?.size;
+        match answer(post, witness, &request).await? {
+            Response::Cosigned(lines) => return keep(checkpoints, sent, key, lines).await,
+            Response::Conflict { size } if size > sent && is_older => {
+                return Ok(Turn::Denied(
+                    "a witness has cosigned more rows than this ledger has: an old disk was restored",
+                ));
+            }
+            Response::Conflict { size } if size == request.old => {
+                return Ok(Turn::Denied("a witness has cosigned another ledger of this size: it was rewritten"));
+            }
+            Response::Conflict { size } => from = size,
+            Response::BadProof => {
+                return Ok(Turn::Denied("what a witness cosigned is no beginning of this ledger: it was rewritten"));
+            }
+            // The log does not have this ledger's key at that node yet.
+            Response::UnknownOrigin | Response::BadRequest | Response::BadSignature => return Ok(Turn::Failed),
+        }
+    }
+    Ok(Turn::Failed)
+}
+
+async fn answer<P: Post>(post: &P, witness: NodeId, request: &AddCheckpoint) -> Result<Response, ApiError> {
+    let malformed = || ApiError::new(ErrorCode::BadRequest, "the witness answered in another form");
+    match post.ask(witness, Question::AddCheckpoint(request.to_string())).await? {
+        Reply::Judged { status, body } => Response::parse(status, &body).map_err(|_| malformed()),
+        Reply::Held(_) => Err(malformed()),
+    }
+}
+
+/// Keeps the witness's own line; others in the answer are not asked for.
+async fn keep(
+    checkpoints: &Checkpoints,
+    size: u64,
+    key: &PublicKey,
+    lines: Vec<osmoda_ledger::note::NoteSignature>,
+) -> Result<Turn, ApiError> {
+    let public = key.as_bytes();
+    let name = ledger_key::witness_name(public);
+    let verifier = VerifierKey::new(&name, KeyKind::Witness, public).map_err(ApiError::internal)?;
+    let Some(line) = lines.into_iter().find(|line| line.name() == name) else { return Ok(Turn::Failed) };
+    let _cosigned: Note = checkpoints.add_cosignature(size, verifier, line).await.map_err(ApiError::from)?;
+    Ok(Turn::Cosigned(size))
+}

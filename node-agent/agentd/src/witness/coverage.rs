@@ -1,0 +1,109 @@
+//! Which witnesses have cosigned how much of this node's ledger. *Pure.*
+
+use std::collections::BTreeMap;
+
+use osmoda_types::NodeId;
+
+/// How far each witness has followed, and how many must.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Rows cosigned, of each witness that was asked.
+    cosigned: BTreeMap<NodeId, Standing>,
+    /// How many must; 0 when there is nobody to ask.
+    needed: usize,
+}
+
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Standing {
+    rows: u64,
+    /// Whether its last answer was a cosignature.
+    answers: bool,
+}
+
+impl Coverage {
+    /// The witnesses there are now; what is known of those that stay is kept.
+    pub fn set_witnesses(&mut self, witnesses: impl IntoIterator<Item = NodeId>, needed: usize) {
+        let mut before = std::mem::take(&mut self.cosigned);
+        self.cosigned = witnesses.into_iter().map(|node| (node, before.remove(&node).unwrap_or_default())).collect();
+        self.needed = needed;
+    }
+
+    /// A witness cosigned that many rows.
+    pub fn cosigned(&mut self, witness: NodeId, rows: u64) {
+        if let Some(standing) = self.cosigned.get_mut(&witness) {
+            *standing = Standing { rows: rows.max(standing.rows), answers: true };
+        }
+    }
+
+    /// A witness did not cosign what it was asked to.
+    pub fn failed(&mut self, witness: NodeId) {
+        if let Some(standing) = self.cosigned.get_mut(&witness) {
+            standing.answers = false;
+        }
+    }
+
+    /// Whether enough witnesses cosigned that many rows. Never without witnesses.
+    #[must_use]
+    pub fn covers(&self, rows: u64) -> bool {
+        self.needed > 0 && self.cosigned.values().filter(|standing| standing.rows >= rows).count() >= self.needed
+    }
+
+    /// Whether enough witnesses answered when they were asked last.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        self.needed > 0 && self.cosigned.values().filter(|standing| standing.answers).count() >= self.needed
+    }
+
+    /// How many must cosign, and out of how many.
+    #[must_use]
+    pub fn quorum(&self) -> (usize, usize) {
+        (self.needed, self.cosigned.len())
+    }
+
+    /// The rows that enough witnesses cosigned.
+    #[must_use]
+    pub fn rows(&self) -> u64 {
+        let mut rows: Vec<u64> = self.cosigned.values().map(|standing| standing.rows).collect();
+        rows.sort_unstable_by(|a, b| b.cmp(a));
+        self.needed.checked_sub(1).and_then(|place| rows.get(place)).copied().unwrap_or(0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(number: u8) -> NodeId {
+        NodeId::from_bytes([number; 32])
+    }
+
+    #[test]
+    fn as_many_as_are_needed_must_have_cosigned_the_rows() {
+        let mut coverage = Coverage::default();
+        assert!(!coverage.covers(0) && !coverage.is_ready(), "nobody is nobody");
+        coverage.set_witnesses([1, 2, 3, 4].map(node), 2);
+        coverage.cosigned(node(1), 10);
+        assert!(!coverage.covers(10) && !coverage.is_ready());
+        coverage.cosigned(node(2), 8);
+        assert_eq!((coverage.covers(8), coverage.covers(9), coverage.rows()), (true, false, 8));
+        coverage.cosigned(node(9), 99);
+        assert_eq!(coverage.rows(), 8, "a stranger counts for nothing");
+        coverage.cosigned(node(2), 3);
+        assert_eq!(coverage.rows(), 8, "what was cosigned stays");
+    }
+
+    #[test]
+    fn a_witness_that_fails_is_not_ready_and_one_that_left_counts_no_more() {
+        let mut coverage = Coverage::default();
+        coverage.set_witnesses([1, 2].map(node), 1);
+        coverage.cosigned(node(1), 10);
+        assert!(coverage.is_ready());
+        coverage.failed(node(1));
+        assert!(!coverage.is_ready() && coverage.covers(10));
+        coverage.set_witnesses([node(2)], 1);
+        assert!(!coverage.covers(1));
+        coverage.set_witnesses([], 0);
+        assert!(!coverage.covers(0), "a fleet of one has no witness");
+        assert_eq!(coverage.quorum(), (0, 0));
+    }
+}

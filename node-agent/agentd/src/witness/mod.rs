@@ -1,0 +1,194 @@
+//! Witnessing: the other nodes of the fleet cosign this ledger's checkpoints, and
+//! this node cosigns theirs, so that nobody can change a ledger unnoticed, root of
+//! its host included.
+//!
+//! ```text
+//!            checkpoint, proof                       roster (fleetd: the log's keys)
+//! courier ───────────────────► duty of each witness ◄──────────┐
+//!    ▲  ◄───────────────────── cosignature, or what it holds   │
+//!    └── gate: a grave call waits until enough have cosigned its intent
+//! ```
+//! `store` is what a witness holds and whom it caught; `coverage` counts.
+//! Invariant: what is not covered by enough cosignatures is never called covered;
+//! a fleet of one has no witness and says so.
+
+mod courier;
+mod coverage;
+mod duty;
+mod gate;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use coverage::Coverage;
+pub use gate::WitnessGate;
+pub use store::{WitnessError, WitnessStore};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::State;
+use axum::routing::get;
+use axum::{Json, Router};
+use futures_util::future::{BoxFuture, FutureExt};
+use osmoda_kit::boot::{Boot, BootError};
+use osmoda_kit::error::ApiError;
+use osmoda_kit::shutdown::Stage;
+use osmoda_kit::tasks::TaskKind;
+use osmoda_ledger::checkpoint::Checkpoint;
+use osmoda_node_api::fleet::FleetClient;
+use osmoda_node_api::mesh::{MeshPipes, StreamPeer};
+use osmoda_node_api::pipes::{AGENTD_SOCKET, WITNESS};
+use osmoda_node_api::witness::{LoggedHead, Question, Reply, Roster, WitnessReport};
+use osmoda_types::{NodeId, PublicKey};
+use tokio::sync::watch;
+
+use self::courier::{Courier, Post};
+use self::duty::{Duty, DutyParts};
+use crate::checkpoint::Checkpoints;
+use crate::ledger::Ledger;
+use crate::ledger_key::LedgerKey;
+
+/// How often the fleet's log is asked who witnesses whom. A node that joins is a
+/// witness within seconds; asking is one call on this host.
+const ROSTER_EVERY: Duration = Duration::from_secs(2);
+
+/// The parts of a node that witnesses and is witnessed.
+pub(crate) struct Witnessing {
+    /// What grave calls wait for.
+    pub(crate) gate: WitnessGate,
+    /// `GET /ledger/witness` and `GET /ledger/covered`.
+    pub(crate) router: Router,
+}
+
+/// Starts all of it.
+///
+/// # Errors
+/// [`BootError`] when the store cannot be opened or the socket not be listened on.
+pub(crate) async fn start(
+    cx: &Boot,
+    ledger: &Ledger,
+    checkpoints: &Checkpoints,
+    key: LedgerKey,
+) -> Result<Witnessing, BootError> {
+    let path = cx.state_dir().join(store::FILE_NAME);
+    let opened = cx.tasks().blocking("witness store", move || WitnessStore::open(&path)).await;
+    let store = opened.map_err(ApiError::internal)?.map_err(ApiError::internal)?;
+    let (say, roster) = watch::channel(None);
+    cx.tasks().spawn(TaskKind::REQUEST, "witness roster", follow_roster(cx, say));
+    let public = PublicKey::from_bytes(key.public());
+    let duty = Duty::new(DutyParts {
+        store,
+        key,
+        ledger: ledger.clone(),
+        clock: cx.clock(),
+        tasks: cx.tasks().clone(),
+        isolation: cx.isolation(),
+        roster: roster.clone(),
+    });
+    let (report, coverage) = watch::channel(Coverage::default());
+    let courier = Courier {
+        ledger: ledger.clone(),
+        checkpoints: checkpoints.clone(),
+        roster,
+        coverage: report,
+        post: Pipes(MeshPipes::new(cx.paths(), cx.credentials())),
+        shutdown: cx.shutdown().clone(),
+    };
+    cx.tasks().spawn(TaskKind::REQUEST, "witness courier", courier.run());
+    serve(cx, &duty)?;
+    let gate = WitnessGate { ledger: ledger.clone(), checkpoints: checkpoints.clone(), coverage: coverage.clone() };
+    let shown = Shown { public, ledger: ledger.clone(), checkpoints: checkpoints.clone(), coverage, duty };
+    let router = Router::new()
+        .route("/ledger/witness", get(report_all))
+        .route("/ledger/covered", get(covered))
+        .with_state(shown);
+    Ok(Witnessing { gate, router })
+}
+
+fn serve(cx: &Boot, duty: &Duty) -> Result<(), BootError> {
+    let duty = duty.clone();
+    let answer = move |peer: StreamPeer, question: Question| {
+        let duty = duty.clone();
+        async move { duty.answer(peer.node, question).await }
+    };
+    WITNESS.serve(cx.tasks(), AGENTD_SOCKET, cx.listen(AGENTD_SOCKET)?, cx.callers(), answer);
+    Ok(())
+}
+
+/// Keeps the newest roster that fleetd told.
+fn follow_roster(cx: &Boot, say: watch::Sender<Option<Arc<Roster>>>) -> impl Future<Output = ()> + Send + use<> {
+    let fleet = FleetClient::new(cx.client("fleetd"));
+    let stop = cx.shutdown().token(Stage::FinishAccepted);
+    async move {
+        let mut tick = tokio::time::interval(ROSTER_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                biased;
+                // Cancel-safe: a token's state is not consumed.
+                () = stop.cancelled() => return,
+                // Cancel-safe: an interval keeps its deadline.
+                _ = tick.tick() => {}
+            }
+            match fleet.roster().await {
+                Ok(roster) => {
+                    let roster = Arc::new(roster);
+                    say.send_if_modified(|known| {
+                        let is_news = known.as_ref() != Some(&roster);
+                        *known = Some(roster);
+                        is_news
+                    });
+                }
+                // The roster before holds until fleetd is back.
+                Err(error) => tracing::debug!(code = %error.code, "no roster of witnesses"),
+            }
+        }
+    }
+}
+
+/// Witnesses over the mesh.
+#[derive(Clone)]
+struct Pipes(MeshPipes);
+
+impl Post for Pipes {
+    fn ask(&self, witness: NodeId, question: Question) -> BoxFuture<'static, Result<Reply, ApiError>> {
+        let pipes = self.0.clone();
+        async move { WITNESS.ask(&pipes, witness, &question).await }.boxed()
+    }
+}
+
+#[derive(Clone)]
+struct Shown {
+    public: PublicKey,
+    ledger: Ledger,
+    checkpoints: Checkpoints,
+    coverage: watch::Receiver<Coverage>,
+    duty: Duty,
+}
+
+async fn report_all(State(shown): State<Shown>) -> Result<Json<WitnessReport>, ApiError> {
+    let quorum = shown.coverage.borrow().quorum();
+    let note = shown.checkpoints.newest_cosigned(quorum.0).await.map_err(ApiError::from)?;
+    let (held, alarms) = shown.duty.report().await?;
+    Ok(Json(WitnessReport {
+        key: shown.public,
+        rows: shown.ledger.state().head.size,
+        covered: note.map(|note| note.to_string()),
+        quorum,
+        refused: shown.ledger.sealed().map(str::to_owned),
+        held,
+        alarms,
+    }))
+}
+
+/// The head that enough witnesses cosigned, for the fleet's log.
+async fn covered(State(shown): State<Shown>) -> Result<Json<Option<LoggedHead>>, ApiError> {
+    let (needed, _) = shown.coverage.borrow().quorum();
+    if needed == 0 || shown.ledger.sealed().is_some() {
+        return Ok(Json(None));
+    }
+    let note = shown.checkpoints.newest_cosigned(needed).await.map_err(ApiError::from)?;
+    let head = note.and_then(|note| Checkpoint::parse(note.text()).ok());
+    Ok(Json(head.map(|head| LoggedHead { size: head.size, hash: head.chain.to_string() })))
+}

@@ -1,0 +1,240 @@
+//! What this node holds of other ledgers: the last note it cosigned of each, and
+//! whom it caught.
+//!
+//! Invariant: judging and storing are one transaction, and a cosignature leaves
+//! [`WitnessStore::judge`] only when the head behind it is durable. Two requests
+//! at once are judged one after the other, so none rolls a head back.
+//!
+//! Blocks; callers run it off the async threads.
+
+use std::path::Path;
+
+use osmoda_ledger::checkpoint::Checkpoint;
+use osmoda_ledger::exchange::AddCheckpoint;
+use osmoda_ledger::note::{Note, NoteError, VerifierKey};
+use osmoda_ledger::tree::TreeHash;
+use osmoda_ledger::witness::{Decision, Witness, WitnessedHead};
+use osmoda_node_api::witness::{ALARMS_MAX, Alarm, Finding, HeldNote};
+use osmoda_types::NodeId;
+use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior};
+
+/// Name of the file in the daemon's state folder.
+pub(super) const FILE_NAME: &str = "witness.db";
+
+/// Shorter checkpoints in a row that make an alarm. One may be an old request
+/// that was held up on the way and overtaken; a second one is no accident.
+const SHORTER_MAX: i64 = 2;
+
+const MIGRATIONS: &[(u32, &str)] = &[(
+    1,
+    "CREATE TABLE heads (
+        origin TEXT PRIMARY KEY, node TEXT NOT NULL, size INTEGER NOT NULL,
+        note TEXT NOT NULL, time_s INTEGER NOT NULL, shorter INTEGER NOT NULL
+     ) WITHOUT ROWID;
+     CREATE TABLE alarms (
+        node TEXT NOT NULL, finding TEXT NOT NULL, held TEXT NOT NULL,
+        shown TEXT NOT NULL, time_s INTEGER NOT NULL,
+        UNIQUE (node, finding, held)
+     );",
+)];
+
+/// The store cannot do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum WitnessError {
+    /// It cannot be opened.
+    #[error("cannot open what this node holds as a witness")]
+    Open(#[from] osmoda_kit::sqlite::OpenError),
+    /// It cannot be read or written; nothing was cosigned.
+    #[error("cannot use what this node holds as a witness")]
+    Database(#[from] rusqlite::Error),
+    /// What it holds is damaged, or the own key cannot sign.
+    #[error("a note cannot be used")]
+    Note(#[from] NoteError),
+    /// A stored text is not what was stored.
+    #[error("what this node holds as a witness is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+/// What judging a request came to.
+#[derive(Debug)]
+pub struct Judged {
+    /// The decision; an accepted head is durable.
+    pub decision: Decision,
+    /// Whom it caught, if that is news.
+    pub alarm: Option<Alarm>,
+}
+
+/// The open store.
+#[derive(Debug)]
+pub struct WitnessStore {
+    conn: Connection,
+}
+
+impl WitnessStore {
+    /// Opens or makes it.
+    ///
+    /// # Errors
+    /// [`WitnessError::Open`].
+    pub fn open(path: &Path) -> Result<Self, WitnessError> {
+        Ok(Self { conn: osmoda_kit::sqlite::open(path, MIGRATIONS)? })
+    }
+
+    /// Judges a request of that node, whose ledger has that key, and stores what
+    /// follows from it.
+    ///
+    /// # Errors
+    /// [`WitnessError`]; then nothing was stored and nothing may be answered.
+    pub fn judge(
+        &mut self,
+        witness: &Witness<'_>,
+        node: NodeId,
+        ledger: Option<&VerifierKey>,
+        request: &AddCheckpoint,
+        now_s: u64,
+    ) -> Result<Judged, WitnessError> {
+        let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let stored = match ledger {
+            Some(key) => held(&tx, key)?,
+            None => None,
+        };
+        let decision = witness.judge(ledger, stored.as_ref(), request, now_s)?;
+        let mut alarm = None;
+        match (&decision, ledger, &stored) {
+            (Decision::Accept { new, .. }, Some(key), _) => accept(&tx, node, key, new)?,
+            (Decision::Conflict { .. } | Decision::BadProof, Some(key), Some(stored)) => {
+                if let Some(finding) = finding(&tx, &decision, key, stored, request)? {
+                    let (held, shown) = (stored.note.to_string(), request.note.to_string());
+                    let caught = Alarm { node, finding, held, shown, time_s: now_s };
+                    alarm = raise(&tx, &caught)?.then_some(caught);
+                }
+            }
+            _ => {}
+        }
+        tx.commit()?;
+        Ok(Judged { decision, alarm })
+    }
+
+    /// The note held of the ledger with that key.
+    ///
+    /// # Errors
+    /// [`WitnessError`].
+    pub fn held(&self, key: &VerifierKey) -> Result<Option<WitnessedHead>, WitnessError> {
+        held(&self.conn, key)
+    }
+
+    /// All notes held.
+    ///
+    /// # Errors
+    /// [`WitnessError`].
+    pub fn all_held(&self) -> Result<Vec<HeldNote>, WitnessError> {
+        let mut statement = self.conn.prepare_cached("SELECT node, size, note, time_s FROM heads ORDER BY node")?;
+        let rows = statement.query_map([], |row| {
+            Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?, row.get::<_, i64>(3)?))
+        })?;
+        rows.map(|row| {
+            let (node, size, note, time_s) = row?;
+            Ok(HeldNote { node: node_id(&node)?, size: positive(size)?, note, time_s: positive(time_s)? })
+        })
+        .collect()
+    }
+
+    /// Everybody who was caught, oldest first.
+    ///
+    /// # Errors
+    /// [`WitnessError`].
+    pub fn alarms(&self) -> Result<Vec<Alarm>, WitnessError> {
+        let sql = "SELECT node, finding, held, shown, time_s FROM alarms ORDER BY rowid";
+        let mut statement = self.conn.prepare_cached(sql)?;
+        let rows = statement.query_map([], |row| {
+            let texts = [row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get(3)?];
+            Ok((texts, row.get::<_, i64>(4)?))
+        })?;
+        rows.map(|row| {
+            let ([node, finding, held, shown], time_s) = row?;
+            let finding = finding_of(&finding)?;
+            Ok(Alarm { node: node_id(&node)?, finding, held, shown, time_s: positive(time_s)? })
+        })
+        .collect()
+    }
+}
+
+fn held(conn: &Connection, key: &VerifierKey) -> Result<Option<WitnessedHead>, WitnessError> {
+    let read = |row: &Row<'_>| Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?));
+    let mut statement = conn.prepare_cached("SELECT note, time_s FROM heads WHERE origin = ?1")?;
+    let Some((text, time_s)) = statement.query_row([key.name()], read).optional()? else { return Ok(None) };
+    let note = Note::parse(text.as_bytes())?;
+    // Its signature is checked again: what another program wrote here is nothing
+    // that this node cosigned.
+    let checkpoint =
+        Checkpoint::open(&note, key).map_err(|_| WitnessError::Damaged("a held note is not the ledger's"))?;
+    let (size, root): (u64, TreeHash) = (checkpoint.size, checkpoint.root);
+    Ok(Some(WitnessedHead { size, root, note, time_s: positive(time_s)? }))
+}
+
+fn accept(tx: &Transaction<'_>, node: NodeId, key: &VerifierKey, new: &WitnessedHead) -> Result<(), WitnessError> {
+    tx.prepare_cached(
+        "INSERT INTO heads (origin, node, size, note, time_s, shorter) VALUES (?1, ?2, ?3, ?4, ?5, 0)
+         ON CONFLICT (origin) DO UPDATE SET size = ?3, note = ?4, time_s = ?5, shorter = 0",
+    )?
+    .execute((key.name(), node.to_string(), signed(new.size)?, new.note.to_string(), signed(new.time_s)?))?;
+    Ok(())
+}
+
+/// What a refused request says about the ledger that signed it.
+fn finding(
+    tx: &Transaction<'_>,
+    decision: &Decision,
+    key: &VerifierKey,
+    stored: &WitnessedHead,
+    request: &AddCheckpoint,
+) -> Result<Option<Finding>, WitnessError> {
+    let Ok(shown) = Checkpoint::open(&request.note, key) else { return Ok(None) };
+    match decision {
+        Decision::Conflict { evidence: Some(_), .. } => Ok(Some(Finding::Forked)),
+        Decision::BadProof => Ok(Some(Finding::Rewritten)),
+        Decision::Conflict { .. } if shown.size < stored.size => {
+            let sql = "UPDATE heads SET shorter = shorter + 1 WHERE origin = ?1 RETURNING shorter";
+            let seen: i64 = tx.prepare_cached(sql)?.query_row([key.name()], |row| row.get(0))?;
+            Ok((seen >= SHORTER_MAX).then_some(Finding::Shortened))
+        }
+        _ => Ok(None),
+    }
+}
+
+/// Keeps an alarm; returns whether it is news.
+fn raise(tx: &Transaction<'_>, alarm: &Alarm) -> Result<bool, WitnessError> {
+    let count: i64 = tx.prepare_cached("SELECT count(*) FROM alarms")?.query_row([], |row| row.get(0))?;
+    if usize::try_from(count).unwrap_or(usize::MAX) >= ALARMS_MAX {
+        return Ok(false);
+    }
+    let sql = "INSERT OR IGNORE INTO alarms (node, finding, held, shown, time_s) VALUES (?1, ?2, ?3, ?4, ?5)";
+    let values = (alarm.node.to_string(), text_of(alarm.finding), &alarm.held, &alarm.shown, signed(alarm.time_s)?);
+    Ok(tx.prepare_cached(sql)?.execute(values)? == 1)
+}
+
+/// The word for a finding, in rows and in the store.
+#[must_use]
+pub(super) const fn text_of(finding: Finding) -> &'static str {
+    match finding {
+        Finding::Forked => "forked",
+        Finding::Rewritten => "rewritten",
+        Finding::Shortened => "shortened",
+    }
+}
+
+fn finding_of(text: &str) -> Result<Finding, WitnessError> {
+    let all = [Finding::Forked, Finding::Rewritten, Finding::Shortened];
+    all.into_iter().find(|finding| text_of(*finding) == text).ok_or(WitnessError::Damaged("an unknown finding"))
+}
+
+fn node_id(text: &str) -> Result<NodeId, WitnessError> {
+    text.parse().map_err(|_| WitnessError::Damaged("a node's id"))
+}
+
+fn positive(number: i64) -> Result<u64, WitnessError> {
+    u64::try_from(number).map_err(|_| WitnessError::Damaged("a negative number"))
+}
+
+fn signed(number: u64) -> Result<i64, WitnessError> {
+    i64::try_from(number).map_err(|_| WitnessError::Damaged("a number beyond any ledger"))
+}

@@ -23,7 +23,7 @@ use osmoda_types::ErrorCode;
 use tokio::net::TcpListener;
 
 use crate::config::Config;
-use crate::follower::Follower;
+use crate::follower::{Follower, Published};
 use crate::inbox::Inbox;
 use crate::join::{mesh_dir, unusable};
 use crate::link::LinkService;
@@ -109,7 +109,7 @@ async fn start(cx: &Boot, config: &Config) -> Result<Arc<Rotation>, ApiError> {
     let inbox = Inbox::default();
     let links = LinkService::new(presence.clone(), inbox.clone(), Arc::clone(&store), clock.clone(), tasks.clone());
     mesh::serve_links(&handle, links, tasks)?;
-    spawn_flush(tasks, &store, &presence);
+    spawn_flush(tasks, &store, &presence, &published);
     let app = App::new(AppParts {
         store,
         fleet,
@@ -135,8 +135,8 @@ fn spawn_store(tasks: &Tasks, store: &Arc<dyn Store>) {
 }
 
 /// Writes presence down now and then, and once more at the stop.
-fn spawn_flush(tasks: &Tasks, store: &Arc<dyn Store>, presence: &Presence) {
-    let (store, presence) = (Arc::clone(store), presence.clone());
+fn spawn_flush(tasks: &Tasks, store: &Arc<dyn Store>, presence: &Presence, published: &Published) {
+    let (store, presence, view) = (Arc::clone(store), presence.clone(), published.view.clone());
     let stop = tasks.shutdown().token(Stage::FinishAccepted);
     tasks.spawn(TaskKind::CRITICAL, "presence", async move {
         loop {
@@ -152,6 +152,8 @@ fn spawn_flush(tasks: &Tasks, store: &Arc<dyn Store>, presence: &Presence) {
                 store.nodes_seen(rows).await?;
             }
             metrics::gauge!("osmoda_controller_nodes_online").set(f64::from(presence.online()));
+            let state = view.borrow().state.clone();
+            crate::witnessed::measure(&*store, &state).await?;
             if over {
                 return Ok::<(), osmoda_controller_store::StoreError>(());
             }

@@ -26,6 +26,7 @@ mod token;
 mod view;
 mod voters;
 mod wire;
+mod witnessed;
 
 pub use config::{Config, Flags, TlsFiles};
 pub use daemon::Controller;

@@ -20,6 +20,7 @@ use tonic::{Request, Response, Status, Streaming};
 use crate::inbox::Inbox;
 use crate::presence::Presence;
 use crate::wire::refuse;
+use crate::witnessed::Witnessed;
 
 /// Answers waiting for one node. It gets at most one per message it sends, and a
 /// person's signatures; one that does not read so many has hung, and its link is dropped.
@@ -118,7 +119,14 @@ impl LinkService {
                 Ok(None)
             }
             up::Item::LedgerHead(head) => self.ledger_head(node, &head).await.map(|()| None),
+            up::Item::LedgerReport(report) => self.witnessed().report(node, report).await.map(|()| None),
+            up::Item::HeldNotes(page) => self.witnessed().held(node, page).await.map(|()| None),
+            up::Item::LedgerAlarm(alarm) => self.witnessed().alarm(node, alarm).await.map(|()| None),
         }
+    }
+
+    fn witnessed(&self) -> Witnessed<'_> {
+        Witnessed { store: &*self.store, received: self.clock.now_wall() }
     }
 
     async fn ledger_head(&self, node: NodeId, head: &pb::LedgerHead) -> Result<(), Status> {

@@ -123,3 +123,55 @@ async fn a_node_cannot_speak_for_another() {
     assert_ne!(node["presence"], "online");
     controller.stop().await;
 }
+
+#[tokio::test]
+async fn what_a_node_says_of_ledgers_is_shown_and_survives_a_restart() {
+    let (_dir, _tasks, voter, database) = fleet();
+    let controller = TestController::start(&voter, &database).await;
+    controller.caught_up(&voter).await;
+    let (_, before) = controller.call("GET", &format!("/ledger/{VOTER}"), None).await;
+    assert_eq!((&before["report"], &before["held"]), (&json!(null), &json!([])));
+
+    let (ups, queue) = mpsc::channel(8);
+    ups.send(hello(VOTER)).await.unwrap();
+    let queue = tokio_stream::wrappers::ReceiverStream::new(queue);
+    let mut downs = dial(&controller, VOTER).attach(queue).await.unwrap().into_inner();
+    let covered = "origin\n7\n".to_owned();
+    let own = pb::LedgerReport { key: vec![5; 32], rows: 8, covered, needed: 1, witnesses: 2, refused: String::new() };
+    let node = VOTER.as_bytes().to_vec();
+    let held = pb::HeldNote { node: node.clone(), size: 6, note: "six".into(), time_s: 60 };
+    let (finding, was, is) = ("forked".to_owned(), "a".to_owned(), "b".to_owned());
+    let alarm = pb::LedgerAlarm { node, finding, held: was, shown: is, time_s: 9 };
+    let items = [
+        up::Item::LedgerReport(own),
+        up::Item::HeldNotes(pb::HeldNotes { notes: vec![held] }),
+        up::Item::LedgerAlarm(alarm.clone()),
+        up::Item::LedgerAlarm(alarm.clone()),
+    ];
+    for item in items {
+        ups.send(pb::Up { item: Some(item) }).await.unwrap();
+    }
+    let bad = pb::LedgerAlarm { finding: "bored".into(), ..alarm };
+    ups.send(pb::Up { item: Some(up::Item::LedgerAlarm(bad)) }).await.unwrap();
+    let refused = loop {
+        match tokio::time::timeout(LIMIT, downs.message()).await.unwrap() {
+            Ok(message) => assert!(message.is_some()),
+            Err(refused) => break refused,
+        }
+    };
+    assert_eq!(refused.metadata().get("osmoda-code").unwrap(), "bad_request");
+    controller.stop().await;
+
+    let controller = TestController::start(&voter, &database).await;
+    controller.caught_up(&voter).await;
+    let (_, page) = controller.call("GET", "/ledger", None).await;
+    assert_eq!(page["items"].as_array().unwrap().len(), 1);
+    let ledger = &page["items"][0];
+    assert_eq!((&ledger["report"]["rows"], &ledger["report"]["covered"]), (&json!(8), &json!("origin\n7\n")));
+    assert_eq!((&ledger["held"][0]["witness"], &ledger["held"][0]["size"]), (&json!(VOTER), &json!(6)));
+    assert_eq!(ledger["alarms"].as_array().unwrap().len(), 1);
+    assert_eq!(ledger["alarms"][0]["finding"], "forked");
+    let (_, status) = controller.call("GET", "/status", None).await;
+    assert_eq!(status["ledger_alarms"], json!([VOTER]));
+    controller.stop().await;
+}

@@ -25,7 +25,11 @@ fn id() -> RolloutId {
 fn strange(endpoint: &Endpoint) -> String {
     let hex = "ee".repeat(32);
     let path = endpoint.path.replace("{hash}", &hex);
-    if path.contains("/nodes/") { path.replace("{id}", &hex) } else { path.replace("{id}", ID) }
+    if path.contains("/nodes/") || path.contains("/ledger/") {
+        path.replace("{id}", &hex)
+    } else {
+        path.replace("{id}", ID)
+    }
 }
 
 #[tokio::test]

@@ -10,8 +10,8 @@ use utoipa::{PartialSchema, ToSchema};
 
 use crate::{
     AddPrincipal, AllowOrder, Approval, ControlOrder, DeniedTarget, Event, ExcludeOrder, FleetStatus, Freeze,
-    FreezeOrder, InviteRow, LedgerHead, MintInvite, MintedInvite, Node, Page, Principal, RevokedNode, Rollout,
-    RolloutSummary, SignApproval, StartRollout, StoredManifest, Vote,
+    FreezeOrder, InviteRow, LedgerHead, MintInvite, MintedInvite, Node, NodeLedger, Page, Principal, RevokedNode,
+    Rollout, RolloutSummary, SignApproval, StartRollout, StoredManifest, Vote,
 };
 
 /// The method of an endpoint.
@@ -294,6 +294,22 @@ fn fleet_endpoints() -> Vec<Endpoint> {
             "Asks a voter for an invite. The answer holds the secret and is given once.",
             (Shape::of::<MintInvite>(), 201, Shape::of::<MintedInvite>()),
             &[ErrorCode::RaftUnavailable, ErrorCode::OutcomeUnknown],
+        ),
+        list(
+            "list_ledgers",
+            "ledger",
+            "/api/v1/fleet/ledger",
+            "Every node's ledger with the signed notes of it that exist, for a client that checks the signatures itself; \
+             at most 16 rows a page.",
+            Shape::page::<NodeLedger>(),
+        ),
+        get(
+            "show_ledger",
+            "ledger",
+            "/api/v1/fleet/ledger/{id}",
+            "One node's ledger with the signed notes of it that exist.",
+            Reply::Json(Shape::of::<NodeLedger>()),
+            &[ErrorCode::NodeUnknown],
         ),
         list(
             "list_ledger_heads",

@@ -33,6 +33,10 @@ pub struct FleetStatus {
     pub active_rollouts: Vec<osmoda_types::RolloutId>,
     /// Scopes under a freeze lock.
     pub freezes: Vec<Freeze>,
+    /// Members whose ledger a witness caught; `GET /ledger` has the evidence.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub ledger_alarms: Vec<NodeId>,
     /// The controller's version.
     pub version: String,
 }

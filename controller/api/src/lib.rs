@@ -14,6 +14,7 @@ mod approval;
 mod error;
 mod event;
 mod fleet;
+mod ledger;
 mod node;
 mod page;
 mod rollout;
@@ -25,6 +26,7 @@ pub use fleet::{
     AddPrincipal, FleetStatus, Freeze, FreezeOrder, InviteRow, InviteState, LedgerHead, MintInvite, MintedInvite,
     Principal, Voter,
 };
+pub use ledger::{LedgerAlarm, LedgerHeld, LedgerLogged, LedgerReport, NodeLedger};
 pub use node::{Generation, Node, NodeAttempt, Presence, RevokedNode};
 pub use page::{LIMIT_DEFAULT, LIMIT_MAX, Page, PageQuery};
 pub use rollout::{

@@ -64,7 +64,7 @@ pub(crate) enum Command {
     /// Shows how the voters voted
     #[command(subcommand)]
     Vote(Vote),
-    /// Shows and compares the heads of the nodes' ledgers
+    /// Verifies the nodes' ledgers and shows their heads
     #[command(subcommand)]
     Ledger(Ledger),
     /// Makes and checks release manifests
@@ -256,10 +256,26 @@ pub(crate) enum Ledger {
     /// Lists the heads the controller has seen
     #[command(after_help = "Examples:\n  osmoda ledger heads")]
     Heads,
-    /// Compares every node's heads over time; exit 8 when one was rewritten or is unknown
-    #[command(after_help = "Examples:\n  osmoda ledger verify\n\nThis compares what the controller has seen: a \
-        ledger may only grow. The rows\nthemselves are verified on the host: agentctl verify-ledger.")]
-    Verify,
+    /// Verifies the ledgers of the fleet from signed notes, without believing the controller
+    #[command(after_help = "Examples:\n  osmoda ledger verify --all\n  osmoda ledger verify web-1\n  \
+        osmoda ledger verify --all --keys ledger-keys.txt -o json\n\nEvery signature is checked here. The worst \
+        ledger decides the exit code:\n0 verified, 1 a signature is broken, 2 rows are not covered by enough \
+        witnesses, 3 a ledger\nwas rolled back or forked (both signed notes are printed), 6 nothing recent is \
+        known.\nThe rows themselves are verified on the host: agentctl verify-ledger.")]
+    #[command(group = clap::ArgGroup::new("which").args(["node", "all"]).required(true))]
+    Verify {
+        /// A node's name or id
+        node: Option<String>,
+        /// Every node of the fleet
+        #[arg(long)]
+        all: bool,
+        /// Trust these keys instead of the controller's: a line per node, its name or id and the key in hex
+        #[arg(long, value_name = "FILE")]
+        keys: Option<PathBuf>,
+        /// Wait this many seconds at most for the newest rows to be covered
+        #[arg(long, value_name = "SECONDS", default_value_t = 10)]
+        wait: u64,
+    },
 }
 
 #[derive(Debug, Subcommand)]

@@ -1,6 +1,8 @@
 //! The exit codes, in one place (`ux.md` section 2).
 //!
 //! Invariant: scripts act on these numbers; a number never changes its meaning.
+//! `osmoda ledger verify` is the exception that its help names: its numbers are
+//! those of every ledger verifier (`trust.md` 1.5).
 
 use osmoda_types::{ErrorCode, RolloutState};
 

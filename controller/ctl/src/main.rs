@@ -16,6 +16,7 @@ mod output;
 mod progress;
 mod session;
 mod sse;
+mod witnessed;
 
 use std::io::Write as _;
 use std::process::ExitCode;

@@ -11,6 +11,9 @@ use osmoda_kit::process::{self, Output, Spec};
 use osmoda_types::{ManifestHash, NetworkId, PublicKey, RolloutId, Signature, statement};
 use serde_json::{Value, json};
 
+/// The public key of RFC 8032's first test.
+const LEDGER_KEY: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+
 const ID: &str = "01900000-0000-7000-8000-000000000001";
 
 /// What the small controller was asked to do.
@@ -68,9 +71,11 @@ async fn controller() -> (String, Seen) {
     };
     let items = |value: Value| move || async move { axum::Json(json!({ "items": [value] })) };
     let node = json!({"id": "11".repeat(32), "name": "web-1", "role": "node", "addresses": [], "presence": "online"});
+    let ledger = json!({"node": "11".repeat(32), "name": "web-1", "key": LEDGER_KEY, "held": [], "alarms": []});
     let app = Router::new()
         .route(&format!("{base}/status"), get(|| async { axum::Json(status()) }))
         .route(&format!("{base}/nodes"), get(items(node)))
+        .route(&format!("{base}/ledger"), get(items(ledger)))
         .route(&format!("{base}/ledger/heads"), get(|| async { axum::Json(json!({ "items": [] })) }))
         .route(&format!("{base}/manifests"), put(|| async { axum::Json(json!({"hash": "", "bytes": 1})) }))
         .route(&format!("{base}/rollouts"), post(order).get(items(rollout("voting"))))
@@ -148,7 +153,7 @@ async fn exit_codes_tell_scripts_what_happened() {
         (&["rollout", "pause", ID, "--key", &key], 5, "", "rollout_state"),
         (&["rollout", "pause", ID, "--key", "/nowhere"], 1, "", "operator keygen"),
         (&["rollout", "abort", ID], 2, "", "--yes"),
-        (&["ledger", "verify"], 8, "unknown", "agentctl"),
+        (&["ledger", "verify", "--all"], 6, "it never told anything", ""),
         (&["doctor"], 8, "no voter", ""),
     ];
     for (args, exit, stdout, stderr) in cases {

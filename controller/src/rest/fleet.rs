@@ -9,7 +9,7 @@ use osmoda_kit::error::ApiError;
 use osmoda_kit::version::VERSION;
 
 use super::paging::Paging;
-use super::{Answer, App};
+use super::{Answer, App, stored};
 use crate::view::principal_name;
 
 /// `GET /healthz`.
@@ -33,15 +33,16 @@ pub(super) async fn openapi() -> Answer<impl IntoResponse> {
 }
 
 /// `GET /status`.
-pub(super) async fn status(State(app): State<App>) -> Json<FleetStatus> {
+pub(super) async fn status(State(app): State<App>) -> Answer<Json<FleetStatus>> {
     let view = app.view();
+    let alarms = app.store.alarms().await.map_err(stored)?;
     let state = &view.state;
     let voters = state.voters().map(|(node, raft_id)| Voter {
         node: *node,
         name: view.name(node),
         raft_id: raft_id.to_string(),
     });
-    Json(FleetStatus {
+    Ok(Json(FleetStatus {
         network_id: app.network,
         epoch: state.epoch().0,
         mesh_epoch: state.mesh_epoch().0,
@@ -53,8 +54,9 @@ pub(super) async fn status(State(app): State<App>) -> Json<FleetStatus> {
         following: view.following,
         active_rollouts: state.active().map(|rollout| rollout.id).collect(),
         freezes: state.freezes().map(|(scope, freeze)| frozen(state, scope, freeze)).collect(),
+        ledger_alarms: crate::witnessed::caught(&alarms, state).into_iter().collect(),
         version: VERSION.text.to_owned(),
-    })
+    }))
 }
 
 pub(super) fn frozen(state: &osmoda_rollout::FleetState, scope: &str, freeze: &osmoda_rollout::Freeze) -> Freeze {

@@ -12,6 +12,7 @@ mod body;
 mod envelope;
 mod events;
 mod fleet;
+mod ledger;
 mod manifests;
 mod nodes;
 mod orders;
@@ -118,6 +119,8 @@ impl App {
             .route("/nodes/{id}", get(nodes::show))
             .route("/nodes/{id}/revoke", post(orders::revoke))
             .route("/invites", get(nodes::invites).post(nodes::mint))
+            .route("/ledger", get(ledger::list))
+            .route("/ledger/{id}", get(ledger::show))
             .route("/ledger/heads", get(nodes::ledger_heads))
             .route("/approvals", get(approvals::list))
             .route("/approvals/{id}/signatures", post(approvals::sign))

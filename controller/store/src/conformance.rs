@@ -4,7 +4,8 @@
 use osmoda_types::{ManifestHash, NodeId, RolloutId};
 
 use crate::{
-    EventBounds, HeadChange, HeadRow, NewEvent, NodeSeen, Projection, RolloutRow, Snapshot, Store, StoreError,
+    ALARMS_OF_A_WITNESS_MAX, AlarmRow, EventBounds, HeadChange, HeadRow, HeldRow, LedgerRow, NewEvent, NodeSeen,
+    Projection, RolloutRow, Snapshot, Store, StoreError,
 };
 
 const OK: &str = "the store does what is asked";
@@ -22,6 +23,7 @@ where
     manifests_are_kept_as_they_are(&fresh().await).await;
     nodes_are_remembered(&fresh().await).await;
     a_contradicting_head_marks_the_ledger_broken(&fresh().await).await;
+    what_witnesses_say_is_kept(&fresh().await).await;
     tokens_are_replaced(&fresh().await).await;
 }
 
@@ -163,6 +165,44 @@ pub async fn a_contradicting_head_marks_the_ledger_broken(store: &dyn Store) {
     assert_eq!(store.record_head(head(7, "dd")).await.expect(OK), HeadChange::Advanced);
     let broken = HeadRow { broken: true, ..head(7, "dd") };
     assert_eq!(store.ledger_heads().await.expect(OK), vec![broken]);
+}
+
+/// Of a ledger the newest report and notes are kept, and every alarm once.
+pub async fn what_witnesses_say_is_kept(store: &dyn Store) {
+    let node = |byte| NodeId::from_bytes([byte; 32]);
+    let ledger = |byte, received_ms| LedgerRow { node: node(byte), received_ms, document: format!("{received_ms}") };
+    for row in [ledger(2, 1), ledger(1, 2), ledger(2, 3)] {
+        store.record_ledger(row).await.expect(OK);
+    }
+    assert_eq!(store.ledgers().await.expect(OK), vec![ledger(1, 2), ledger(2, 3)]);
+
+    let held = |witness, of, size| {
+        let (witness, node) = (node(witness), node(of));
+        HeldRow { witness, node, size, note: format!("{size}"), time_s: size }
+    };
+    store.record_held(vec![held(2, 1, 4), held(3, 1, 4), held(1, 2, 9)]).await.expect(OK);
+    store.record_held(vec![held(2, 1, 5)]).await.expect(OK);
+    assert_eq!(store.held_of(node(1)).await.expect(OK), vec![held(2, 1, 5), held(3, 1, 4)]);
+
+    let alarm = |witness, shown: u32| AlarmRow {
+        witness: node(witness),
+        node: node(1),
+        finding: "forked".into(),
+        held: "a".into(),
+        shown: shown.to_string(),
+        time_s: 1,
+        received_ms: 2,
+    };
+    assert!(store.record_alarm(alarm(2, 0)).await.expect(OK));
+    let again = AlarmRow { time_s: 9, received_ms: 9, ..alarm(2, 0) };
+    assert!(!store.record_alarm(again).await.expect(OK));
+    for shown in 1..ALARMS_OF_A_WITNESS_MAX + 5 {
+        let kept = store.record_alarm(alarm(2, shown)).await.expect(OK);
+        assert_eq!(kept, shown < ALARMS_OF_A_WITNESS_MAX, "{shown}");
+    }
+    assert!(store.record_alarm(alarm(3, 0)).await.expect(OK));
+    let all = store.alarms().await.expect(OK);
+    assert_eq!((all.len(), &all[0]), (ALARMS_OF_A_WITNESS_MAX as usize + 1, &alarm(2, 0)));
 }
 
 /// A token's hash can be set and set again.

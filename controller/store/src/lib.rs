@@ -146,6 +146,59 @@ pub enum HeadChange {
     Contradicts,
 }
 
+/// What a node last said of its own ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LedgerRow {
+    /// The node.
+    pub node: NodeId,
+    /// When it was received, milliseconds since 1970.
+    pub received_ms: i64,
+    /// The report, JSON.
+    pub document: String,
+}
+
+/// The newest note that a witness holds of another node's ledger.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HeldRow {
+    /// The witness.
+    pub witness: NodeId,
+    /// Whose ledger.
+    pub node: NodeId,
+    /// Its size, as the witness says.
+    pub size: u64,
+    /// The note.
+    pub note: String,
+    /// When it was cosigned, in seconds since 1970.
+    pub time_s: u64,
+}
+
+/// A ledger caught by a witness. It is kept for ever.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AlarmRow {
+    /// The witness.
+    pub witness: NodeId,
+    /// Whose ledger.
+    pub node: NodeId,
+    /// `forked`, `rewritten` or `shortened`.
+    pub finding: String,
+    /// The note it signed before.
+    pub held: String,
+    /// The note it signed later.
+    pub shown: String,
+    /// When the witness saw it, in seconds since 1970.
+    pub time_s: u64,
+    /// When it was received, milliseconds since 1970.
+    pub received_ms: i64,
+}
+
+/// Alarms kept of one witness, as many as it keeps itself: one that invents them
+/// must not fill the disk.
+pub const ALARMS_OF_A_WITNESS_MAX: u32 = 64;
+
+/// Held notes kept of one witness: four times the largest fleet, for members
+/// that left.
+pub const HELD_OF_A_WITNESS_MAX: u32 = 4_096;
+
 /// The controller's database.
 ///
 /// # Cancel safety
@@ -193,6 +246,26 @@ pub trait Store: Send + Sync + 'static {
 
     /// Reads all ledger heads, by node.
     fn ledger_heads(&self) -> StoreFuture<'_, Vec<HeadRow>>;
+
+    /// Stores what a node last said of its own ledger.
+    fn record_ledger(&self, row: LedgerRow) -> StoreFuture<'_, ()>;
+
+    /// Reads what all nodes last said of their own ledgers, by node.
+    fn ledgers(&self) -> StoreFuture<'_, Vec<LedgerRow>>;
+
+    /// Stores what witnesses hold, in one transaction; of a witness at most
+    /// [`HELD_OF_A_WITNESS_MAX`], further ones are left out.
+    fn record_held(&self, rows: Vec<HeldRow>) -> StoreFuture<'_, ()>;
+
+    /// Reads what the witnesses hold of one node's ledger, by witness.
+    fn held_of(&self, node: NodeId) -> StoreFuture<'_, Vec<HeldRow>>;
+
+    /// Stores an alarm; returns whether it is new. Of a witness at most
+    /// [`ALARMS_OF_A_WITNESS_MAX`], the first ones.
+    fn record_alarm(&self, row: AlarmRow) -> StoreFuture<'_, bool>;
+
+    /// Reads the alarms, in the order they came.
+    fn alarms(&self) -> StoreFuture<'_, Vec<AlarmRow>>;
 
     /// Reads the hash of a token.
     fn token_hash(&self, name: &str) -> StoreFuture<'_, Option<Vec<u8>>>;

@@ -48,6 +48,7 @@ mod voter;
 mod voter_plan;
 mod voters;
 mod wire;
+mod witnessed;
 
 pub use config::{Config, Profile};
 pub use daemon::Fleetd;

@@ -25,6 +25,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use crate::peers::Peers;
 use crate::replica::Replica;
 use crate::wire::error_of;
+use crate::witnessed::Witnessed;
 
 /// Messages on their way up. The controller takes them as they come; a full
 /// queue ends the link, and the next one begins with the whole status.
@@ -171,6 +172,7 @@ impl Links {
             send(up, pb::up::Item::Heartbeat(beat))?;
             self.tell_head(up, told).await?;
             self.tell_approvals(up, told).await?;
+            self.tell_witnessed(up, told).await?;
         }
         Ok(())
     }
@@ -222,6 +224,14 @@ impl Links {
         }
     }
 
+    async fn tell_witnessed(&self, up: &mpsc::Sender<pb::Up>, told: &mut Told) -> Result<(), ApiError> {
+        // Nothing is told for a daemon that is away: the controller shows how
+        // old its last word is.
+        let Ok(report) = self.ledger.witness().await else { return Ok(()) };
+        let items = told.witnessed.next(&report, self.clock.now_boot());
+        items.into_iter().try_for_each(|item| send(up, item))
+    }
+
     async fn status(&self) -> pb::NodeStatus {
         let view = self.replica.view();
         let uptime_ms = u64::try_from(self.clock.now_boot().as_millis()).unwrap_or(u64::MAX);
@@ -252,6 +262,7 @@ struct Told {
     status_hash: Vec<u8>,
     ledger_size: Option<u64>,
     approvals_hash: Vec<u8>,
+    witnessed: Witnessed,
 }
 
 impl Told {

@@ -97,9 +97,64 @@ pub struct SignatureAnswer {
     #[prost(string, tag = "4")]
     pub permit: ::prost::alloc::string::String,
 }
+/// What a node says of its own ledger as other nodes witness it. Who trusts
+/// nobody checks the note's signatures.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerReport {
+    /// Ed25519.
+    #[prost(bytes = "vec", tag = "1")]
+    pub key: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub rows: u64,
+    /// The newest checkpoint that enough witnesses cosigned; empty when none is.
+    #[prost(string, tag = "3")]
+    pub covered: ::prost::alloc::string::String,
+    #[prost(uint32, tag = "4")]
+    pub needed: u32,
+    #[prost(uint32, tag = "5")]
+    pub witnesses: u32,
+    /// Why the ledger takes no more rows; empty when it does.
+    #[prost(string, tag = "6")]
+    pub refused: ::prost::alloc::string::String,
+}
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct HeldNote {
+    /// Whose ledger.
+    #[prost(bytes = "vec", tag = "1")]
+    pub node: ::prost::alloc::vec::Vec<u8>,
+    #[prost(uint64, tag = "2")]
+    pub size: u64,
+    /// As that ledger signed it, at most 64 KiB.
+    #[prost(string, tag = "3")]
+    pub note: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "4")]
+    pub time_s: u64,
+}
+/// A page of what changed of what this node holds of the others' ledgers. It
+/// closes at 32 KiB: a witness of 1,023 others sends about ten, one a heartbeat.
+#[derive(Clone, PartialEq, ::prost::Message)]
+pub struct HeldNotes {
+    #[prost(message, repeated, tag = "1")]
+    pub notes: ::prost::alloc::vec::Vec<HeldNote>,
+}
+/// A ledger this node caught, with two notes of at most 64 KiB each.
+#[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct LedgerAlarm {
+    #[prost(bytes = "vec", tag = "1")]
+    pub node: ::prost::alloc::vec::Vec<u8>,
+    /// forked, rewritten or shortened.
+    #[prost(string, tag = "2")]
+    pub finding: ::prost::alloc::string::String,
+    #[prost(string, tag = "3")]
+    pub held: ::prost::alloc::string::String,
+    #[prost(string, tag = "4")]
+    pub shown: ::prost::alloc::string::String,
+    #[prost(uint64, tag = "5")]
+    pub time_s: u64,
+}
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Up {
-    #[prost(oneof = "up::Item", tags = "1, 2, 3, 4, 5, 6, 7")]
+    #[prost(oneof = "up::Item", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     pub item: ::core::option::Option<up::Item>,
 }
 /// Nested message and enum types in `Up`.
@@ -120,6 +175,12 @@ pub mod up {
         Approvals(super::Approvals),
         #[prost(message, tag = "7")]
         SignatureAnswer(super::SignatureAnswer),
+        #[prost(message, tag = "8")]
+        LedgerReport(super::LedgerReport),
+        #[prost(message, tag = "9")]
+        HeldNotes(super::HeldNotes),
+        #[prost(message, tag = "10")]
+        LedgerAlarm(super::LedgerAlarm),
     }
 }
 #[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]

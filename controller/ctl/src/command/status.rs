@@ -25,9 +25,14 @@ fn text(status: &FleetStatus) -> String {
         true => format!("log index {}", status.applied_index),
         false => format!("NOT following the fleet: everything here is as of log index {}", status.applied_index),
     };
+    // No alarm is not "verified": that takes signatures, which are checked by the verifier.
+    let ledgers = match status.ledger_alarms.len() {
+        0 => "no alarm".to_owned(),
+        caught => format!("{caught} CAUGHT by witnesses: osmoda ledger verify --all"),
+    };
     format!(
         "fleet     {}\nepoch     {}\nleader    {leader}\nvoters    {}\nmembers   {} ({} online)\nrollouts  {}\n\
-         frozen    {}\nview      {view}\nversion   {}\n",
+         frozen    {}\nledgers   {}\nview      {view}\nversion   {}\n",
         status.network_id.short(),
         status.epoch,
         list(voters),
@@ -35,6 +40,7 @@ fn text(status: &FleetStatus) -> String {
         status.online,
         list(rollouts),
         list(frozen),
+        ledgers,
         printable(&status.version),
     )
 }

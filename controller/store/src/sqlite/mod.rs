@@ -4,6 +4,7 @@
 //! a power cut. One writer connection (SQLite has one writer anyway; waiting
 //! in our queue is fairer than its busy loop) and a pool of read-only ones.
 
+mod ledger;
 mod read;
 mod write;
 
@@ -17,8 +18,8 @@ use sqlx::sqlite::{SqliteConnectOptions, SqliteJournalMode, SqlitePoolOptions, S
 use osmoda_types::{ManifestHash, NodeId, RolloutId};
 
 use crate::{
-    EventBounds, EventRow, HeadChange, HeadRow, NodeSeen, Progress, Projection, RolloutRow, Store, StoreError,
-    StoreFuture,
+    AlarmRow, EventBounds, EventRow, HeadChange, HeadRow, HeldRow, LedgerRow, NodeSeen, Progress, Projection,
+    RolloutRow, Store, StoreError, StoreFuture,
 };
 
 /// How long a connection waits for SQLite's own lock. The only outside writer
@@ -74,14 +75,13 @@ impl SqliteStore {
 /// The migrations, compiled in. A number is never reused and a text, once
 /// released, never changed: sqlx compares checksums and refuses to start.
 fn migrator() -> Migrator {
-    let one = Migration::new(
-        1,
-        "projection".into(),
-        MigrationType::Simple,
-        sqlx::SqlSafeStr::into_sql_str(include_str!("../../migrations/sqlite/0001_projection.sql")),
-        false,
-    );
-    Migrator::with_migrations(vec![one])
+    let simple = |number, name: &'static str, text: &'static str| {
+        Migration::new(number, name.into(), MigrationType::Simple, sqlx::SqlSafeStr::into_sql_str(text), false)
+    };
+    Migrator::with_migrations(vec![
+        simple(1, "projection", include_str!("../../migrations/sqlite/0001_projection.sql")),
+        simple(2, "witnessing", include_str!("../../migrations/sqlite/0002_witnessing.sql")),
+    ])
 }
 
 fn refused(operation: &'static str) -> impl Fn(sqlx::Error) -> StoreError {
@@ -152,6 +152,30 @@ impl Store for SqliteStore {
 
     fn ledger_heads(&self) -> StoreFuture<'_, Vec<HeadRow>> {
         Box::pin(read::ledger_heads(&self.readers))
+    }
+
+    fn record_ledger(&self, row: LedgerRow) -> StoreFuture<'_, ()> {
+        Box::pin(ledger::record_ledger(&self.writer, row))
+    }
+
+    fn ledgers(&self) -> StoreFuture<'_, Vec<LedgerRow>> {
+        Box::pin(ledger::ledgers(&self.readers))
+    }
+
+    fn record_held(&self, rows: Vec<HeldRow>) -> StoreFuture<'_, ()> {
+        Box::pin(ledger::record_held(&self.writer, rows))
+    }
+
+    fn held_of(&self, node: NodeId) -> StoreFuture<'_, Vec<HeldRow>> {
+        Box::pin(ledger::held_of(&self.readers, node))
+    }
+
+    fn record_alarm(&self, row: AlarmRow) -> StoreFuture<'_, bool> {
+        Box::pin(ledger::record_alarm(&self.writer, row))
+    }
+
+    fn alarms(&self) -> StoreFuture<'_, Vec<AlarmRow>> {
+        Box::pin(ledger::alarms(&self.readers))
     }
 
     fn token_hash(&self, name: &str) -> StoreFuture<'_, Option<Vec<u8>>> {

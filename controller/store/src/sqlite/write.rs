@@ -12,11 +12,11 @@ use crate::{HeadChange, HeadRow, NewEvent, NodeSeen, Projection, RolloutRow, Sto
 
 type Result<T> = std::result::Result<T, StoreError>;
 
-async fn begin(pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>> {
+pub(super) async fn begin(pool: &SqlitePool) -> Result<Transaction<'static, Sqlite>> {
     pool.begin_with("BEGIN IMMEDIATE").await.map_err(refused("begin a transaction"))
 }
 
-async fn finish(transaction: Transaction<'static, Sqlite>) -> Result<()> {
+pub(super) async fn finish(transaction: Transaction<'static, Sqlite>) -> Result<()> {
     transaction.commit().await.map_err(refused("commit a transaction"))
 }
 

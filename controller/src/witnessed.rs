@@ -1,0 +1,158 @@
+//! What nodes say of their ledgers and of those they witness: taken from their
+//! links, stored, counted.
+//!
+//! Invariant: a node speaks as itself only, and what it says is bounded before
+//! it is stored. Nothing is verified here. The controller carries signed notes;
+//! `osmoda ledger verify --all` checks them, because the controller might lie.
+
+use std::collections::BTreeSet;
+
+use osmoda_controller_store::{AlarmRow, HeldRow, LedgerRow, Store, StoreError};
+use osmoda_kit::clock::Timestamp;
+use osmoda_proto::link::v1 as pb;
+use osmoda_rollout::FleetState;
+use osmoda_types::{ErrorCode, NodeId, PublicKey, Role};
+use tonic::Status;
+
+use crate::wire::refuse;
+
+/// The longest note that is taken, that of `osmoda_ledger`.
+const NOTE_BYTES_MAX: usize = 64 << 10;
+
+/// Notes of one page: a node closes it at 32 KiB, and no note has fewer than 64 bytes.
+const PAGE_NOTES_MAX: usize = 512;
+
+/// Characters of a refusal that are kept: a few lines.
+const REFUSED_CHARS_MAX: usize = 500;
+
+/// The words of an alarm.
+const FINDINGS: [&str; 3] = ["forked", "rewritten", "shortened"];
+
+/// A node's report as it is stored.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub(crate) struct Stored {
+    pub(crate) key: PublicKey,
+    pub(crate) rows: u64,
+    pub(crate) covered: Option<String>,
+    pub(crate) quorum: u32,
+    pub(crate) witnesses: u32,
+    pub(crate) refused: Option<String>,
+}
+
+impl Stored {
+    /// The size that the covered note claims: its second line, unchecked.
+    fn covered_size(&self) -> Option<u64> {
+        self.covered.as_ref()?.lines().nth(1)?.parse().ok()
+    }
+}
+
+/// Takes what one node said at one time.
+pub(crate) struct Witnessed<'a> {
+    pub(crate) store: &'a dyn Store,
+    pub(crate) received: Timestamp,
+}
+
+impl Witnessed<'_> {
+    /// A node's report on its own ledger.
+    pub(crate) async fn report(&self, node: NodeId, report: pb::LedgerReport) -> Result<(), Status> {
+        check_note(&report.covered)?;
+        let stored = Stored {
+            key: PublicKey::try_from(report.key.as_slice()).map_err(|_| bad("a ledger's key is 32 bytes"))?,
+            rows: report.rows,
+            covered: Some(report.covered).filter(|note| !note.is_empty()),
+            quorum: report.needed,
+            witnesses: report.witnesses,
+            refused: Some(report.refused.chars().take(REFUSED_CHARS_MAX).collect())
+                .filter(|text: &String| !text.is_empty()),
+        };
+        let document = serde_json::to_string(&stored).map_err(|_| bad("the report has no form"))?;
+        let row = LedgerRow { node, received_ms: self.received.as_millis(), document };
+        self.store.record_ledger(row).await.map_err(|error| failed(node, &error))
+    }
+
+    /// A page of what a node holds of the others.
+    pub(crate) async fn held(&self, witness: NodeId, page: pb::HeldNotes) -> Result<(), Status> {
+        if page.notes.len() > PAGE_NOTES_MAX {
+            return Err(bad("a page has at most 512 notes"));
+        }
+        let rows = page.notes.into_iter().map(|held| {
+            check_note(&held.note)?;
+            let node = whose(&held.node)?;
+            Ok(HeldRow { witness, node, size: number(held.size)?, note: held.note, time_s: number(held.time_s)? })
+        });
+        let rows = rows.collect::<Result<Vec<_>, Status>>()?;
+        self.store.record_held(rows).await.map_err(|error| failed(witness, &error))
+    }
+
+    /// A ledger that a node caught.
+    pub(crate) async fn alarm(&self, witness: NodeId, alarm: pb::LedgerAlarm) -> Result<(), Status> {
+        check_note(&alarm.held)?;
+        check_note(&alarm.shown)?;
+        if !FINDINGS.contains(&alarm.finding.as_str()) {
+            return Err(bad("no such finding"));
+        }
+        let row = AlarmRow {
+            witness,
+            node: whose(&alarm.node)?,
+            finding: alarm.finding,
+            held: alarm.held,
+            shown: alarm.shown,
+            time_s: number(alarm.time_s)?,
+            received_ms: self.received.as_millis(),
+        };
+        let (node, finding) = (row.node, row.finding.clone());
+        if self.store.record_alarm(row).await.map_err(|error| failed(witness, &error))? {
+            tracing::error!(%node, %witness, finding, "a ledger was caught by a witness");
+        }
+        Ok(())
+    }
+}
+
+fn whose(bytes: &[u8]) -> Result<NodeId, Status> {
+    NodeId::try_from(bytes).map_err(|_| bad("a node id is 32 bytes"))
+}
+
+fn check_note(note: &str) -> Result<(), Status> {
+    if note.len() > NOTE_BYTES_MAX { Err(bad("a note is at most 64 KiB")) } else { Ok(()) }
+}
+
+/// The database has no numbers above 2⁶³.
+fn number(number: u64) -> Result<u64, Status> {
+    i64::try_from(number).map(|_| number).map_err(|_| bad("a number is out of range"))
+}
+
+fn bad(what: &str) -> Status {
+    refuse(ErrorCode::BadRequest, what)
+}
+
+fn failed(node: NodeId, error: &StoreError) -> Status {
+    tracing::warn!(%node, error = osmoda_kit::error::chain(error), "what a node says of ledgers was not stored");
+    refuse(error.code(), "what was said of ledgers was not stored")
+}
+
+/// Members that have a ledger: those that are no controllers.
+pub(crate) fn keepers(state: &FleetState) -> impl Iterator<Item = &osmoda_types::Member> {
+    state.members().map(|entry| &entry.member).filter(|member| matches!(member.role, Role::Voter | Role::Node))
+}
+
+/// Members that a member caught.
+pub(crate) fn caught(alarms: &[AlarmRow], state: &FleetState) -> BTreeSet<NodeId> {
+    let both = alarms.iter().filter(|alarm| [alarm.node, alarm.witness].iter().all(|id| state.member(id).is_some()));
+    both.map(|alarm| alarm.node).collect()
+}
+
+/// Sets the gauges: ledgers with an alarm, and ledgers whose newest row nobody
+/// covers as far as the nodes themselves say.
+pub(crate) async fn measure(store: &dyn Store, state: &FleetState) -> Result<(), StoreError> {
+    let (alarms, rows) = (store.alarms().await?, store.ledgers().await?);
+    let covered: BTreeSet<NodeId> = rows
+        .iter()
+        .filter_map(|row| Some((row.node, serde_json::from_str::<Stored>(&row.document).ok()?)))
+        .filter(|(_, report)| report.refused.is_none() && report.covered_size().is_some_and(|size| size >= report.rows))
+        .map(|(node, _)| node)
+        .collect();
+    let uncovered = keepers(state).filter(|member| !covered.contains(&member.node)).count();
+    metrics::gauge!("osmoda_controller_ledger_alarms").set(caught(&alarms, state).len() as f64);
+    metrics::gauge!("osmoda_controller_ledgers_uncovered").set(uncovered as f64);
+    Ok(())
+}

@@ -241,7 +241,7 @@ fn post(
 pub fn endpoints() -> Vec<Endpoint> {
     let groups =
         [fleet_endpoints(), principal_endpoints(), scope_endpoints(), manifest_endpoints(), rollout_endpoints()];
-    groups.into_iter().flatten().chain(approval_endpoints()).collect()
+    groups.into_iter().flatten().chain(ledger_endpoints()).chain(approval_endpoints()).collect()
 }
 
 fn fleet_endpoints() -> Vec<Endpoint> {
@@ -295,6 +295,11 @@ fn fleet_endpoints() -> Vec<Endpoint> {
             (Shape::of::<MintInvite>(), 201, Shape::of::<MintedInvite>()),
             &[ErrorCode::RaftUnavailable, ErrorCode::OutcomeUnknown],
         ),
+    ]
+}
+
+fn ledger_endpoints() -> Vec<Endpoint> {
+    vec![
         list(
             "list_ledgers",
             "ledger",

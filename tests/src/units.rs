@@ -208,10 +208,10 @@ mod tests {
     }
 
     #[test]
-    fn every_daemon_without_root_is_confined_and_only_watch_is_root() {
+    fn every_daemon_without_root_is_confined_and_only_watch_and_execd_are_root() {
         for daemon in DAEMONS.iter().chain([&CONTROLLER]) {
             let text = service(daemon);
-            let root = daemon.name == "watch";
+            let root = ["watch", "execd"].contains(&daemon.name);
             assert_eq!(text.contains("User=root\n"), root, "{}", daemon.name);
             assert_eq!(text.contains("ProtectSystem=strict"), !root, "{}", daemon.name);
         }

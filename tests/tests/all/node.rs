@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use osmoda_ctl::dev::layout::free_udp_ports;
 use osmoda_ctl::dev::proc::{self, ProcError};
+use osmoda_node_api::registry::DAEMONS;
 use osmoda_types::ErrorCode;
 use rustix::process::Signal;
 
@@ -91,7 +92,7 @@ fn a_real_process_runs_once_per_root_answers_and_stops() {
     let invite = node(&["invite", "--root", &root, "--role", "voter", "--ttl", "5m"]).unwrap();
     assert!(invite.trim().len() > 64, "{invite}");
     let pids = proc::of_root(Path::new(&root));
-    assert_eq!(pids.len(), 5, "a supervisor and four daemons");
+    assert_eq!(pids.len(), 1 + DAEMONS.len(), "a supervisor and its daemons");
     proc::signal_all(&proc::supervisors(&pids), Signal::TERM);
     let ended = running.wait().unwrap();
     assert!(ended.success(), "{ended}: {}", std::fs::read_to_string(&log).unwrap());

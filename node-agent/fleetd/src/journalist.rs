@@ -1,4 +1,5 @@
-//! Writes every transition of the fleet into this node's ledger (invariant I16).
+//! Writes every transition of the fleet into this node's ledger (invariant I16);
+//! only heads of ledgers stay out.
 //!
 //! The log has decided already, so nothing waits for the ledger here; the rows
 //! are this node's own record of what it saw decided, with the index to find it
@@ -30,6 +31,11 @@ pub(crate) async fn write(mut events: mpsc::Receiver<Event>, audit: Audit, shutd
                 None => return,
             },
         };
+        // A head of a ledger as a row would make that ledger longer, and the
+        // longer ledger another head. The log and the controller have it.
+        if matches!(event.what, What::LedgerHead(..)) {
+            continue;
+        }
         let (kind, payload) = row_of(&event);
         while let Err(error) = audit.record(kind, payload.clone()).await {
             tracing::warn!(code = %error.code, error = %error.message, "transition not in the ledger yet");

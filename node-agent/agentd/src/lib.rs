@@ -21,6 +21,7 @@ pub mod ledger_key;
 mod limits;
 pub mod memory;
 mod parts;
+pub mod reads;
 pub mod receipts;
 mod service;
 mod subkey;

@@ -26,6 +26,7 @@ use crate::config::Config;
 use crate::ledger::verify::Report;
 use crate::ledger::{Ledger, LedgerThreads, StoreError, WriterOptions};
 use crate::parts;
+use crate::reads;
 use crate::subkey::Registration;
 use crate::witness::{self, WitnessGate};
 
@@ -72,10 +73,11 @@ impl Daemon for Agentd {
         let approvals = approvals(&ledger, &cx, witnessing.gate);
         cx.tasks().spawn(TaskKind::BACKGROUND, "approval sweep", approvals.clone().sweep());
         let parts = parts::start(&ledger, &cx, config).await?;
-        let api = Api::new(ledger, cx.tasks().clone()).map_err(ApiError::internal)?;
+        let api = Api::new(ledger.clone(), cx.tasks().clone()).map_err(ApiError::internal)?;
         let api = api.with_checks(checkpoints.clone(), watched);
         let router = api.router().merge(approvals.router()).merge(checkpoint::router(checkpoints));
-        Ok(Service::new(router.merge(witnessing.router).merge(parts)))
+        let router = router.merge(witnessing.router).merge(parts);
+        Ok(Service::new(reads::observe(router, ledger, cx.tasks())))
     }
 }
 

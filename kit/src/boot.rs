@@ -79,13 +79,30 @@ pub trait Daemon: Send + 'static {
 pub struct Service {
     /// Its endpoints, `/health` among them; `/metrics` is added.
     pub router: Router,
+    pub(crate) refusals: ToldBy,
+}
+
+/// Who tells the ledger of refused callers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ToldBy {
+    /// The start of every daemon, over the ledger's socket.
+    Boot,
+    /// The daemon.
+    Itself,
 }
 
 impl Service {
     /// Serves this router.
     #[must_use]
     pub fn new(router: Router) -> Self {
-        Self { router }
+        Self { router, refusals: ToldBy::Boot }
+    }
+
+    /// The same, of a daemon that takes refused callers out of
+    /// [`Callers::refusals`](crate::http::Callers::refusals) itself.
+    #[must_use]
+    pub fn telling_refusals_itself(self) -> Self {
+        Self { refusals: ToldBy::Itself, ..self }
     }
 }
 

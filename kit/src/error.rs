@@ -122,7 +122,11 @@ impl IntoResponse for ApiError {
         } else {
             tracing::debug!(code = %self.code, message = self.message, "request refused");
         }
-        (status, Json(ErrorBody { error: self.message, code: Some(self.code) })).into_response()
+        let code = self.code;
+        let mut response = (status, Json(ErrorBody { error: self.message, code: Some(code) })).into_response();
+        // For whoever notes refusals on the way out, without reading the body.
+        response.extensions_mut().insert(code);
+        response
     }
 }
 

@@ -9,6 +9,7 @@
 mod callers;
 mod client;
 mod extract;
+pub mod refusals;
 mod server;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
@@ -19,6 +20,7 @@ pub use callers::{
 };
 pub use client::{Credentials, UnixClient};
 pub use extract::Json;
+pub use refusals::{Refusal, Refusals};
 pub use server::{BODY_BYTES_MAX, CONNECTIONS_MAX, serve_unix};
 pub use tokens::{PeerTokens, TOKEN_HEX_LEN, TokenError, TokenFile};
 

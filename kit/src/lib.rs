@@ -13,6 +13,7 @@ pub mod config;
 pub mod error;
 pub mod frames;
 pub mod fsio;
+pub mod gather;
 pub mod http;
 pub mod keys;
 pub mod lock;

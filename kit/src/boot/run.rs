@@ -10,14 +10,14 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::context::make_folders;
-use super::{Boot, BootArgs, BootError, Daemon, ListenError, Service};
+use super::{Boot, BootArgs, BootError, Daemon, ListenError, Service, ToldBy};
 use crate::config;
 use crate::error::chain;
-use crate::http::serve_unix;
+use crate::http::{refusals, serve_unix};
 use crate::lock::{LockError, RootLock};
 use crate::paths::Paths;
 use crate::shutdown::{Shutdown, StopReason};
-use crate::tasks::DrainReport;
+use crate::tasks::{DrainReport, TaskKind};
 use crate::{metrics, telemetry, version};
 
 /// How long a stop may take. systemd kills after `TimeoutStopSec` (20 s in our
@@ -201,7 +201,11 @@ pub async fn serve<D: Daemon>(args: &BootArgs, shutdown: Shutdown) -> Result<End
 async fn start<D: Daemon>(cx: &Boot, config: D::Config) -> Result<(), BootError> {
     // Bound first, served last: callers wait in the backlog instead of failing.
     let listener = cx.listen(D::NAME)?;
-    let Service { router } = D::build(cx.clone(), config).await?;
+    let Service { router, refusals } = D::build(cx.clone(), config).await?;
+    if refusals == ToldBy::Boot {
+        let telling = refusals::tell_ledger(D::NAME, cx.callers(), cx.audit(), cx.clock(), cx.tasks().clone());
+        cx.tasks().spawn(TaskKind::REQUEST, "refusals", telling);
+    }
     let router = router.merge(Router::new().route("/metrics", get(async || metrics::render())));
     serve_unix(cx.tasks(), D::NAME, listener, router, cx.callers());
     Ok(())

@@ -10,6 +10,7 @@ use std::collections::HashMap;
 
 use osmoda_types::ErrorCode;
 
+use super::refusals::{Refusal, Refusals};
 use super::tokens::PeerTokens;
 use crate::error::ApiError;
 
@@ -23,6 +24,9 @@ pub const MODEL_UID_LAST: u32 = 0x7000_ffff;
 
 /// The "method" of a raw stream socket in a [`Row`]; its path is `/<socket name>`.
 pub const STREAM: &str = "STREAM";
+
+/// Methods that are told by name; a method is the caller's own text.
+const METHODS: [&str; 8] = ["GET", "POST", "PUT", "DELETE", "PATCH", "HEAD", "OPTIONS", STREAM];
 
 /// A daemon as the operating system sees it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,6 +126,7 @@ pub struct Caller {
 pub struct Callers {
     table: CallerTable,
     by: By,
+    refusals: Refusals,
 }
 
 #[derive(Debug)]
@@ -145,13 +150,13 @@ impl Callers {
                 None => tracing::debug!(daemon = daemon.name, user = daemon.user, "user does not exist here"),
             }
         }
-        Self { table, by: By::Users { names, root } }
+        Self { table, by: By::Users { names, root }, refusals: Refusals::default() }
     }
 
     /// Tells daemons by token, among processes of `own_uid` and root.
     #[must_use]
     pub fn by_tokens(table: CallerTable, own_uid: u32, peers: PeerTokens) -> Self {
-        Self { table, by: By::Tokens { own_uid, peers } }
+        Self { table, by: By::Tokens { own_uid, peers }, refusals: Refusals::default() }
     }
 
     /// How far daemons are kept apart here.
@@ -161,6 +166,46 @@ impl Callers {
             By::Users { .. } => Isolation::Users,
             By::Tokens { .. } => Isolation::None,
         }
+    }
+
+    /// What was refused, for the ledger.
+    #[must_use]
+    pub fn refusals(&self) -> &Refusals {
+        &self.refusals
+    }
+
+    /// Tells who makes a request and checks it against the table; a refusal is
+    /// noted in [`Callers::refusals`]. `peer` is the kernel's word on uid and process.
+    ///
+    /// # Errors
+    /// As [`Callers::identify`] and [`Callers::allow`].
+    pub fn admit(
+        &self,
+        peer: (u32, Option<i32>),
+        token: Option<&str>,
+        daemon: Option<&str>,
+        method: &str,
+        path: &str,
+    ) -> Result<Caller, ApiError> {
+        let (uid, pid) = peer;
+        let identified = self.identify(uid, pid, token, daemon);
+        let name = match &identified {
+            Ok(caller) => caller.who.to_string(),
+            Err(_) if is_model(uid) => format!("model:{uid}"),
+            Err(_) => format!("uid:{uid}"),
+        };
+        let admitted = identified.and_then(|caller| self.allow(caller.who, method, path).map(|()| caller));
+        if let Err(error) = &admitted {
+            self.refusals.note(Refusal { caller: name, call: self.call(method, path), code: error.code });
+        }
+        admitted
+    }
+
+    /// A call in the table's words.
+    fn call(&self, method: &str, path: &str) -> String {
+        let row = self.table.rows.iter().find(|row| path_matches(row.path, path));
+        let method = METHODS.iter().find(|known| **known == method).unwrap_or(&"other");
+        format!("{method} {}", row.map_or("unknown path", |row| row.path))
     }
 
     /// Tells who a connection is. `token` and `daemon` are what it said in
@@ -178,7 +223,7 @@ impl Callers {
         daemon: Option<&str>,
     ) -> Result<Caller, ApiError> {
         let denied = |text: &str| Err(ApiError::new(ErrorCode::CallerDenied, format!("{text} (uid {uid})")));
-        if (MODEL_UID_FIRST..=MODEL_UID_LAST).contains(&uid) {
+        if is_model(uid) {
             return denied("a model session may not call a daemon");
         }
         let who = match &self.by {
@@ -227,7 +272,11 @@ impl Callers {
     /// # Errors
     /// As [`Callers::allow`].
     pub fn allow_stream(&self, who: Who, socket: &str) -> Result<(), ApiError> {
-        self.allow(who, STREAM, &format!("/{socket}"))
+        let path = format!("/{socket}");
+        self.allow(who, STREAM, &path).inspect_err(|error| {
+            let call = self.call(STREAM, &path);
+            self.refusals.note(Refusal { caller: who.to_string(), call, code: error.code });
+        })
     }
 }
 
@@ -238,6 +287,11 @@ impl Row {
         let any_method = self.method == "*" && method != STREAM;
         (any_method || self.method == method) && path_matches(self.path, path)
     }
+}
+
+/// Whether a uid is a model session's.
+fn is_model(uid: u32) -> bool {
+    (MODEL_UID_FIRST..=MODEL_UID_LAST).contains(&uid)
 }
 
 /// Compares segment by segment, on the raw path: what is percent-encoded is

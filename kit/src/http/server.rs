@@ -157,9 +157,8 @@ impl Server {
     fn admit(&self, request: &Request<Incoming>, peer: Peer) -> Result<Caller, ApiError> {
         let token = header(request, TOKEN_HEADER)?;
         let daemon = header(request, DAEMON_HEADER)?;
-        let caller = self.callers.identify(peer.uid, peer.pid, token, daemon)?;
-        self.callers.allow(caller.who, request.method().as_str(), request.uri().path())?;
-        Ok(caller)
+        let (method, path) = (request.method().as_str(), request.uri().path());
+        self.callers.admit((peer.uid, peer.pid), token, daemon, method, path)
     }
 
     async fn forward(&self, mut request: Request<Incoming>, caller: Caller) -> Response {

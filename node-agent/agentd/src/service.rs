@@ -26,7 +26,7 @@ use crate::config::Config;
 use crate::ledger::verify::Report;
 use crate::ledger::{Ledger, LedgerThreads, StoreError, WriterOptions};
 use crate::parts;
-use crate::reads;
+use crate::reads::{self, ReadsParts};
 use crate::subkey::Registration;
 use crate::witness::{self, WitnessGate};
 
@@ -77,7 +77,8 @@ impl Daemon for Agentd {
         let api = api.with_checks(checkpoints.clone(), watched);
         let router = api.router().merge(approvals.router()).merge(checkpoint::router(checkpoints));
         let router = router.merge(witnessing.router).merge(parts);
-        Ok(Service::new(reads::observe(router, ledger, cx.tasks())))
+        let reads = ReadsParts { ledger, callers: cx.callers(), clock: cx.clock(), tasks: cx.tasks().clone() };
+        Ok(Service::new(reads::observe(router, reads)).telling_refusals_itself())
     }
 }
 

@@ -72,7 +72,7 @@ impl Daemon for Agentd {
         let witnessing = witness::start(&cx, &ledger, &checkpoints, key).await?;
         let approvals = approvals(&ledger, &cx, witnessing.gate);
         cx.tasks().spawn(TaskKind::BACKGROUND, "approval sweep", approvals.clone().sweep());
-        let parts = parts::start(&ledger, &cx, config).await?;
+        let parts = parts::start(&ledger, &approvals, &cx, &config).await?;
         let api = Api::new(ledger.clone(), cx.tasks().clone()).map_err(ApiError::internal)?;
         let api = api.with_checks(checkpoints.clone(), watched);
         let router = api.router().merge(approvals.router()).merge(checkpoint::router(checkpoints));

@@ -10,27 +10,111 @@ use std::time::Duration;
 
 use axum::http::Method;
 use common::{Host, LIMIT, admin, exchange, has_keys};
-use osmoda_agentd::backup::{self, BackupSettings, Backups};
+use futures_util::future::{BoxFuture, FutureExt};
+use osmoda_agentd::approval::gate::HeadGate;
+use osmoda_agentd::approval::{Answer, Approvals, Parts, Resolver};
+use osmoda_agentd::backup::{self, BackupSettings, Backups, Maker, Restoring};
 use osmoda_agentd::card::{self, Card};
 use osmoda_agentd::ledger::file::LedgerFile;
-use osmoda_backup::{Archive, Limits, Local, Plan, Source};
-use osmoda_kit::http::{Isolation, testing::TestServer};
-use osmoda_kit::testing::wait_for;
+use osmoda_backup::{Archive, Limits, Listed, Plan, Source};
+use osmoda_kit::clock::Clock;
+use osmoda_kit::error::ApiError;
+use osmoda_kit::http::{Credentials, Isolation, UnixClient, testing::TestServer};
+use osmoda_kit::testing::{FakeClock, wait_for};
 use osmoda_node_api::agentd::EventQuery;
+use osmoda_node_api::agentd_backup::Backup;
 use osmoda_node_api::agentd_card::{CardService, GenerateCard};
-use osmoda_types::ErrorCode;
-use serde_json::json;
+use osmoda_node_api::approval::AskedCall;
+use osmoda_node_api::approval_files::store_trust;
+use osmoda_node_api::execd::{ExecdClient, MadeBackup};
+use osmoda_permit::HostTrust;
+use osmoda_types::{ErrorCode, NetworkId, NodeId};
+use serde_json::{Map, Value, json};
+
+/// The executor's part, over the folder of the test's ledger alone.
+struct Copies {
+    archive: Archive,
+    plan: Plan,
+    clock: Arc<FakeClock>,
+}
+
+fn shown(listed: Listed) -> Backup {
+    Backup {
+        backup_id: listed.id,
+        path: listed.path.display().to_string(),
+        size_bytes: listed.bytes,
+        created_at: listed.created_at.to_string(),
+        files: listed.files as u64,
+        manifest_sha256: listed.manifest_sha256,
+    }
+}
+
+impl Maker for Copies {
+    fn create(&self) -> BoxFuture<'_, Result<MadeBackup, ApiError>> {
+        let made = self.archive.create(&self.plan, self.clock.now_wall()).map_err(ApiError::from);
+        let made =
+            made.map(|(listed, left)| MadeBackup { backup: shown(listed), left_out: left.left_out.len() as u64 });
+        async { made }.boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Backup>, ApiError>> {
+        let listed = self.archive.list().map_err(ApiError::from);
+        async { Ok(listed?.into_iter().map(shown).collect()) }.boxed()
+    }
+}
 
 fn backups(host: &Host, every: Option<Duration>) -> Backups {
-    let folder = host.dir.path().join("backups");
     let source = Source { name: "agentd".to_owned(), folder: host.dir.path().to_owned() };
-    let settings = BackupSettings {
-        performer: Arc::new(Local { archive: Archive::new(folder, 7), targets: BTreeMap::new() }),
+    let copies = Copies {
+        archive: Archive::new(host.dir.path().join("backups"), 7),
         plan: Plan { sources: vec![source], limits: Limits::default() },
-        every,
-        isolation: Isolation::None,
+        clock: Arc::clone(&host.clock),
     };
+    let settings = BackupSettings { maker: Arc::new(copies), every, isolation: Isolation::None };
     Backups::new(settings, host.ledger.clone(), host.clock.clone(), host.tasks.clone())
+}
+
+/// Nobody can be asked for a look at anything.
+struct Blind;
+
+impl Resolver for Blind {
+    fn resolve<'a>(&'a self, _: &'a AskedCall) -> Answer<'a, Map<String, Value>> {
+        Box::pin(async { Err(ApiError::new(ErrorCode::Unsupported, "nothing to look at")) })
+    }
+}
+
+impl HeadGate for Blind {
+    fn ready(&self) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn witnessed(&self, _: u64) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+}
+
+/// The endpoints, with nobody's approval of anything. What an executor does with
+/// one is in its own tests.
+fn restoring(host: &Host) -> Restoring {
+    let trust = HostTrust {
+        network_id: NetworkId::from_bytes([1; 32]),
+        host_id: NodeId::from_bytes([2; 32]),
+        operators: vec![],
+        serials: BTreeMap::new(),
+    };
+    store_trust(host.dir.path(), &trust).unwrap();
+    let approvals = Approvals::new(Parts {
+        ledger: host.ledger.clone(),
+        clock: host.clock.clone(),
+        tasks: host.tasks.clone(),
+        state_dir: host.dir.path().to_owned(),
+        policy: host.dir.path().join("approvals.toml"),
+        resolver: Arc::new(Blind),
+        gate: Arc::new(Blind),
+        isolation: Isolation::Users,
+    });
+    let nowhere = UnixClient::new(host.dir.path().join("execd.sock"), Credentials::none());
+    Restoring { backups: backups(host, None), approvals, executor: ExecdClient::new(nowhere) }
 }
 
 async fn kinds(host: &Host) -> Vec<String> {
@@ -41,7 +125,7 @@ async fn kinds(host: &Host) -> Vec<String> {
 #[tokio::test]
 async fn a_backup_is_made_listed_and_recorded() {
     let host = Host::new();
-    let server = host.serve(backup::router(backups(&host, None)));
+    let server = host.serve(backup::router(restoring(&host)));
     let client = server.client();
     assert_eq!(exchange(&client, Method::GET, "/backup/list", None).await.1, json!([]));
     let (status, made) = exchange(&client, Method::POST, "/backup/create", None).await;
@@ -56,14 +140,14 @@ async fn a_backup_is_made_listed_and_recorded() {
 }
 
 #[tokio::test]
-async fn putting_back_is_refused_until_an_executor_can() {
+async fn putting_back_is_refused_without_a_permit() {
     let host = Host::new();
-    let server = host.serve(backup::router(backups(&host, None)));
+    let server = host.serve(backup::router(restoring(&host)));
     let made = admin(&server).create_backup().await.unwrap();
     let code = async |id: &str| admin(&server).restore_backup(id).await.unwrap_err().code;
     assert_eq!(code("../etc").await, ErrorCode::BadRequest);
     assert_eq!(code("backup-19990101-000000").await, ErrorCode::NotFound);
-    assert_eq!(code(&made.backup_id).await, ErrorCode::Unsupported);
+    assert_eq!(code(&made.backup_id).await, ErrorCode::ApprovalRequired);
     let manifest = std::path::Path::new(&made.path).join("manifest.json");
     let text = std::fs::read_to_string(&manifest).unwrap();
     std::fs::write(&manifest, text + "\n").unwrap();

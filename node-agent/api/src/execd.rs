@@ -7,11 +7,15 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
 
+use crate::agentd_backup::Backup;
 use crate::approval::{AskedCall, RunOutcome};
 
 /// How long a run may take: a service's stop and start, or a restore. The
 /// executor has its own, shorter limits for each tool.
 const RUN_TIME_MAX: Duration = Duration::from_secs(180);
+
+/// How long making a backup may take: what its own limit is, and the answer.
+const BACKUP_TIME_MAX: Duration = Duration::from_secs(610);
 
 /// A typed client of `execd.sock`; cheap to clone.
 #[derive(Debug, Clone)]
@@ -42,6 +46,23 @@ impl ExecdClient {
         self.http.clone().with_time_limit(RUN_TIME_MAX).post("/exec/run", request).await
     }
 
+    /// Makes a backup of every daemon's state now.
+    ///
+    /// # Errors
+    /// As [`UnixClient::post`]; `busy` while another one is made or put back.
+    pub async fn create_backup(&self) -> Result<MadeBackup, ApiError> {
+        let empty = serde_json::Map::new();
+        self.http.clone().with_time_limit(BACKUP_TIME_MAX).post("/backup/create", &empty).await
+    }
+
+    /// Backups, newest first.
+    ///
+    /// # Errors
+    /// As [`UnixClient::get`].
+    pub async fn backups(&self) -> Result<Vec<Backup>, ApiError> {
+        self.http.get("/backup/list").await
+    }
+
     /// Hands on an operator's order about operators.
     ///
     /// # Errors
@@ -66,6 +87,16 @@ pub struct Health {
     pub systemd: bool,
     /// Whether backups can be put back here.
     pub backups: bool,
+}
+
+/// The answer of `POST /backup/create`: one that was put back into an empty
+/// folder and checked there.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MadeBackup {
+    /// What it is.
+    pub backup: Backup,
+    /// How many files are not in it, by its rules.
+    pub left_out: u64,
 }
 
 /// The answer of `POST /exec/resolve`.

@@ -37,7 +37,8 @@ pub struct DaemonEntry {
     pub privilege: Privilege,
     /// Which network it needs.
     pub network: Network,
-    /// Daemons that should be up before it; it starts without them too.
+    /// Daemons that should be up before it; it starts without them too. The
+    /// executor first finishes a restoration of their state that was cut off.
     pub after: &'static [&'static str],
 }
 
@@ -71,7 +72,7 @@ pub const DAEMONS: &[DaemonEntry] = &[
         sockets: &["mesh", "mesh-stream"],
         privilege: Privilege::Own,
         network: Network::Host,
-        after: &["agentd"],
+        after: &["agentd", "execd"],
     },
     DaemonEntry {
         name: "watch",
@@ -80,7 +81,7 @@ pub const DAEMONS: &[DaemonEntry] = &[
         sockets: &["watch"],
         privilege: Privilege::Root,
         network: Network::Host,
-        after: &["agentd"],
+        after: &["agentd", "execd"],
     },
     DaemonEntry {
         name: "fleetd",
@@ -89,7 +90,7 @@ pub const DAEMONS: &[DaemonEntry] = &[
         sockets: &["fleetd", "fleetd-mesh"],
         privilege: Privilege::Own,
         network: Network::None,
-        after: &["agentd", "mesh", "watch"],
+        after: &["agentd", "execd", "mesh", "watch"],
     },
 ];
 

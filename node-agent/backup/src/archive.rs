@@ -23,6 +23,9 @@ use crate::restore::{self, Target};
 /// Name of the list of a backup's files.
 pub const MANIFEST_NAME: &str = "manifest.json";
 
+/// The list of a restoration while it is under way.
+const STEPS_NAME: &str = ".restoring.json";
+
 /// Largest manifest: 10,000 files of 300 bytes, doubled for long paths.
 const MANIFEST_BYTES_MAX: u64 = 6 << 20;
 
@@ -105,7 +108,7 @@ impl Archive {
         let names = manifest.files.iter().map(|file| file.source.clone());
         let targets: BTreeMap<String, Target> =
             names.map(|name| (name.clone(), Target::new(trial.join(&name)))).collect();
-        let result = restore::put_back(backup, manifest, &targets, deadline).and_then(|_| {
+        let result = restore::put_back(backup, manifest, &targets, deadline, None).and_then(|_| {
             for file in &manifest.files {
                 restore::check(&fs_canonical(&trial)?.join(&file.source), file, deadline)?;
             }
@@ -124,6 +127,15 @@ impl Archive {
         self.check_by_restoring(&self.folder.join(id), &manifest, Instant::now() + limits.time_max)
     }
 
+    /// Checks every file of a listed backup against its list, and writes nothing.
+    ///
+    /// # Errors
+    /// [`BackupError`].
+    pub fn verify(&self, id: &str, limits: Limits) -> Result<(), BackupError> {
+        let (_, manifest) = self.find(id, None)?;
+        restore::verify(&self.folder.join(id), &manifest, Instant::now() + limits.time_max)
+    }
+
     /// Puts a backup back, each source into its target. Every file is checked
     /// before the first is replaced. The daemons must not run.
     ///
@@ -131,8 +143,8 @@ impl Archive {
     /// backup with another manifest is refused.
     ///
     /// # Errors
-    /// [`BackupError`]. One that comes while files are being replaced leaves
-    /// some replaced; the same call can be repeated.
+    /// [`BackupError`]. After one, [`Archive::recover`] leaves the old state or
+    /// the new.
     pub fn restore(
         &self,
         id: &str,
@@ -140,8 +152,19 @@ impl Archive {
         targets: &BTreeMap<String, Target>,
         limits: Limits,
     ) -> Result<restore::Restored, BackupError> {
+        self.recover()?;
         let (_, manifest) = self.find(id, manifest_sha256)?;
-        restore::put_back(&self.folder.join(id), &manifest, targets, Instant::now() + limits.time_max)
+        let (backup, deadline) = (self.folder.join(id), Instant::now() + limits.time_max);
+        restore::put_back(&backup, &manifest, targets, deadline, Some(&self.folder.join(STEPS_NAME)))
+    }
+
+    /// Undoes or finishes a restoration that was cut off: to be called before
+    /// anything uses the state it was about. `None` when there was none.
+    ///
+    /// # Errors
+    /// [`BackupError`]; it can be called again.
+    pub fn recover(&self) -> Result<Option<restore::Recovered>, BackupError> {
+        restore::recover(&self.folder.join(STEPS_NAME))
     }
 
     /// One backup and its list.

@@ -111,10 +111,22 @@ pub(crate) fn write_hashed(
 ) -> Result<(u64, String), BackupError> {
     let write_error = |error| FsError::new("write", to, error);
     let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(to).map_err(write_error)?;
-    let sums =
-        pump(&mut from, path, deadline, |block| file.write_all(block).map_err(|error| write_error(error).into()))?;
+    let sums = copy_hashed(&mut from, path, &mut file, to, deadline)?;
     file.sync_all().map_err(|error| FsError::new("sync", to, error))?;
     Ok(sums)
+}
+
+/// Copies into an open file and tells size and hash.
+pub(crate) fn copy_hashed(
+    mut from: impl Read,
+    path: &Path,
+    file: &mut File,
+    to: &Path,
+    deadline: Instant,
+) -> Result<(u64, String), BackupError> {
+    pump(&mut from, path, deadline, |block| {
+        file.write_all(block).map_err(|error| FsError::new("write", to, error).into())
+    })
 }
 
 /// The size and SHA-256 of a file.

@@ -57,6 +57,8 @@ pub enum Reason {
     Secret,
     /// Made again from other state.
     Derived,
+    /// What a voter or a witness promised: put back, it would promise otherwise.
+    Vote,
     /// Belongs to a running process: a socket, a lock, a half-written file.
     Transient,
     /// A symbolic link or a device.
@@ -70,8 +72,12 @@ pub enum Reason {
 /// Names that end like this are keys.
 const SECRET_ENDINGS: [&str; 5] = [".key", ".salt", ".enc", ".pem", ".token"];
 
-/// Names that begin like this are keys and secrets.
-const SECRET_NAMES: [&str; 4] = ["credstore", "credentials", "secret", "id_ed25519"];
+/// Names that begin like this are keys and secrets; `rejoins.json` holds with
+/// what members come back to the mesh.
+const SECRET_NAMES: [&str; 6] = ["credstore", "credentials", "secret", "id_ed25519", "rejoins", "invites"];
+
+/// Folders of keys; `undo` holds old contents of any file of the host.
+const SECRET_FOLDERS: [&str; 4] = ["keys", "secrets", "retired", "undo"];
 
 /// Files whose content is made again from the ledger.
 const DERIVED_NAMES: [&str; 1] = ["fts.db"];
@@ -83,10 +89,30 @@ const DERIVED_FOLDERS: [&str; 3] = ["cache", "backups", "blobs"];
 /// into account when the database itself is copied.
 const TRANSIENT_ENDINGS: [&str; 6] = [".tmp", ".sock", ".lock", "-wal", "-shm", "-journal"];
 
-/// Histories: what must never be replaced by an older state of itself. A Raft
-/// log that goes back has forgotten its votes, a ledger that goes back denies
-/// what its witnesses saw, a journal that goes back repeats an attempt.
-const HISTORIES: [&str; 4] = ["ledger.db", "raft", "journal", "genesis"];
+/// What is not even copied: an older one has forgotten votes or cosignatures,
+/// and a host that lost it is a new voter and a new witness.
+const VOTES: [&str; 4] = ["raft", "witness.db", "genesis", "incarnation"];
+
+/// Histories: what must never be replaced by an older state of itself. A ledger
+/// that goes back denies what its witnesses saw, a journal or a list of begun
+/// calls that goes back repeats an attempt, trust or an allow-list that goes back
+/// lets in whom it had put out.
+const HISTORIES: [&str; 14] = [
+    "ledger.db",
+    "checkpoints.db",
+    "sealed",
+    "spent",
+    "journal",
+    "trail.json",
+    "switches.json",
+    "staged",
+    "trust.json",
+    "members.json",
+    "node.json",
+    "network.json",
+    "succession.json",
+    "successions.json",
+];
 
 /// Why a file of this path, below its source's folder, is left out.
 #[must_use]
@@ -97,9 +123,11 @@ pub(crate) fn left_out(path: &Path) -> Option<Reason> {
     };
     if SECRET_ENDINGS.iter().any(|end| name.ends_with(end))
         || SECRET_NAMES.iter().any(|begin| name.trim_start_matches('.').starts_with(begin))
-        || in_folder(&["keys", "secrets"])
+        || in_folder(&SECRET_FOLDERS)
     {
         Some(Reason::Secret)
+    } else if begins_with(path, &VOTES) {
+        Some(Reason::Vote)
     } else if TRANSIENT_ENDINGS.iter().any(|end| name.ends_with(end)) || name == "lock" {
         Some(Reason::Transient)
     } else if DERIVED_NAMES.contains(&name.as_str()) || in_folder(&DERIVED_FOLDERS) {
@@ -113,10 +141,15 @@ pub(crate) fn left_out(path: &Path) -> Option<Reason> {
 /// writes where there is none.
 #[must_use]
 pub(crate) fn is_history(path: &Path) -> bool {
+    begins_with(path, &HISTORIES)
+}
+
+/// Whether a part of the path is one of these names, with an ending or without.
+fn begins_with(path: &Path, names: &[&str]) -> bool {
     path.iter().any(|part| {
         let part = part.to_string_lossy();
-        HISTORIES.iter().any(|history| {
-            part.strip_prefix(history).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-', '_']))
+        names.iter().any(|name| {
+            part.strip_prefix(name).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '-', '_']))
         })
     })
 }
@@ -139,6 +172,11 @@ mod tests {
             ("ledger.db-wal", Some(Reason::Transient)),
             ("fts.db", Some(Reason::Derived)),
             ("backups/backup-20261122-101112/manifest.json", Some(Reason::Derived)),
+            ("rejoins.json", Some(Reason::Secret)),
+            ("undo/7", Some(Reason::Secret)),
+            ("raft/raft.redb", Some(Reason::Vote)),
+            ("witness.db", Some(Reason::Vote)),
+            ("genesis.done", Some(Reason::Vote)),
             ("trust.json", None),
             ("ledger.db", None),
             ("a/b/c.json", None),
@@ -150,10 +188,10 @@ mod tests {
 
     #[test]
     fn histories_are_known_by_name() {
-        for path in ["ledger.db", "raft/log.redb", "raft.redb", "journal", "journal.v1", "genesis.done"] {
+        for path in ["ledger.db", "staged/7.json", "trust.json", "journal", "journal.v1", "checkpoints.db"] {
             assert!(is_history(Path::new(path)), "{path}");
         }
-        for path in ["trust.json", "journals.json", "agent-card.json", "rafting/x"] {
+        for path in ["trusted.json", "journals.json", "agent-card.json", "stages/x"] {
             assert!(!is_history(Path::new(path)), "{path}");
         }
     }

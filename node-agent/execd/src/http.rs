@@ -4,17 +4,20 @@ use axum::body::Bytes;
 use axum::extract::State;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use osmoda_backup::Listed;
 use osmoda_kit::error::ApiError;
 use osmoda_kit::version::VERSION;
+use osmoda_node_api::agentd_backup::Backup;
 use osmoda_node_api::approval::AskedCall;
 use osmoda_node_api::approval_files::add_trust;
-use osmoda_node_api::execd::{Health, Resolved, RunAnswer, RunRequest};
+use osmoda_node_api::execd::{Health, MadeBackup, Resolved, RunAnswer, RunRequest};
 use osmoda_node_api::watch::Trusted;
 use osmoda_permit::{TrustOrder, json};
 use osmoda_types::ErrorCode;
 use serde::de::DeserializeOwned;
 
 use crate::executor::Executor;
+use crate::hands::NodeBackups;
 
 impl Executor {
     /// The routes.
@@ -26,6 +29,31 @@ impl Executor {
             .route("/trust/add", post(trust))
             .with_state(self)
     }
+}
+
+/// The routes of backups. agentd plans and records them; here they are made.
+pub fn backups(backups: NodeBackups) -> Router {
+    Router::new().route("/backup/create", post(create)).route("/backup/list", get(list)).with_state(backups)
+}
+
+fn shown(listed: Listed) -> Backup {
+    Backup {
+        backup_id: listed.id,
+        path: listed.path.display().to_string(),
+        size_bytes: listed.bytes,
+        created_at: listed.created_at.to_string(),
+        files: listed.files as u64,
+        manifest_sha256: listed.manifest_sha256,
+    }
+}
+
+async fn create(State(backups): State<NodeBackups>) -> Result<Json<MadeBackup>, ApiError> {
+    let (listed, manifest) = backups.create().await?;
+    Ok(Json(MadeBackup { backup: shown(listed), left_out: manifest.left_out.len() as u64 }))
+}
+
+async fn list(State(backups): State<NodeBackups>) -> Result<Json<Vec<Backup>>, ApiError> {
+    Ok(Json(backups.list().await?.into_iter().map(shown).collect()))
 }
 
 /// Reads a body strictly: what has two readings is refused before it is hashed.

@@ -9,6 +9,7 @@
 //! consumed it.
 //! Invariant: a call that was cut off is recorded as `unknown`, never as done.
 
+mod config;
 mod executor;
 pub mod hands;
 mod http;
@@ -16,5 +17,7 @@ mod reconcile;
 mod service;
 mod spent;
 
+pub use config::{Backups as BackupConfig, Config};
 pub use executor::{Executor, Parts};
+pub use http::backups;
 pub use service::Execd;

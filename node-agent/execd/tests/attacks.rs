@@ -16,7 +16,7 @@ use osmoda_agentd::approval::gate::HeadGate;
 use osmoda_agentd::approval::{Answer, Approvals, Resolver};
 use osmoda_agentd::ledger::file::{FILE_NAME, LedgerFile};
 use osmoda_agentd::ledger::{Ledger, LedgerThreads, WriterOptions};
-use osmoda_execd::hands::{Hands, Object, Restore, Systemctl};
+use osmoda_execd::hands::{Hands, Systemctl};
 use osmoda_execd::{Executor, Parts};
 use osmoda_kit::audit::Audit;
 use osmoda_kit::boot::Daemon;
@@ -63,25 +63,6 @@ impl Resolver for Eyes {
     }
 }
 
-/// A backup of one file's content.
-struct Backups(PathBuf);
-
-impl Restore for Backups {
-    fn look(&self, backup_id: &str) -> Result<Object, ApiError> {
-        let text = std::fs::read_to_string(self.0.join(backup_id));
-        let text = text.map_err(|_| ApiError::new(ErrorCode::NotFound, "no such backup"))?;
-        Ok(json!({ "manifest": text }).as_object().unwrap().clone())
-    }
-
-    fn restore(&self, backup_id: &str, object: &Object) -> Result<String, ApiError> {
-        if self.look(backup_id)? != *object {
-            return Err(ApiError::new(ErrorCode::ObjectChanged, "another backup"));
-        }
-        std::fs::write(self.0.join("restored"), "yes").map_err(ApiError::internal)?;
-        Ok("restored".to_owned())
-    }
-}
-
 struct Host {
     dir: tempfile::TempDir,
     server: TestServer,
@@ -98,7 +79,7 @@ impl Host {
 
     fn at(dir: tempfile::TempDir) -> Self {
         let root = dir.path().join("root");
-        for folder in ["srv/www", "etc/cron.d", "etc/osmoda", "bin", "backups"] {
+        for folder in ["srv/www", "etc/cron.d", "etc/osmoda", "bin"] {
             std::fs::create_dir_all(root.join(folder)).unwrap();
         }
         let clock = Arc::new(FakeClock::new());
@@ -120,7 +101,7 @@ impl Host {
         let hands = Hands {
             undo_dir: dir.path().join("undo"),
             systemctl: Some(Systemctl::at(systemctl(&root))),
-            restore: Some(Arc::new(Backups(root.join("backups")))),
+            restore: None,
             tasks: tasks.clone(),
             root,
         };
@@ -259,22 +240,6 @@ async fn a_service_restarts_without_a_permit_and_a_reboot_never_happens() {
     assert_eq!(code(host.ask("system.reboot", json!({})).await).unwrap_err(), ErrorCode::ClassRefused);
     let own = host.ask("service.restart", json!({ "unit": "osmoda-execd.service" })).await.unwrap();
     assert_eq!(own.signed.permit.class, EffectClass::Destructive);
-    host.close().await;
-}
-
-#[tokio::test]
-async fn a_restore_needs_a_permit_for_exactly_that_backup() {
-    let host = Host::new();
-    let backup = host.root().join("backups/backup-1");
-    std::fs::write(&backup, "list of files").unwrap();
-    let view = host.approved("backup.restore", json!({ "backup_id": "backup-1" })).await;
-    let free = RunRequest { permit: None, ..request(&view) };
-    assert_eq!(code(host.executor.run(free).await).unwrap_err(), ErrorCode::ApprovalRequired);
-    std::fs::write(&backup, "another list").unwrap();
-    assert_eq!(host.run(&view).await, Err(ErrorCode::ObjectChanged));
-    std::fs::write(&backup, "list of files").unwrap();
-    host.run(&view).await.unwrap();
-    assert!(host.root().join("backups/restored").exists());
     host.close().await;
 }
 

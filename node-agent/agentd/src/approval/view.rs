@@ -3,8 +3,9 @@
 use osmoda_kit::clock::Timestamp;
 use osmoda_kit::error::ApiError;
 use osmoda_node_api::approval::PermitView;
+use osmoda_node_api::execd::RunRequest;
 use osmoda_permit::display::render;
-use osmoda_permit::{HostTrust, Moment, Policy, Taint, Tally, tally};
+use osmoda_permit::{HostTrust, Moment, Operation, Policy, State, Taint, Tally, tally};
 use osmoda_types::{ErrorCode, PermitId};
 
 use super::Approvals;
@@ -24,6 +25,22 @@ impl Approvals {
         let (policy, trust) = self.rules().await?;
         let stored = self.stored(id).await?;
         Ok(view(stored, &policy, &trust, &self.now()))
+    }
+
+    /// The newest call of this operation that is approved and next in its permit,
+    /// as the executor takes it.
+    pub(crate) async fn approved(&self, wanted: &Operation) -> Result<Option<RunRequest>, ApiError> {
+        let open = self.list().await?.into_iter().filter(|view| view.state == State::Approved);
+        for view in open {
+            let stored = self.stored(view.signed.permit.id).await?;
+            let position = stored.standing.next;
+            let next = usize::try_from(position).ok().and_then(|place| stored.calls.get(place));
+            if let Some(next) = next.filter(|next| next.call.operation == *wanted) {
+                let call = next.call.to_value();
+                return Ok(Some(RunRequest { call, permit: Some(stored.signed), position }));
+            }
+        }
+        Ok(None)
     }
 
     /// Permits that wait or may be used, newest first.

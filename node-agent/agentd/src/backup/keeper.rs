@@ -3,13 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use osmoda_backup::{BackupError, Listed, Manifest, Performer, Plan};
-use osmoda_kit::clock::SharedClock;
+use futures_util::future::{BoxFuture, FutureExt};
+use osmoda_backup::BackupError;
+use osmoda_kit::clock::{SharedClock, Timestamp};
 use osmoda_kit::error::{ApiError, chain};
 use osmoda_kit::http::Isolation;
 use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::Tasks;
 use osmoda_node_api::agentd::Event;
+use osmoda_node_api::agentd_backup::Backup;
+use osmoda_node_api::execd::{ExecdClient, MadeBackup};
 use osmoda_types::ErrorCode;
 use serde_json::{Map, Value, json};
 use tokio::sync::Semaphore;
@@ -28,13 +31,36 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// thousand are years of days.
 const OUTCOMES_MAX: i64 = 1000;
 
-/// What backups are made of and by whom.
+/// Makes backups of the node: the executor, which may read every daemon's state.
+pub trait Maker: Send + Sync + 'static {
+    /// Makes one and checks it by putting it back into an empty folder.
+    ///
+    /// # Errors
+    /// The maker's; then nothing was listed.
+    fn create(&self) -> BoxFuture<'_, Result<MadeBackup, ApiError>>;
+
+    /// Finished ones, newest first.
+    ///
+    /// # Errors
+    /// The maker's.
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Backup>, ApiError>>;
+}
+
+impl Maker for ExecdClient {
+    fn create(&self) -> BoxFuture<'_, Result<MadeBackup, ApiError>> {
+        self.create_backup().boxed()
+    }
+
+    fn list(&self) -> BoxFuture<'_, Result<Vec<Backup>, ApiError>> {
+        self.backups().boxed()
+    }
+}
+
+/// Who makes backups, and when.
 #[derive(Clone)]
 pub struct BackupSettings {
     /// Who makes them.
-    pub performer: Arc<dyn Performer>,
-    /// What they hold.
-    pub plan: Plan,
+    pub maker: Arc<dyn Maker>,
     /// How far apart the scheduled ones are; `None` for none.
     pub every: Option<Duration>,
     /// How far daemons are kept apart here, for the rows of scheduled ones.
@@ -64,12 +90,12 @@ impl Backups {
     /// # Errors
     /// [`ErrorCode::Busy`] while another is made; [`ErrorCode::LedgerUnavailable`]
     /// when its intent was not recorded, and then nothing was copied; the
-    /// backup's own otherwise.
+    /// maker's otherwise.
     ///
     /// # Cancel safety
     /// It runs as a task of its own to its outcome; dropping this future only
     /// stops waiting for it.
-    pub async fn create(&self, actor: String, isolation: Isolation) -> Result<Listed, ApiError> {
+    pub async fn create(&self, actor: String, isolation: Isolation) -> Result<Backup, ApiError> {
         let permit = Arc::clone(&self.making)
             .try_acquire_owned()
             .map_err(|_| ApiError::new(ErrorCode::Busy, "a backup is being made"))?;
@@ -84,23 +110,19 @@ impl Backups {
         answer.await.map_err(ApiError::internal)?
     }
 
-    async fn record_and_make(&self, actor: &str, isolation: Isolation) -> Result<Listed, ApiError> {
-        let sources: Vec<_> = self.settings.plan.sources.iter().map(|source| source.name.as_str()).collect();
-        let intent = self.record("intent", json!({ "sources": sources }), actor, isolation).await?;
-        let (performer, plan, now) =
-            (Arc::clone(&self.settings.performer), self.settings.plan.clone(), self.clock.now_wall());
-        let made = self.tasks.blocking("make backup", move || performer.create(&plan, now)).await;
-        let made = made.map_err(ApiError::internal).and_then(|made| made.map_err(ApiError::from));
+    async fn record_and_make(&self, actor: &str, isolation: Isolation) -> Result<Backup, ApiError> {
+        let intent = self.record("intent", json!({}), actor, isolation).await?;
+        let made = self.settings.maker.create().await;
         let outcome = match &made {
-            Ok((listed, manifest)) => outcome(intent, listed, manifest),
+            Ok(made) => outcome(intent, made),
             Err(error) => json!({ "intent": intent, "state": "failed", "code": error.code.as_str() }),
         };
         metrics::counter!("osmoda_backups_total", "state" => if made.is_ok() { "made" } else { "failed" }).increment(1);
         self.record("outcome", outcome, actor, isolation).await?;
-        let (listed, _) = made?;
-        metrics::gauge!("osmoda_backup_last_seconds").set((listed.created_at.as_millis() / 1000) as f64);
-        metrics::gauge!("osmoda_backup_last_bytes").set(listed.bytes as f64);
-        Ok(listed)
+        let backup = made?.backup;
+        metrics::gauge!("osmoda_backup_last_seconds").set((created(&backup)?.as_millis() / 1000) as f64);
+        metrics::gauge!("osmoda_backup_last_bytes").set(backup.size_bytes as f64);
+        Ok(backup)
     }
 
     async fn record(&self, part: &str, payload: Value, actor: &str, isolation: Isolation) -> Result<u64, ApiError> {
@@ -112,11 +134,9 @@ impl Backups {
     /// Backups, newest first.
     ///
     /// # Errors
-    /// The performer's.
-    pub async fn list(&self) -> Result<Vec<Listed>, ApiError> {
-        let performer = Arc::clone(&self.settings.performer);
-        let listed = self.tasks.blocking("list backups", move || performer.list()).await;
-        Ok(listed.map_err(ApiError::internal)??)
+    /// The maker's.
+    pub async fn list(&self) -> Result<Vec<Backup>, ApiError> {
+        self.settings.maker.list().await
     }
 
     /// What the ledger recorded as the hash of a backup's manifest when it was
@@ -156,7 +176,7 @@ impl Backups {
                 () = tokio::time::sleep(LOOK_EVERY.min(every)) => {}
             }
             let newest = match self.list().await {
-                Ok(listed) => listed.first().map_or(started, |listed| listed.created_at),
+                Ok(listed) => listed.first().and_then(|newest| created(newest).ok()).unwrap_or(started),
                 Err(error) => {
                     tracing::warn!(error = chain(&error), "backups cannot be listed");
                     continue;
@@ -166,7 +186,7 @@ impl Backups {
                 continue;
             }
             match self.create("agentd".to_owned(), self.settings.isolation).await {
-                Ok(listed) => tracing::info!(backup = listed.id, bytes = listed.bytes, "scheduled backup made"),
+                Ok(made) => tracing::info!(backup = made.backup_id, bytes = made.size_bytes, "scheduled backup made"),
                 Err(error) if error.code == ErrorCode::Busy => {}
                 Err(error) => tracing::error!(error = chain(&error), "scheduled backup failed"),
             }
@@ -176,20 +196,25 @@ impl Backups {
 
 impl std::fmt::Debug for Backups {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Backups").field("plan", &self.settings.plan).finish_non_exhaustive()
+        f.debug_struct("Backups").field("every", &self.settings.every).finish_non_exhaustive()
     }
 }
 
-fn outcome(intent: u64, listed: &Listed, manifest: &Manifest) -> Value {
+fn outcome(intent: u64, made: &MadeBackup) -> Value {
+    let backup = &made.backup;
     json!({
         "intent": intent,
         "state": "made",
-        "backup_id": listed.id,
-        "files": listed.files,
-        "bytes": listed.bytes,
-        "left_out": manifest.left_out.len(),
-        "manifest_sha256": listed.manifest_sha256,
+        "backup_id": backup.backup_id,
+        "files": backup.files,
+        "bytes": backup.size_bytes,
+        "left_out": made.left_out,
+        "manifest_sha256": backup.manifest_sha256,
     })
+}
+
+fn created(backup: &Backup) -> Result<Timestamp, ApiError> {
+    backup.created_at.parse().map_err(ApiError::internal)
 }
 
 /// What a caller is told about an id before anything else.

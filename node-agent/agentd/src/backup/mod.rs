@@ -1,9 +1,8 @@
-//! Backups: planned and recorded here, made by whoever may read the state.
+//! Backups: planned and recorded here, made and put back by the executor, which
+//! may read and write every daemon's state.
 //!
-//! What a copy is and how it is checked is `osmoda-backup`. This daemon copies
-//! its own folder; other daemons' folders, and putting anything back, need the
-//! executor, through the same [`Performer`]. `keeper` makes them one at a time,
-//! on demand and by the clock, `api` has the endpoints.
+//! What a copy is and how it is checked is `osmoda-backup`. `keeper` asks for
+//! them one at a time, on demand and by the clock, `api` has the endpoints.
 //!
 //! Invariant: no backup is begun without its intent in the ledger, and its
 //! outcome names the hash of its manifest, so that a backup that was changed
@@ -12,6 +11,5 @@
 mod api;
 mod keeper;
 
-pub use api::router;
-pub use keeper::{BackupSettings, Backups};
-pub use osmoda_backup::Performer;
+pub use api::{Restoring, router};
+pub use keeper::{BackupSettings, Backups, Maker};

@@ -3,10 +3,12 @@
 //! Invariant: an act is given the object that was looked at when the call was
 //! hashed, and refuses when the object is another one now.
 
+mod backup;
 mod file;
 mod unit;
 
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::Arc;
 
 use osmoda_kit::error::ApiError;
@@ -15,26 +17,29 @@ use osmoda_permit::Operation;
 use osmoda_types::ErrorCode;
 use serde_json::{Map, Value};
 
+pub use backup::{Daemons, NodeBackups, NodeBackupsParts, Units};
 pub use unit::Systemctl;
 
 /// An object, as it is hashed and shown.
 pub type Object = Map<String, Value>;
 
-/// Puts a backup back. Implemented by whoever makes backups; both functions block.
+/// What a hand answers, later.
+pub type Answer<'a, T, E = ApiError> = Pin<Box<dyn Future<Output = Result<T, E>> + Send + 'a>>;
+
+/// Puts a backup back.
 pub trait Restore: Send + Sync + 'static {
     /// What would be put back: at least the hash of the backup's list of files,
     /// so that a backup that was changed after the approval is another object.
     ///
     /// # Errors
     /// [`ErrorCode::NotFound`], or whatever keeps it from being read.
-    fn look(&self, backup_id: &str) -> Result<Object, ApiError>;
+    fn look<'a>(&'a self, backup_id: &'a str) -> Answer<'a, Object>;
 
     /// Puts it back, if it is still that object; says what was done, for people.
     ///
     /// # Errors
-    /// [`ErrorCode::ObjectChanged`] when nothing was done; any other code when
-    /// something may have been.
-    fn restore(&self, backup_id: &str, object: &Object) -> Result<String, ApiError>;
+    /// [`ActError::Refused`] when everything is as it was.
+    fn restore<'a>(&'a self, backup_id: &'a str, object: &'a Object) -> Answer<'a, String, ActError>;
 }
 
 /// How an act did not succeed.
@@ -81,10 +86,7 @@ impl Hands {
                 let (root, path) = (self.root.clone(), path.clone());
                 self.blocking("look at a file", move || file::look(&root, &path)).await
             }
-            Operation::BackupRestore { backup_id } => {
-                let (restore, id) = (self.restore()?, backup_id.clone());
-                self.blocking("look at a backup", move || restore.look(&id)).await
-            }
+            Operation::BackupRestore { backup_id } => self.restore()?.look(backup_id).await,
             Operation::SystemReboot => Err(never("a reboot through a tool is refused on every host")),
             Operation::RawExec { .. } => Err(never("a text for a shell never runs")),
         }
@@ -112,15 +114,7 @@ impl Hands {
                     .map_err(|error| ActError::Failed(ApiError::internal(error)))?
             }
             Operation::BackupRestore { backup_id } => {
-                let (restore, id) = (self.restore().map_err(ActError::Refused)?, backup_id.clone());
-                let object = object.clone();
-                self.blocking("restore a backup", move || restore.restore(&id, &object)).await.map_err(|error| {
-                    if error.code == ErrorCode::ObjectChanged {
-                        ActError::Refused(error)
-                    } else {
-                        ActError::Failed(error)
-                    }
-                })
+                self.restore().map_err(ActError::Refused)?.restore(backup_id, object).await
             }
             Operation::SystemReboot => {
                 Err(ActError::Refused(never("a reboot through a tool is refused on every host")))

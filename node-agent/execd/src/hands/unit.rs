@@ -89,6 +89,35 @@ impl Systemctl {
         Err(ActError::Failed(ApiError::new(ErrorCode::Internal, text)))
     }
 
+    /// Those of the units that are active now.
+    pub(super) async fn active(&self, units: &[String]) -> Result<Vec<String>, ApiError> {
+        let mut args = vec!["is-active", "--"];
+        args.extend(units.iter().map(String::as_str));
+        // Its status is a failure as soon as one is not active; its lines are in order.
+        let output = self.run(&args, Duration::from_secs(10)).await?;
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        let states: Vec<&str> = text.lines().collect();
+        if states.len() != units.len() {
+            return Err(ApiError::new(ErrorCode::Internal, "systemd did not tell the state of every unit"));
+        }
+        let pairs = units.iter().zip(states);
+        Ok(pairs.filter(|(_, state)| *state == "active").map(|(unit, _)| unit.clone()).collect())
+    }
+
+    /// Stops or starts units, all in one transaction of systemd.
+    pub(super) async fn change(&self, verb: &'static str, units: &[String]) -> Result<(), ApiError> {
+        if units.is_empty() {
+            return Ok(());
+        }
+        let mut args = vec![verb, "--"];
+        args.extend(units.iter().map(String::as_str));
+        let output = self.run(&args, RESTART_TIME_MAX).await?;
+        if output.success() {
+            return Ok(());
+        }
+        Err(ApiError::new(ErrorCode::Internal, format!("systemctl {verb} failed: {}", output.tail(300))))
+    }
+
     async fn run(&self, args: &[&str], limit: Duration) -> Result<process::Output, ApiError> {
         let spec = Spec::new(&self.program).args(args.iter().copied()).time_limit(limit);
         let output = process::run(&spec).await.map_err(ApiError::internal)?;

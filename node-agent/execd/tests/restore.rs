@@ -97,21 +97,26 @@ fn wire(of: &tempfile::TempDir) -> PathBuf {
     of.path().join("wire.sock")
 }
 
+/// Both daemons believe ada.
+fn believe(dir: &tempfile::TempDir) {
+    let trust = HostTrust {
+        network_id: NetworkId::from_bytes([1; 32]),
+        host_id: NodeId::from_bytes([2; 32]),
+        operators: vec![approver("ada", 1)],
+        serials: BTreeMap::new(),
+    };
+    for daemon in ["agentd", "execd"] {
+        store_trust(&dir.path().join(daemon), &trust).unwrap();
+    }
+}
+
 impl Host {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
         for daemon in ["agentd", "execd", "watch", "mesh", "root"] {
             std::fs::create_dir_all(dir.path().join(daemon)).unwrap();
         }
-        let trust = HostTrust {
-            network_id: NetworkId::from_bytes([1; 32]),
-            host_id: NodeId::from_bytes([2; 32]),
-            operators: vec![approver("ada", 1)],
-            serials: BTreeMap::new(),
-        };
-        for daemon in ["agentd", "execd"] {
-            store_trust(&dir.path().join(daemon), &trust).unwrap();
-        }
+        believe(&dir);
         let (clock, tasks) = (Arc::new(FakeClock::new()), Tasks::new(Shutdown::new()));
         let wires = tempfile::tempdir().unwrap();
         let (ledger, threads, _) =

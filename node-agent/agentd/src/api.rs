@@ -97,7 +97,7 @@ impl Api {
             signed: checks.checkpoints.newest().map_or(0, |newest| newest.checkpoint.size),
             verified: watched.verified,
             checked: watched.checked.map(|at| at.to_string()),
-            alarm: watched.alarm,
+            alarm: watched.alarm.or_else(|| self.ledger.sealed().map(|reason| format!("sealed: {reason}"))),
         })
     }
 

@@ -61,7 +61,14 @@ impl Daemon for Agentd {
         if report.intent_faults > 0 {
             tracing::warn!(acts = report.intent_faults, "ledger holds acts without intent");
         }
-        record_start(&ledger, &cx, &report).await?;
+        match ledger.sealed() {
+            // It serves what it has, as evidence, and records nothing.
+            Some(reason) => tracing::error!(reason, "the ledger is sealed: it takes no rows until a person has looked"),
+            None => {
+                record_start(&ledger, &cx, &report).await?;
+                record_lifted(&ledger, &cx).await?;
+            }
+        }
         let key = opened.key.clone();
         make_key_known(&cx, PublicKey::from_bytes(key.public()));
         let signing = Checkpoints::new(opened, cx.tasks().clone(), cx.isolation(), Rhythm::default());
@@ -128,5 +135,19 @@ async fn record_start(ledger: &Ledger, cx: &Boot, report: &Report) -> Result<(),
     ]);
     let row = api::new_row("daemon.start".to_owned(), payload, cx.name(), cx.isolation())?;
     ledger.append(row).await.map_err(api::ledger_error)?;
+    Ok(())
+}
+
+/// A person opened a sealed ledger: a row says so before the file is forgotten.
+async fn record_lifted(ledger: &Ledger, cx: &Boot) -> Result<(), ApiError> {
+    let seal = Arc::clone(ledger.seal_file());
+    let lifted = cx.tasks().blocking("read seal", move || seal.lifted()).await.map_err(ApiError::internal)?;
+    let Some(reason) = lifted else { return Ok(()) };
+    let payload = Map::from_iter([("reason".to_owned(), json!(reason))]);
+    let row = api::new_row("ledger.unsealed".to_owned(), payload, cx.name(), cx.isolation())?;
+    ledger.append(row).await.map_err(api::ledger_error)?;
+    tracing::warn!(reason, "a sealed ledger was opened by hand");
+    let seal = Arc::clone(ledger.seal_file());
+    cx.tasks().blocking("forget seal", move || seal.forget_lifted()).await.map_err(ApiError::internal)??;
     Ok(())
 }

@@ -91,16 +91,15 @@ const TRANSIENT_ENDINGS: [&str; 6] = [".tmp", ".sock", ".lock", "-wal", "-shm", 
 
 /// What is not even copied: an older one has forgotten votes or cosignatures,
 /// and a host that lost it is a new voter and a new witness.
-const VOTES: [&str; 4] = ["raft", "witness.db", "genesis", "incarnation"];
+const VOTES: [&str; 5] = ["raft", "witness.db", "genesis", "incarnation", "sealed"];
 
 /// Histories: what must never be replaced by an older state of itself. A ledger
 /// that goes back denies what its witnesses saw, a journal or a list of begun
 /// calls that goes back repeats an attempt, trust or an allow-list that goes back
 /// lets in whom it had put out.
-const HISTORIES: [&str; 14] = [
+const HISTORIES: [&str; 13] = [
     "ledger.db",
     "checkpoints.db",
-    "sealed",
     "spent",
     "journal",
     "trail.json",

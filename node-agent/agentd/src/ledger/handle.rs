@@ -14,6 +14,7 @@ use tokio::sync::{oneshot, watch};
 use super::file::{FileError, LedgerFile, Mark};
 use super::queue::{PushError, Queue};
 use super::record::Head;
+use super::seal::Seal;
 use super::store::{CannotOpen, Guard, NewRow, Store, StoreError, Synchronous};
 use super::verify::{Fault, Report};
 use super::writer::{Job, NotWritten, Writer};
@@ -155,7 +156,8 @@ pub struct Ledger {
     state: watch::Receiver<State>,
     counters: Arc<Counters>,
     clock: SharedClock,
-    sealed: Arc<OnceLock<&'static str>>,
+    sealed: Arc<OnceLock<String>>,
+    seal: Arc<Seal>,
 }
 
 /// The threads behind the handle; whoever opened the ledger closes it.
@@ -195,6 +197,9 @@ impl Ledger {
         marks: &[Mark],
         leaf: impl FnMut(TreeHash),
     ) -> Result<(Self, LedgerThreads, Report), OpenError> {
+        let seal = Arc::new(Seal::beside(path));
+        // Before there is anybody who could append.
+        let sealed: OnceLock<String> = seal.read().map(OnceLock::from).unwrap_or_default();
         let mut store = Store::open(path, options.synchronous)?;
         let mut first = None;
         let mut keep_first = |fault: Fault| {
@@ -226,7 +231,7 @@ impl Ledger {
             move || serve_reads(&reads, &file)
         })?;
         let threads = LedgerThreads { appends: Arc::clone(&appends), reads: Arc::clone(&reads), writer, reader };
-        Ok((Self { appends, reads, state, counters, clock, sealed: Arc::default() }, threads, report))
+        Ok((Self { appends, reads, state, counters, clock, sealed: Arc::new(sealed), seal }, threads, report))
     }
 
     /// Appends a row and waits until it is durable.
@@ -314,17 +319,38 @@ impl Ledger {
         State { is_writable: state.is_writable && self.sealed.get().is_none(), ..state }
     }
 
-    /// Takes no more appends until the daemon starts again: others remember a
-    /// past that this ledger does not have, and each row more would be one more
-    /// lie about it. Returns whether it was open before.
-    pub fn seal(&self, reason: &'static str) -> bool {
-        self.sealed.set(reason).is_ok()
+    /// Takes no more appends until a person has looked: others remember a past
+    /// that this ledger does not have, and each row more would be one more lie
+    /// about it. A restart does not open it; see [`Seal`]. Returns whether it was
+    /// open before.
+    ///
+    /// # Cancel safety
+    /// The ledger is sealed at once; dropped, the file may still be written.
+    pub async fn seal(&self, reason: &str) -> bool {
+        if self.sealed.set(reason.to_owned()).is_err() {
+            return false;
+        }
+        let (seal, reason) = (Arc::clone(&self.seal), reason.to_owned());
+        let written = self.read(move |_| seal.write(&reason)).await;
+        let error = match written {
+            Ok(Ok(())) => return true,
+            Ok(Err(error)) => error.to_string(),
+            Err(error) => error.to_string(),
+        };
+        // A restart opens it until the first answer of a witness seals it again.
+        tracing::error!(error, "the seal of the ledger is not on disk");
+        true
     }
 
     /// Why the ledger is sealed, if it is.
     #[must_use]
-    pub fn sealed(&self) -> Option<&'static str> {
-        self.sealed.get().copied()
+    pub fn sealed(&self) -> Option<&str> {
+        self.sealed.get().map(String::as_str)
+    }
+
+    /// The seal's file.
+    pub(crate) fn seal_file(&self) -> &Arc<Seal> {
+        &self.seal
     }
 
     /// The time the next row would get, before rule L1.

@@ -3,7 +3,7 @@
 //! What a row is and how rows are linked is `osmoda-ledger`, which is pure; its
 //! modules keep their names here. This is the storage: `file` and `pages` (reading), `store`
 //! (writing), `writer` (group commit), `queue` (in front of it), `handle` (what
-//! the daemon holds).
+//! the daemon holds), `seal` (why nothing may be appended any more).
 //!
 //! Invariant: an acknowledged append is on disk and stays in the chain,
 //! whatever is killed (crash test `r15_no_acknowledged_row_is_lost`).
@@ -14,6 +14,7 @@ pub mod file;
 mod handle;
 mod pages;
 mod queue;
+mod seal;
 mod store;
 mod writer;
 
@@ -22,6 +23,7 @@ pub use osmoda_ledger::{grammar, payload, record, redact, verify};
 pub(crate) use handle::Guarded;
 pub use handle::{Ledger, LedgerCounts, LedgerError, LedgerThreads, OpenError, State, WriterOptions};
 pub use pages::is_sound;
+pub use seal::{FILE as SEAL_FILE, LIFTED as SEAL_LIFTED};
 pub use store::{CannotOpen, NewRow, StoreError, Synchronous};
 
 #[cfg(test)]

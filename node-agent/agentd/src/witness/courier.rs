@@ -85,7 +85,7 @@ impl<P: Post> Courier<P> {
                 // Cancel-safe: a token's state is not consumed.
                 () = stop.cancelled() => return,
                 // Cancel-safe: a stream yields each turn once.
-                Some((witness, turn)) = turns.next() => self.learn(&mut standings, witness, turn),
+                Some((witness, turn)) = turns.next() => self.learn(&mut standings, witness, turn).await,
                 // Cancel-safe: a watch keeps its newest value.
                 changed = self.roster.changed() => {
                     if changed.is_err() { return }
@@ -128,7 +128,7 @@ impl<P: Post> Courier<P> {
         if let Some(logged) = &roster.logged
             && let Err(text) = self.compare(logged.size, &logged.hash).await
         {
-            self.seal(text);
+            self.seal(text).await;
         }
     }
 
@@ -149,7 +149,7 @@ impl<P: Post> Courier<P> {
         }
     }
 
-    fn learn(&self, standings: &mut BTreeMap<NodeId, Standing>, witness: NodeId, turn: Turn) {
+    async fn learn(&self, standings: &mut BTreeMap<NodeId, Standing>, witness: NodeId, turn: Turn) {
         let Some(standing) = standings.get_mut(&witness) else { return };
         standing.is_busy = false;
         match turn {
@@ -163,14 +163,14 @@ impl<P: Post> Courier<P> {
                 self.coverage.send_modify(|coverage| coverage.failed(witness));
                 if let Turn::Denied(text) = turn {
                     tracing::error!(%witness, text, "a witness holds another past of this ledger");
-                    self.seal(text);
+                    self.seal(text).await;
                 }
             }
         }
     }
 
-    fn seal(&self, reason: &'static str) {
-        if self.ledger.seal(reason) {
+    async fn seal(&self, reason: &'static str) {
+        if self.ledger.seal(reason).await {
             tracing::error!(reason, "the ledger is sealed: it takes no more rows");
             metrics::gauge!("osmoda_ledger_sealed").set(1.0);
         }

@@ -165,8 +165,8 @@ impl Node {
         wait_for("an alarm", LIMIT, caught).await
     }
 
-    async fn sealed(&self) -> &'static str {
-        wait_for("the seal", LIMIT, || async { self.ledger.sealed() }).await
+    async fn sealed(&self) -> String {
+        wait_for("the seal", LIMIT, || async { self.ledger.sealed().map(str::to_owned) }).await
     }
 }
 
@@ -277,6 +277,44 @@ async fn r08_yesterdays_disk_restored_whole_is_caught_and_takes_no_more_rows() {
     for node in [one, two, three] {
         fleet.stop(node).await;
     }
+}
+
+/// The fleet is away when the caught node starts again: the seal holds, whatever
+/// was done to the database meanwhile, until a person opens it.
+#[tokio::test]
+async fn r08_a_caught_ledger_stays_sealed_over_a_restart_without_witnesses() {
+    let fleet = Fleet::of(3);
+    let [one, two, three] = [1, 2, 3].map(|number| fleet.start(number));
+    let yesterday = fleet.root.path().join("yesterday");
+    one.covered(5).await;
+    fleet.stop(one).await;
+    copy(&fleet.dir(1), &yesterday);
+    let one = fleet.start(1);
+    one.covered(5).await;
+    fleet.stop(one).await;
+    for name in [LEDGER_NAME, crate::checkpoint::FILE_NAME] {
+        std::fs::copy(yesterday.join(name), fleet.dir(1).join(name)).unwrap();
+    }
+    let one = fleet.start(1);
+    assert!(one.sealed().await.contains("old disk"));
+    let file = fleet.dir(1).join(crate::ledger::SEAL_FILE);
+    wait_for("the file", LIMIT, || async { file.exists().then_some(()) }).await;
+    for node in [one, two, three] {
+        fleet.stop(node).await;
+    }
+
+    let row = || crate::api::new_row("test.row".to_owned(), Map::new(), "watch", Isolation::Users).unwrap();
+    let one = fleet.start(1);
+    assert!(one.ledger.sealed().is_some_and(|reason| reason.contains("old disk")), "before anything was asked");
+    one.ledger.append(row()).await.unwrap_err();
+    assert_eq!(one.gate.ready().await.unwrap_err().code, ErrorCode::WitnessUnavailable);
+    fleet.stop(one).await;
+    std::fs::rename(&file, fleet.dir(1).join(crate::ledger::SEAL_LIFTED)).unwrap();
+    let one = fleet.start(1);
+    one.ledger.append(row()).await.unwrap();
+    // What is grave still waits for a witness's first answer.
+    assert_eq!(one.gate.ready().await.unwrap_err().code, ErrorCode::WitnessUnavailable);
+    fleet.stop(one).await;
 }
 
 #[tokio::test]

@@ -4,14 +4,14 @@ use std::fmt;
 use std::future::Future;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
 use crate::clock::{Clock, Timestamp};
 use crate::paths::Paths;
 
-/// Between two looks of [`wait_for`]: short against any limit a test gives,
+/// Between two looks of [`wait_for`] and [`look_until`]: short against any limit a test gives,
 /// long enough not to occupy a core.
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 
@@ -143,6 +143,24 @@ where
     found.unwrap_or_else(|_| panic!("waited {limit:?} for {what}"))
 }
 
+/// As [`wait_for`] for a caller without a runtime that handles the limit itself:
+/// looks every 5 ms until `look` gives a value. `None` at the limit.
+///
+/// # Errors
+/// The first error of `look`.
+pub fn look_until<T, E>(limit: Duration, mut look: impl FnMut() -> Result<Option<T>, E>) -> Result<Option<T>, E> {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = look()? {
+            return Ok(Some(found));
+        }
+        if began.elapsed() >= limit {
+            return Ok(None);
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,5 +178,18 @@ mod tests {
         assert_eq!(clock.now_boot(), Duration::ZERO);
         assert_ne!(clock.boot_id(), id);
         assert_eq!(wait_for("nothing", Duration::from_secs(1), async || Some(7)).await, 7);
+    }
+
+    #[test]
+    fn a_look_ends_with_a_value_an_error_or_the_limit() {
+        let limit = Duration::from_millis(20);
+        let mut looks = 0;
+        let third = || {
+            looks += 1;
+            Ok::<_, ()>((looks == 3).then_some(looks))
+        };
+        assert_eq!(look_until(Duration::from_secs(60), third), Ok(Some(3)));
+        assert_eq!(look_until(limit, || Err::<Option<()>, _>("broken")), Err("broken"));
+        assert_eq!(look_until(limit, || Ok::<Option<()>, ()>(None)), Ok(None));
     }
 }

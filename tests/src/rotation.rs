@@ -6,7 +6,7 @@
 //! is waited for with a limit, and the fleet is taken down whatever came of it.
 
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context as _, ensure};
 use osmoda_ctl::dev::fleet::Fleet;
@@ -15,6 +15,7 @@ use osmoda_kit::clock::SystemClock;
 use osmoda_kit::paths::Paths;
 use osmoda_kit::shutdown::Shutdown;
 use osmoda_kit::tasks::Tasks;
+use osmoda_kit::testing::look_until;
 use osmoda_mesh::{Mesh, MeshConfig, Tuning, state};
 use osmoda_node_api::mesh::Identity;
 use osmoda_types::NodeId;
@@ -159,12 +160,12 @@ impl Test<'_> {
             let asked = scope.spawn(|| self.ask_to_rotate(member).is_ok());
             // The folder of the prepared keys is the first sign of life of it.
             let next = self.mesh_dir(member).join("next");
-            while !next.exists() && !asked.is_finished() {
-                std::thread::yield_now();
-            }
+            let began = || anyhow::Ok((next.exists() || asked.is_finished()).then_some(()));
+            look_until(LIMIT, began)?.context("neither begun nor refused in time")?;
             let killed = self.fleet.processes().kill(member);
-            assert!(!killed.is_empty(), "{} was not running", member.name);
-        });
+            ensure!(!killed.is_empty(), "{} was not running", member.name);
+            Ok(())
+        })?;
         self.fleet.start(member)?;
         let back = self.identity(member)?;
         ensure!(back.node == before.node, "{} became another node", member.name);
@@ -231,13 +232,6 @@ fn copy(from: &Path, to: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn until<T>(what: &str, mut look: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = look()? {
-            return Ok(found);
-        }
-        ensure!(began.elapsed() < LIMIT, "not in time: {what}");
-        std::thread::yield_now();
-    }
+fn until<T>(what: &str, look: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+    look_until(LIMIT, look)?.with_context(|| format!("not in time: {what}"))
 }

@@ -2,16 +2,17 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of a test fail it with the line that surprised them")]
 
-use osmoda_guard::{Options, StoreKind};
-use osmoda_journal::generation::{Action, Activation, GenerationStore, Runner, SymlinkStore};
+use osmoda_guard::Options;
+use osmoda_journal::generation::{Action, Activation, GenerationStore, Runner, StoreKind, SymlinkStore};
 use osmoda_journal::{
     ALARM_FILE, Cause, Entry, GuardLock, HostClock, JOURNAL_FILE, Journal, LOCK_FILE, Origin, Periods, Phase, Plan,
     Writer,
 };
+use osmoda_kit::testing::look_until;
 use osmoda_types::{AttemptId, ErrorCode, FleetEpoch, StorePath};
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const ATTEMPT: AttemptId = AttemptId(1);
@@ -108,15 +109,13 @@ impl Host {
     }
 
     fn wait_for_ack(&self, guard: &Child) {
-        let deadline = Instant::now() + LIMIT;
-        loop {
-            let holder = GuardLock::holder(&self.root.path().join(LOCK_FILE)).unwrap();
-            if holder.is_some_and(|holder| holder.pid == guard.id() && holder.attempt == ATTEMPT) {
-                return;
-            }
-            assert!(Instant::now() < deadline, "no acknowledgement");
-            std::thread::yield_now();
-        }
+        let acknowledged = || {
+            let holder = GuardLock::holder(&self.root.path().join(LOCK_FILE))?;
+            Ok::<_, std::io::Error>(
+                holder.filter(|holder| holder.pid == guard.id() && holder.attempt == ATTEMPT).map(drop),
+            )
+        };
+        look_until(LIMIT, acknowledged).unwrap().expect("an acknowledgement in time");
     }
 }
 

@@ -6,10 +6,12 @@ use osmoda_journal::generation::{
     Action, Activation, ActivationError, Generation, GenerationStore, RESTORE_TRIES, Runner, SymlinkStore, restore,
 };
 use osmoda_journal::{Cause, Entry, HostClock, Journal, Moment, Origin, Periods, Phase, Plan, Writer};
+use osmoda_kit::testing::look_until;
 use osmoda_types::{AttemptId, ErrorCode, FleetEpoch, StorePath};
+use std::convert::Infallible;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -31,6 +33,11 @@ fn good(root: &Path, name: &str) -> StorePath {
         root.join("store").join(name).display()
     );
     toplevel(root, name, &body)
+}
+
+fn wait(what: &str, mut happened: impl FnMut() -> bool) {
+    let Ok(found) = look_until(LIMIT, || Ok::<_, Infallible>(happened().then_some(())));
+    found.unwrap_or_else(|| panic!("not in time: {what}"));
 }
 
 struct Host {
@@ -156,11 +163,7 @@ fn a_hanging_activation_is_stopped_with_all_its_children() {
     let child = std::fs::read_to_string(host.path().join("child")).unwrap();
     let gone =
         || std::fs::read_to_string(format!("/proc/{}/stat", child.trim())).map_or(true, |stat| stat.contains(") Z"));
-    let deadline = Instant::now() + LIMIT;
-    while !gone() {
-        assert!(Instant::now() < deadline, "child {child} survived");
-        std::thread::yield_now();
-    }
+    wait(&format!("the end of child {child}"), gone);
 }
 
 #[test]
@@ -169,11 +172,7 @@ fn an_activation_whose_parent_forgot_it_is_found_joined_and_stopped() {
     let waits = toplevel(host.path(), "wait", "echo up > \"$OSMODA_HOST_ROOT/up\"; sleep 600");
     let other = host.activation.clone();
     let run = std::thread::spawn(move || other.run(&waits, Action::Test, LIMIT));
-    let deadline = Instant::now() + LIMIT;
-    while !host.path().join("up").exists() {
-        assert!(Instant::now() < deadline);
-        std::thread::yield_now();
-    }
+    wait("the activation's sign", || host.path().join("up").exists());
     assert!(host.activation.is_busy().unwrap());
     let again = good(host.path(), "a");
     assert!(matches!(host.activation.run(&again, Action::Test, LIMIT), Err(ActivationError::LockBusy)));

@@ -13,6 +13,7 @@ use anyhow::{Context as _, ensure};
 use osmoda_ctl::dev::fleet::Fleet;
 use osmoda_ctl::dev::layout::free_udp_ports;
 use osmoda_ctl::dev::member::{Kind, Member};
+use osmoda_kit::testing::look_until;
 use osmoda_types::{MeshEpoch, NodeId};
 
 use super::fleet::{count_of, on_fleet, say};
@@ -110,13 +111,6 @@ fn seconds_until_closed(node: &MeshSocket, peer: NodeId, began: Instant) -> anyh
     until("a link is closed", || Ok((!node.is_linked(peer)?).then(|| began.elapsed().as_secs_f64())))
 }
 
-fn until<T>(what: &str, mut look: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = look()? {
-            return Ok(found);
-        }
-        ensure!(began.elapsed() < LIMIT, "{what}: not within {LIMIT:?}");
-        std::thread::yield_now();
-    }
+fn until<T>(what: &str, look: impl FnMut() -> anyhow::Result<Option<T>>) -> anyhow::Result<T> {
+    look_until(LIMIT, look)?.with_context(|| format!("not in time: {what}"))
 }

@@ -8,10 +8,12 @@ mod revoke;
 mod rotate;
 mod subkeys;
 
-use std::time::{Duration, Instant};
+use std::convert::Infallible;
+use std::time::Duration;
 
 use osmoda_ctl::dev::fleet::Fleet;
 use osmoda_ctl::dev::member::Programs;
+use osmoda_kit::testing::look_until;
 
 /// The programs of the same build: this test lies one folder below them.
 fn programs() -> Programs {
@@ -33,12 +35,6 @@ impl Drop for Running {
 }
 
 fn until<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let began = Instant::now();
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(began.elapsed() < TIME, "{what}");
-        std::thread::yield_now();
-    }
+    let Ok(found) = look_until(TIME, || Ok::<_, Infallible>(look()));
+    found.unwrap_or_else(|| panic!("not in time: {what}"))
 }

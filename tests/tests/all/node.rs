@@ -2,7 +2,6 @@
 //! says no with one line what, one line why and a code.
 
 use std::path::Path;
-use std::time::{Duration, Instant};
 
 use osmoda_ctl::dev::layout::free_udp_ports;
 use osmoda_ctl::dev::proc::{self, ProcError};
@@ -10,10 +9,9 @@ use osmoda_node_api::registry::DAEMONS;
 use osmoda_types::ErrorCode;
 use rustix::process::Signal;
 
-use crate::programs;
+use crate::{programs, until};
 
 /// How long a node may take to answer on a busy machine.
-const TIME: Duration = Duration::from_secs(30);
 
 const OPERATOR: &str = "ed25519 d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a dev\n";
 
@@ -83,11 +81,7 @@ fn a_real_process_runs_once_per_root_answers_and_stops() {
     let root = host.path("n1");
     let log = host.dir.path().join("log");
     let mut running = proc::start_apart(&programs().path("osmoda-node"), &["run", "--root", &root], &log).unwrap();
-    let began = Instant::now();
-    while let Err(error) = node(&["status", "--root", &root]) {
-        assert!(began.elapsed() < TIME, "{error}");
-        std::thread::yield_now();
-    }
+    until("the daemons answer", || node(&["status", "--root", &root]).ok());
     check(&["run", "--root", &root], 1, ErrorCode::RootLocked);
     let invite = node(&["invite", "--root", &root, "--role", "voter", "--ttl", "5m"]).unwrap();
     assert!(invite.trim().len() > 64, "{invite}");

@@ -19,7 +19,12 @@ const MACHINE_WORDS: &[&str] =
 const STUB_MACROS: &[&str] = &[concat!("to", "do!"), concat!("unimple", "mented!")];
 
 /// Calls that wait for time to pass instead of for something to happen.
-const SLEEPS: &[&str] = &[concat!("thread::sl", "eep"), concat!("time::sl", "eep"), concat!("tokio::sl", "eep")];
+const SLEEPS: &[&str] = &[
+    concat!("thread::sl", "eep"),
+    concat!("time::sl", "eep"),
+    concat!("tokio::sl", "eep"),
+    concat!("thread::yield", "_now"),
+];
 
 /// Sections every page of `docs/errors/` has.
 const ERROR_PAGE_SECTIONS: &[&str] = &["## What it means", "## What to check", "## What to do"];

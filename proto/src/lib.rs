@@ -6,6 +6,7 @@
 //! A transport is only a connector: nothing here opens a socket.
 
 mod convert;
+pub mod status;
 
 pub use convert::{COMMAND_BYTES_MAX, ConvertError, decode_command, encode_command};
 

@@ -16,6 +16,7 @@ use osmoda_node_api::mesh::Service;
 use osmoda_proto::fleet::v1::{self as pb, fleet_client::FleetClient};
 use osmoda_types::{ErrorCode, NodeId};
 use tokio::sync::watch;
+use tonic::Code;
 use tonic::transport::Channel;
 
 use crate::peers::Peers;
@@ -110,7 +111,10 @@ impl LeaderClient {
                 Some(Ok(Answer::NotLeader(leader))) => leader,
                 Some(Err(status)) => {
                     let error = error_of(&status);
-                    if !matches!(error.code, ErrorCode::RaftUnavailable | ErrorCode::PeerOffline) {
+                    // A connection that ended under a request: another voter may be asked the
+                    // same, for what changes the log carries a request id.
+                    let cut = status.code() == Code::Cancelled;
+                    if !cut && !matches!(error.code, ErrorCode::RaftUnavailable | ErrorCode::PeerOffline) {
                         return Err(error);
                     }
                     last = error;

@@ -48,7 +48,7 @@ codes! {
     Internal = "internal", 500;
     /// The program is draining and takes no new work.
     ShuttingDown = "shutting_down", 503;
-    /// This host cannot do that (see osmoda doctor).
+    /// This host cannot do that (the message says what it lacks).
     Unsupported = "unsupported", 501;
     /// No valid token or key came with the request.
     Unauthorized = "unauthorized", 401;

@@ -83,16 +83,7 @@ pub(crate) fn start(
 /// is left out and named: one bad entry must not lock out the others.
 pub(crate) fn members_of(state: &FleetState) -> Members {
     let members = state.members().filter_map(|entry| {
-        let member = &entry.member;
-        let addresses = member.addresses.iter().filter_map(|text| text.parse::<SocketAddr>().ok());
-        let member = Member {
-            node: member.node,
-            mesh_key: member.mesh_key,
-            identity_key: member.identity_key,
-            role: member.role,
-            name: member.name.clone(),
-            addresses: addresses.collect(),
-        };
+        let member = Member::from(&entry.member);
         let alone = Members { index: 0, epoch: state.mesh_epoch().0, members: vec![member.clone()] };
         match alone.check() {
             Ok(()) => Some(member),

@@ -13,6 +13,7 @@ use osmoda_controller_store::HeadRow;
 use osmoda_kit::clock::Timestamp;
 use osmoda_kit::error::ApiError;
 use osmoda_kit::version::VERSION;
+use osmoda_mesh_protocol::INVITE_LIFE_MS_MAX;
 use osmoda_proto::fleet::v1 as pb;
 use osmoda_rollout::{Desired, InviteState as Spent};
 use osmoda_types::{ErrorCode, InviteId, NodeId, Role};
@@ -29,8 +30,8 @@ const INVITE_TTL: Duration = Duration::from_secs(3600);
 /// The shortest life: time to paste it.
 const INVITE_TTL_MIN: Duration = Duration::from_secs(60);
 
-/// The longest life of an invite (`mesh.md` section 7, item 8).
-const INVITE_TTL_MAX: Duration = Duration::from_secs(24 * 3600);
+/// The longest life of an invite: an issuer grants no more.
+const INVITE_TTL_MAX: Duration = Duration::from_millis(INVITE_LIFE_MS_MAX.unsigned_abs());
 
 /// `GET /nodes`.
 pub(super) async fn list(State(app): State<App>, paging: Paging) -> Answer<Json<Page<Node>>> {

@@ -27,7 +27,8 @@ use tokio::net::UnixStream;
 use crate::blobs::{BlobStored, FetchBlob};
 
 pub use osmoda_mesh_protocol::{
-    Enrolment, Invite, JoinRequest, Member, Members, Operator, PeerInfo, SecretBytes, Service, StreamPeer, Succession,
+    Enrolment, INVITE_LIFE_MS_MAX, Invite, JoinRequest, Member, Members, Operator, PeerInfo, SecretBytes, Service,
+    StreamPeer, Succession,
 };
 
 /// Largest body of `/members` and largest answer of `/mesh/spend`: a snapshot

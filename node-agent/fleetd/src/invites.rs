@@ -13,7 +13,8 @@ use osmoda_kit::clock::SharedClock;
 use osmoda_kit::error::ApiError;
 use osmoda_kit::secret::Secret;
 use osmoda_node_api::mesh::{
-    Enrolment, Member as MeshMember, Members, MeshClient, OpenInvite, Operator, SecretBytes, SpendRequest,
+    Enrolment, INVITE_LIFE_MS_MAX, Member as MeshMember, Members, MeshClient, OpenInvite, Operator, SecretBytes,
+    SpendRequest,
 };
 use osmoda_proto::fleet::v1 as pb;
 use osmoda_rollout::{FleetState, InviteState};
@@ -28,9 +29,6 @@ use crate::voters::Voters;
 /// An invite lives for an hour unless asked otherwise: long enough to set up a
 /// host, short enough to be useless in an old shell history.
 const TTL: Duration = Duration::from_secs(3600);
-
-/// No invite lives for more than a day (`mesh.md` 7, 8).
-const TTL_MAX: Duration = Duration::from_secs(24 * 3600);
 
 /// How long the entry that spends an invite may take to arrive here.
 const APPLY_TIME: Duration = Duration::from_secs(5);
@@ -90,7 +88,7 @@ impl Invites {
             return Err(bad("a room guest is invited to a room, not to the fleet"));
         }
         let ttl = if ttl_ms == 0 { TTL } else { Duration::from_millis(ttl_ms) };
-        if ttl > TTL_MAX {
+        if ttl.as_millis() > u128::from(INVITE_LIFE_MS_MAX.unsigned_abs()) {
             return Err(bad("an invite lives for a day at most"));
         }
         let inner = &self.inner;
@@ -173,19 +171,10 @@ fn unavailable(text: &str) -> ApiError {
 
 /// The allow-list that the log says.
 pub(crate) fn members_of(state: &FleetState) -> Members {
-    let member = |member: &Member| MeshMember {
-        node: member.node,
-        mesh_key: member.mesh_key,
-        identity_key: member.identity_key,
-        role: member.role,
-        name: member.name.clone(),
-        // Addresses that are no socket addresses (host names) are not dialled.
-        addresses: member.addresses.iter().filter_map(|address| address.parse().ok()).collect(),
-    };
     Members {
         index: state.members_index(),
         epoch: state.mesh_epoch().0,
-        members: state.members().map(|entry| member(&entry.member)).collect(),
+        members: state.members().map(|entry| MeshMember::from(&entry.member)).collect(),
     }
 }
 

@@ -15,6 +15,6 @@ mod options;
 mod verdict;
 mod watching;
 
-pub use options::{Options, StoreKind, USAGE, UsageError};
+pub use options::{Options, USAGE, UsageError};
 pub use verdict::{ARM_TIME_MAX, GRACE, Verdict, judge};
 pub use watching::{GuardError, watch_over};

@@ -2,7 +2,7 @@
 //! links as little as it can.
 
 use osmoda_journal::BOOT_ID_FILE;
-use osmoda_journal::generation::Runner;
+use osmoda_journal::generation::{Runner, StoreKind};
 use osmoda_types::AttemptId;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -19,26 +19,6 @@ osmoda-guard: restores the baseline of an attempt without help
   --runner systemd|process
   --boot-id PATH     the file that names the boot (default: the kernel's)
 ";
-
-/// Where generations are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StoreKind {
-    /// A Nix profile.
-    Nix,
-    /// Plain links.
-    Symlink,
-}
-
-impl StoreKind {
-    /// The stable text.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            StoreKind::Nix => "nix",
-            StoreKind::Symlink => "symlink",
-        }
-    }
-}
 
 /// Parsed arguments.
 #[derive(Debug, Clone, PartialEq, Eq)]

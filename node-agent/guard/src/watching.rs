@@ -4,9 +4,9 @@
 //! finds it free knows that nobody guards. The guard writes rollback records
 //! and nothing else.
 
-use crate::options::{Options, StoreKind};
+use crate::options::Options;
 use crate::verdict::{Verdict, judge};
-use osmoda_journal::generation::{Activation, GenerationStore, NixStore, SymlinkStore, restore};
+use osmoda_journal::generation::{Activation, GenerationStore, NixStore, StoreKind, SymlinkStore, restore};
 use osmoda_journal::{ALARM_FILE, JOURNAL_FILE, LOCK_FILE};
 use osmoda_journal::{Entry, GuardLock, Holder, HostClock, Journal, JournalError, Moment, Observer, Phase, Writer};
 use std::path::{Path, PathBuf};

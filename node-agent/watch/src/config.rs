@@ -1,7 +1,7 @@
 //! Settings of the watch daemon. All have defaults that fit a NixOS host; a
 //! host without Nix or systemd, or below a root directory, is recognised.
 
-use osmoda_journal::generation::{NixStore, Runner, find_program};
+use osmoda_journal::generation::{NixStore, Runner, StoreKind, find_program};
 use osmoda_journal::{BOOT_ID_FILE, HostClock};
 use osmoda_kit::config::Validate;
 use osmoda_kit::error::ApiError;
@@ -13,27 +13,6 @@ use std::path::{Path, PathBuf};
 /// megabytes of state, a kernel and initrd on `/boot` some 60. Below this a
 /// rollback could fail for want of space.
 const FREE_BYTES_MIN: u64 = 128 * 1024 * 1024;
-
-/// Where generations are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StoreKind {
-    /// A Nix profile.
-    Nix,
-    /// Plain links.
-    Symlink,
-}
-
-impl StoreKind {
-    /// The stable text.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            StoreKind::Nix => "nix",
-            StoreKind::Symlink => "symlink",
-        }
-    }
-}
 
 /// `<etc>/watch.toml`.
 #[derive(Debug, Clone, Default, serde::Deserialize)]

@@ -1,9 +1,9 @@
 //! The host as watch acts on it: preflight, guard, activation, commit. All
 //! blocking work runs on threads of its own.
 
-use crate::config::{Settings, StoreKind};
+use crate::config::Settings;
 use osmoda_journal::generation::{
-    Action, Activation, ActivationError, Ended, GenerationStore, NixStore, Runner, StoreError, SymlinkStore,
+    Action, Activation, ActivationError, Ended, GenerationStore, NixStore, Runner, StoreError, StoreKind, SymlinkStore,
 };
 use osmoda_journal::{Cause, GuardLock, Holder, LOCK_FILE, Plan};
 use osmoda_kit::error::{ApiError, chain};

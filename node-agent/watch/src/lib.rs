@@ -28,7 +28,7 @@ mod trail;
 mod trust;
 mod view;
 
-pub use config::{Config, Settings, StoreKind};
+pub use config::{Config, Settings};
 pub use engine::Engine;
 pub use host::Host;
 pub use records::{LogSteps, MakeObserver, Records};

@@ -1,7 +1,7 @@
 //! Puts the daemon together.
 
 use crate::api::{Endpoints, router};
-use crate::config::{Config, Settings, StoreKind};
+use crate::config::{Config, Settings};
 use crate::engine::Engine;
 use crate::fetch::Fetcher;
 use crate::host::Host;
@@ -10,7 +10,7 @@ use crate::stage::Staging;
 use crate::switch::Switches;
 use crate::trust::Trust;
 use axum::Router;
-use osmoda_journal::generation::find_program;
+use osmoda_journal::generation::{StoreKind, find_program};
 use osmoda_kit::boot::{Boot, BootError, Daemon, Service};
 use osmoda_kit::clock::SharedClock;
 use osmoda_kit::error::ApiError;

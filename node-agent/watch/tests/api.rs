@@ -6,6 +6,7 @@ mod ledger;
 
 use ed25519_dalek::SigningKey;
 use ledger::Ledger;
+use osmoda_journal::generation::StoreKind;
 use osmoda_journal::generation::{GenerationStore, Runner, SymlinkStore};
 use osmoda_journal::{Cause, Entry, HostClock, JOURNAL_FILE, Journal, Writer};
 use osmoda_kit::clock::SystemClock;
@@ -22,7 +23,7 @@ use osmoda_types::{
     AttemptId, ErrorCode, FleetEpoch, HealthCheck, ManifestHash, NetworkId, NodeId, Principal, Right, RolloutId,
     Signature, StorePath, statement,
 };
-use osmoda_watch::{LogSteps, Outside, Settings, StoreKind, assemble};
+use osmoda_watch::{LogSteps, Outside, Settings, assemble};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -31,6 +31,27 @@ pub struct Generation {
     pub current: bool,
 }
 
+/// What kind of store keeps the generations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StoreKind {
+    /// A Nix profile.
+    Nix,
+    /// Plain links.
+    Symlink,
+}
+
+impl StoreKind {
+    /// The stable text.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            StoreKind::Nix => "nix",
+            StoreKind::Symlink => "symlink",
+        }
+    }
+}
+
 /// Where generations are kept.
 pub trait GenerationStore: Send + Sync {
     /// The toplevel the profile points to, `None` for a profile that was never set.

@@ -6,6 +6,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::routing::post;
 use osmoda_guard::Options;
+use osmoda_journal::generation::StoreKind;
 use osmoda_journal::{HostClock, Plan};
 use osmoda_kit::clock::SystemClock;
 use osmoda_kit::error::ApiError;
@@ -13,7 +14,7 @@ use osmoda_kit::http::{Allowed, CallerTable, Callers, Credentials, Json, Row, Un
 use osmoda_kit::shutdown::Shutdown;
 use osmoda_kit::tasks::Tasks;
 use osmoda_node_api::watch::{AttemptView, GrantRequest};
-use osmoda_watch::{Engine, Outside, Settings, StoreKind, assemble};
+use osmoda_watch::{Engine, Outside, Settings, assemble};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 

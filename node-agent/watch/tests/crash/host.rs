@@ -188,7 +188,7 @@ impl Host {
             state_dir: self.path().into(),
             host_root: self.path().into(),
             profile: self.path().join("profiles/system"),
-            store: osmoda_guard::StoreKind::Symlink,
+            store: osmoda_journal::generation::StoreKind::Symlink,
             runner: Runner::Process,
             boot_id: self.path().join("boot_id"),
         };

@@ -66,9 +66,16 @@ impl Inbox {
         }
     }
 
-    /// What is open on a node now.
+    /// What is open on a node now. What cannot be read changes nothing.
     pub(crate) fn tell(&self, node: NodeId, told: &pb::Approvals, now: Timestamp) {
-        let permits: Vec<Map<String, Value>> = serde_json::from_str(&told.permits).unwrap_or_default();
+        // Unreadable is not empty: what was known stays, and the log says so.
+        let permits: Vec<Map<String, Value>> = match serde_json::from_str(&told.permits) {
+            Ok(permits) => permits,
+            Err(error) => {
+                tracing::warn!(%node, %error, "the open permits a node told cannot be read");
+                return;
+            }
+        };
         if let Some(of) = lock(&self.nodes).get_mut(&node) {
             of.permits = permits.into_iter().take(PERMITS_MAX).collect();
             of.seen = now;
@@ -173,5 +180,7 @@ mod tests {
         inbox.tell(NODE, &told("bb"), now);
         inbox.detach(NODE, &downs);
         assert_eq!(inbox.open()[0].id, "bb");
+        inbox.tell(NODE, &pb::Approvals { permits: "[{".into() }, now);
+        assert_eq!(inbox.open()[0].id, "bb", "what cannot be read empties nothing");
     }
 }

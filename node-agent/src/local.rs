@@ -84,7 +84,7 @@ pub(crate) async fn status(args: &StatusArgs) -> Result<(), Failure> {
             Ok(answer) => answer,
             Err(error) => serde_json::json!({ "status": error.code, "error": error.message }),
         };
-        if answer.get("status").and_then(Value::as_str).is_some_and(|status| status != "ok") {
+        if answer.get("status").and_then(Value::as_str) != Some("ok") {
             unwell.push(daemon.name);
         }
         answers.insert(daemon.name.to_owned(), answer);

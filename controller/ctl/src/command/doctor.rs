@@ -3,6 +3,7 @@
 //! Invariant: a step that could not be looked at is not `ok`.
 
 use osmoda_controller_api::{FleetStatus, LedgerHead, Page, Presence};
+use osmoda_types::{NodeId, Role};
 
 use crate::cli::Global;
 use crate::error::CliError;
@@ -68,7 +69,7 @@ async fn look(session: &Session, steps: &mut Vec<Step>) {
     steps.push(log(&status));
     steps.push(leader(&status));
     steps.push(nodes(session).await);
-    steps.push(ledgers(session).await);
+    steps.push(ledgers(session, &status).await);
 }
 
 fn log(status: &FleetStatus) -> Step {
@@ -94,7 +95,7 @@ async fn nodes(session: &Session) -> Step {
         Ok(nodes) => nodes,
         Err(error) => return failed("nodes", &error),
     };
-    let hosts: Vec<_> = nodes.iter().filter(|node| node.role != osmoda_types::Role::Controller).collect();
+    let hosts: Vec<_> = nodes.iter().filter(|node| node.role != Role::Controller).collect();
     let away: Vec<&str> =
         hosts.iter().filter(|node| node.presence != Presence::Online).map(|node| node.name.as_str()).collect();
     match away.is_empty() {
@@ -106,20 +107,23 @@ async fn nodes(session: &Session) -> Step {
     }
 }
 
-async fn ledgers(session: &Session) -> Step {
+async fn ledgers(session: &Session, status: &FleetStatus) -> Step {
     let heads = session.client.list("cannot list ledger heads", "/ledger/heads").await;
     let heads: Page<LedgerHead> = match heads.and_then(typed) {
         Ok(heads) => heads,
         Err(error) => return failed("ledgers", &error),
     };
     let broken: Vec<&str> = heads.items.iter().filter(|head| head.broken).map(|head| head.name.as_str()).collect();
-    match broken.is_empty() {
-        true => step("ledgers", Level::Ok, format!("{} seen, none rewritten", heads.items.len()), None),
-        false => {
-            let finding = format!("rewritten: {}", broken.join(", "));
-            step("ledgers", Level::Fail, finding, Some("on that host: agentctl verify-ledger"))
-        }
+    if !broken.is_empty() {
+        let finding = format!("rewritten: {}", broken.join(", "));
+        return step("ledgers", Level::Fail, finding, Some("on that host: agentctl verify-ledger"));
     }
+    if !status.ledger_alarms.is_empty() {
+        let alarmed: Vec<String> = status.ledger_alarms.iter().map(NodeId::short).collect();
+        let finding = format!("alarm: {}", alarmed.join(", "));
+        return step("ledgers", Level::Fail, finding, Some("osmoda ledger verify --all"));
+    }
+    step("ledgers", Level::Ok, format!("{} seen, none rewritten", heads.items.len()), None)
 }
 
 fn step(check: &str, level: Level, finding: impl Into<String>, next: Option<&str>) -> Step {

@@ -21,7 +21,7 @@ pub(crate) fn run(args: &Args, options: &ExportOptions, dir: &Path, out: &mut im
     let newest = store.newest()?.ok_or(Failure::Unsigned)?;
     let policy = match &options.policy {
         Some(path) => read_policy(path)?,
-        None => own_policy(state).ok_or(Failure::Unsigned)?,
+        None => own_policy(state)?.ok_or(Failure::Unsigned)?,
     };
     let covered = store.newest_cosigned(policy.quorum().0)?;
     let size = Checkpoint::parse(newest.text()).map_err(osmoda_agentd::checkpoint::StoreError::from)?.size;

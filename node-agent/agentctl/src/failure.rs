@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use osmoda_agentd::checkpoint::StoreError as CheckpointError;
 use osmoda_agentd::ledger::file::FileError;
 use osmoda_kit::error::ApiError;
+use osmoda_kit::keys::KeyError;
 use osmoda_ledger::export::ExportError;
 
 /// A command that did not come to its end. Faults found in a ledger are no
@@ -23,6 +24,10 @@ pub(crate) enum Failure {
     Checkpoints(#[from] CheckpointError),
     #[error("the export folder cannot be used")]
     Folder(#[from] ExportError),
+    #[error("the ledger's own key cannot be read, so no signature of a checkpoint can be checked; give --policy")]
+    Key(#[from] KeyError),
+    #[error("the ledger's own key gives no policy; give --policy")]
+    KeyUse(#[source] Box<dyn std::error::Error + Send + Sync>),
     #[error("nothing was signed yet: there is no checkpoint to export")]
     Unsigned,
     #[error("agentd does not answer")]
@@ -38,7 +43,11 @@ impl Failure {
     pub(crate) const fn exit_code(&self) -> u8 {
         match self {
             // No ledger there, or one that this user cannot open.
-            Failure::Ledger(FileError::Open { .. }) | Failure::Export { .. } | Failure::Unsigned => 66,
+            Failure::Ledger(FileError::Open { .. })
+            | Failure::Export { .. }
+            | Failure::Unsigned
+            | Failure::Key(_)
+            | Failure::KeyUse(_) => 66,
             // Damaged below the level of rows: the chain cannot be walked.
             Failure::Ledger(FileError::Read(_)) | Failure::Checkpoints(_) => 1,
             // A file of the folder is missing or torn: what it should prove is not proven.

@@ -99,7 +99,7 @@ fn live(
         Some(store) => store.notes()?,
         None => Vec::new(),
     };
-    let own_key = own_policy(&dir);
+    let own_key = if given.is_some() { None } else { own_policy(&dir)? };
     let source = source(given.is_some(), own_key.is_some());
     let mut auditor = Auditor::new(given.or(own_key), Shown { own, held: held(options)? }, None);
     let last_written = file.audit(&mut auditor, found)?;
@@ -107,11 +107,17 @@ fn live(
 }
 
 /// The ledger's own key, without witnesses: it tells at least whether the
-/// checkpoints are its own.
-pub(crate) fn own_policy(dir: &Path) -> Option<Policy> {
-    let key = osmoda_kit::keys::load_signing(&dir.join(KEY_FILE)).ok()?;
-    let log = verifier(&key.verifying_key().to_bytes()).ok()?;
-    Policy::majority(log, Vec::new()).ok()
+/// checkpoints are its own. `None` where there is no key; one that is there and
+/// cannot be read is a failure, for a check left out in silence looks like one passed.
+pub(crate) fn own_policy(dir: &Path) -> Result<Option<Policy>, Failure> {
+    let path = dir.join(KEY_FILE);
+    if !path.try_exists().map_err(|source| Failure::Export { path: path.clone(), source })? {
+        return Ok(None);
+    }
+    let key = osmoda_kit::keys::load_signing(&path)?;
+    let unfit = |error: Box<dyn std::error::Error + Send + Sync>| Failure::KeyUse(error);
+    let log = verifier(&key.verifying_key().to_bytes()).map_err(|error| unfit(error.into()))?;
+    Policy::majority(log, Vec::new()).map(Some).map_err(|error| unfit(error.into()))
 }
 
 pub(crate) fn read_policy(path: &Path) -> Result<Policy, Failure> {
@@ -205,6 +211,9 @@ fn print_text(out: &mut impl Write, verdict: &Verdict, shown: &[Fault], source: 
         )?,
         Outcome::Stale => writeln!(out, "stale: no witness has cosigned lately")?,
         _ => {}
+    }
+    if source == Source::None && verdict.of == 0 {
+        writeln!(out, "no key: the signatures of checkpoints were not checked; give --policy")?;
     }
     if source == Source::Beside {
         writeln!(out, "the policy lay beside the ledger: whoever rewrote one could rewrite the other")?;

@@ -16,8 +16,8 @@ use crate::{run, setup};
 /// Exit code of `hosts` and `faults` when the machine lacks a prerequisite.
 const EXIT_NO_PREREQUISITES: i32 = 3;
 
-/// The features of the controller's TLS, on both of its ends. Release builds
-/// have them; development builds go without the C library behind them.
+/// The features of the controller's TLS, on both of its ends. What is shipped is
+/// built with them; development builds go without the C library behind them.
 pub(crate) const TLS: &str = "osmoda-controller/tls,osmoda-ctl/tls";
 
 /// Features of the mesh that no program has by default: the other crypto, and

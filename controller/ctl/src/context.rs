@@ -184,7 +184,7 @@ pub(crate) fn check_server(server: &str) -> Result<(), CliError> {
             format!("cannot use {server}"),
             "this build of osmoda has no TLS (cargo feature tls)",
         )
-        .next("use an ssh tunnel to the controller's loopback address, or a release build"));
+        .next("use an ssh tunnel to the controller's loopback address, or a build with `--features osmoda-ctl/tls`"));
     }
     let rest = server.strip_prefix("http://").or_else(|| server.strip_prefix("https://"));
     match rest {

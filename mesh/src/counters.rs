@@ -17,6 +17,9 @@ pub enum Event {
     KeysUpdated,
     /// A link was made anew while the old one was up.
     LinkRenewed,
+    /// Two nodes had dialled each other at once; the link of the larger id is
+    /// drained.
+    LinksCrossed,
     /// A first packet was asked to prove its address.
     RetryAsked,
     /// A first packet that knocked was over a limit.
@@ -29,11 +32,12 @@ pub enum Event {
 
 impl Event {
     /// Every kind.
-    pub const ALL: [Event; 8] = [
+    pub const ALL: [Event; 9] = [
         Event::OldEpochAccepted,
         Event::RejoinAccepted,
         Event::KeysUpdated,
         Event::LinkRenewed,
+        Event::LinksCrossed,
         Event::RetryAsked,
         Event::Limited,
         Event::KnockMissed,
@@ -48,6 +52,7 @@ impl Event {
             Event::RejoinAccepted => "rejoin_accepted",
             Event::KeysUpdated => "keys_updated",
             Event::LinkRenewed => "link_renewed",
+            Event::LinksCrossed => "links_crossed",
             Event::RetryAsked => "retry_asked",
             Event::Limited => "limited",
             Event::KnockMissed => "knock_missed",

@@ -13,11 +13,14 @@ use quinn::{ClientConfig, Connection, ConnectionId, Endpoint};
 use tokio::sync::Notify;
 
 use crate::{
+    command::HubSender,
     config::EpochSecret,
-    hub::{Established, HubSender, Link, LinkKeys, Shared, Way, close, may_call},
+    hub::{close, may_call},
     identity::Identity,
     link::ADMITTED_BYTES_MAX,
     listen::peer_identity,
+    made::{Established, Link, LinkKeys, Way},
+    shared::Shared,
     tie::Origin,
     tuning::Tuning,
 };

@@ -9,10 +9,7 @@ use std::time::Duration;
 use osmoda_mesh_protocol::{LinkInfo, Members};
 use osmoda_types::NodeId;
 
-use crate::{
-    handle::Linked,
-    hub::{Link, Shared},
-};
+use crate::{handle::Linked, made::Link, shared::Shared};
 
 /// Which members have a link.
 pub(crate) fn links(members: &Members, own: NodeId, linked: &Linked) {

@@ -22,17 +22,20 @@ use tokio::{
 };
 
 use crate::{
+    command::{self, HubSender},
     config::{EpochSecret, MeshConfig, RejoinSecret},
     counters::{Counters, Event},
     dial::random,
     door::{Doors, InviteSecret},
     epochs::Epochs,
     error::MeshError,
-    hub::{self, Hub, HubSender, Link, Shared},
+    hub::{self, Hub},
     identity::{Identity, Keyring},
     link::{self, OpenFault},
     listen,
+    made::Link,
     port::Port,
+    shared::Shared,
     sieve::Knocks,
     stream::{IncomingStream, MeshStream, Offer, Queue},
 };
@@ -87,7 +90,7 @@ impl Mesh {
             alive: ArcSwap::default(),
             enroller,
         });
-        let (sender, commands) = hub::channel();
+        let (sender, commands) = command::channel();
         tasks.spawn(TaskKind::STORE, "mesh hub", Hub::new(shared.clone(), sender.clone()).run(commands));
         tasks.spawn(TaskKind::INTAKE, "mesh listener", listen::accept(shared.clone(), sender.clone()));
         #[cfg(feature = "swim")]

@@ -5,260 +5,39 @@
 //! `update_members` returns (`tests/one.rs`).
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
-    },
+    collections::BTreeMap,
+    sync::{Arc, atomic::Ordering},
     time::Duration,
 };
 
-use arc_swap::ArcSwap;
 use osmoda_kit::{
-    clock::{SharedClock, Timestamp},
     shutdown::Stage,
-    tasks::{TaskHandle, TaskKind, Tasks},
+    tasks::{TaskHandle, TaskKind},
 };
-use osmoda_mesh_protocol::{
-    CLOSE_DUPLICATE, CLOSE_GOING, CLOSE_NORMAL, CLOSE_REFUSED, LinkInfo, Member, Members, SecretBytes, Service,
-};
-use osmoda_types::{MeshEpoch, MeshKey, NetworkId, NodeId, Role};
+use osmoda_mesh_protocol::{CLOSE_DUPLICATE, CLOSE_GOING, CLOSE_NORMAL, CLOSE_REFUSED, Member, Members, Service};
+use osmoda_types::{NodeId, Role};
 use quinn::{Connection, VarInt};
-use tokio::sync::{Notify, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    command::{Command, HubSender},
     config::EpochSecret,
-    counters::{Counters, Event},
+    counters::Event,
     dial::{self, When},
-    door::Doors,
-    epochs::Epochs,
     error::MeshError,
     gauges,
     handle::Linked,
-    identity::{Identity, Keyring},
+    identity::Identity,
     link,
+    made::{Established, Link, LinkState, millis},
     overlay::Overlay,
-    pair::Enroller,
-    port::Port,
-    stream::{InUse, Queue},
-    tie::{self, Origin},
-    tuning::Tuning,
+    shared::Shared,
+    stream::InUse,
+    tie::{self, Old},
 };
-
-/// Commands waiting for the hub: a restart of a 32-node fleet brings two per
-/// peer at once. Senders wait; none of them holds anything the hub needs.
-const COMMANDS_MAX: usize = 64;
 
 /// How long closing waits for the peers to hear of it.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
-
-/// What every part of an endpoint shares. All of it is immutable or a snapshot.
-pub(crate) struct Shared {
-    pub(crate) keyring: Arc<Keyring>,
-    pub(crate) network: NetworkId,
-    pub(crate) clock: SharedClock,
-    pub(crate) tasks: Tasks,
-    pub(crate) tuning: Tuning,
-    pub(crate) port: Port,
-    /// Handshakes under way at the listener.
-    pub(crate) handshakes: AtomicUsize,
-    /// Random per start: see `tie`.
-    pub(crate) incarnation: u64,
-    pub(crate) members: Arc<ArcSwap<Members>>,
-    pub(crate) epochs: ArcSwap<Epochs>,
-    /// This node's own secret for coming back.
-    pub(crate) rejoin: Option<SecretBytes>,
-    pub(crate) counters: Counters,
-    pub(crate) doors: Arc<Doors>,
-    pub(crate) services: ArcSwap<BTreeMap<Service, Queue>>,
-    pub(crate) links: watch::Sender<Linked>,
-    pub(crate) kicks: ArcSwap<BTreeMap<NodeId, Arc<Notify>>>,
-    /// Members without a link that seem to live all the same; empty in a full mesh.
-    pub(crate) alive: ArcSwap<BTreeSet<NodeId>>,
-    pub(crate) enroller: Option<Arc<dyn Enroller>>,
-}
-
-impl Shared {
-    /// This node's role in the newest snapshot.
-    pub(crate) fn own_role(&self) -> Option<Role> {
-        self.members.load().by_node(&self.keyring.node()).map(|member| member.role)
-    }
-}
-
-/// One published link.
-#[derive(Debug, Clone)]
-pub(crate) struct Link {
-    pub(crate) connection: Connection,
-    pub(crate) origin: Origin,
-    pub(crate) epoch: MeshEpoch,
-    pub(crate) way: Way,
-    pub(crate) keys: LinkKeys,
-    pub(crate) since: Timestamp,
-    pub(crate) state: Arc<LinkState>,
-}
-
-impl Link {
-    /// Whether a link made today would be proven with another secret.
-    pub(crate) fn is_stale(&self, epochs: &Epochs) -> bool {
-        let newest = epochs.current().epoch;
-        match self.way {
-            Way::Epoch => newest != self.epoch,
-            Way::Rejoin => newest >= self.epoch,
-        }
-    }
-
-    /// Whether one of its two keys has been replaced since.
-    pub(crate) fn is_outdated(&self, shared: &Shared, peer: &NodeId) -> bool {
-        let members = shared.members.load();
-        // Who is no member any more is cut off elsewhere, and at once.
-        let replaced = members.by_node(peer).is_some_and(|member| member.mesh_key != self.keys.peer);
-        replaced || !shared.keyring.has(&self.keys.own)
-    }
-
-    /// What it has carried, at boot time `now`.
-    pub(crate) fn info(&self, now: Duration) -> LinkInfo {
-        let stats = self.connection.stats();
-        LinkInfo {
-            sent_packets: stats.path.sent_packets,
-            lost_packets: stats.path.lost_packets,
-            mtu: stats.path.current_mtu,
-            bytes_in: stats.udp_rx.bytes,
-            bytes_out: stats.udp_tx.bytes,
-            key_age_ms: millis(now).saturating_sub(self.state.keyed_ms.load(Ordering::Relaxed)),
-        }
-    }
-}
-
-/// What changes about a link while it is up.
-#[derive(Debug)]
-pub(crate) struct LinkState {
-    /// Boot time of the last key update, in ms.
-    pub(crate) keyed_ms: AtomicU64,
-    /// Another link has followed; this one only finishes its streams.
-    pub(crate) followed: AtomicBool,
-    pub(crate) in_use: InUse,
-}
-
-pub(crate) fn millis(span: Duration) -> u64 {
-    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// What proved that a peer belongs to the fleet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// The secret of an epoch.
-    Epoch,
-    /// The member's own secret.
-    Rejoin,
-}
-
-/// The transport keys that the two ends of a link proved.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct LinkKeys {
-    pub(crate) own: MeshKey,
-    pub(crate) peer: MeshKey,
-}
-
-/// A connection whose peer has passed the handshake.
-pub(crate) struct Established {
-    pub(crate) peer: NodeId,
-    pub(crate) connection: Connection,
-    pub(crate) origin: Origin,
-    pub(crate) epoch: MeshEpoch,
-    pub(crate) way: Way,
-    pub(crate) keys: LinkKeys,
-    /// Made while an older link of the same dialler is up.
-    pub(crate) renews: bool,
-}
-
-pub(crate) enum Command {
-    /// `kept` is told whether the link was; one that was not is closed already.
-    Established {
-        new: Established,
-        kept: oneshot::Sender<bool>,
-    },
-    Ended {
-        peer: NodeId,
-        connection: usize,
-    },
-    Members {
-        members: Members,
-        done: oneshot::Sender<Result<(), MeshError>>,
-    },
-    Epoch {
-        secret: EpochSecret,
-        done: oneshot::Sender<Result<bool, MeshError>>,
-    },
-    /// Other keys of this node.
-    Identity {
-        identity: Arc<Identity>,
-        done: oneshot::Sender<Result<(), MeshError>>,
-    },
-    /// A member that was found under newer keys than `known` says.
-    Followed {
-        known: Box<Member>,
-        now: Box<Member>,
-    },
-    Close {
-        done: oneshot::Sender<()>,
-    },
-}
-
-/// The way to the hub.
-#[derive(Clone)]
-pub(crate) struct HubSender(mpsc::Sender<Command>);
-
-impl HubSender {
-    /// Whether the link was kept. `false` also when the hub is gone.
-    pub(crate) async fn established(&self, new: Established) -> bool {
-        let (kept, answer) = oneshot::channel();
-        self.0.send(Command::Established { new, kept }).await.is_ok() && answer.await.unwrap_or(false)
-    }
-
-    pub(crate) async fn ended(&self, peer: NodeId, connection: usize) {
-        if self.0.send(Command::Ended { peer, connection }).await.is_err() {
-            tracing::trace!("hub is gone");
-        }
-    }
-
-    /// Returns when the snapshot is in force; `None` when the hub is gone.
-    pub(crate) async fn members(&self, members: Members) -> Option<Result<(), MeshError>> {
-        let (done, answer) = oneshot::channel();
-        self.0.send(Command::Members { members, done }).await.ok()?;
-        answer.await.ok()
-    }
-
-    /// Whether the epoch was newer; `None` when the hub is gone.
-    pub(crate) async fn epoch(&self, secret: EpochSecret) -> Option<Result<bool, MeshError>> {
-        let (done, answer) = oneshot::channel();
-        self.0.send(Command::Epoch { secret, done }).await.ok()?;
-        answer.await.ok()
-    }
-
-    /// Returns when the keys are in use; `None` when the hub is gone.
-    pub(crate) async fn identity(&self, identity: Arc<Identity>) -> Option<Result<(), MeshError>> {
-        let (done, answer) = oneshot::channel();
-        self.0.send(Command::Identity { identity, done }).await.ok()?;
-        answer.await.ok()
-    }
-
-    pub(crate) async fn followed(&self, known: Member, now: Member) {
-        let (known, now) = (Box::new(known), Box::new(now));
-        if self.0.send(Command::Followed { known, now }).await.is_err() {
-            tracing::trace!("hub is gone");
-        }
-    }
-
-    pub(crate) async fn close(&self) -> bool {
-        let (done, answer) = oneshot::channel();
-        self.0.send(Command::Close { done }).await.is_ok() && answer.await.is_ok()
-    }
-}
-
-pub(crate) fn channel() -> (HubSender, mpsc::Receiver<Command>) {
-    let (sender, receiver) = mpsc::channel(COMMANDS_MAX);
-    (HubSender(sender), receiver)
-}
 
 struct Dialler {
     task: TaskHandle,
@@ -338,16 +117,17 @@ impl Hub {
         }
         if let Some(old) = self.links.get(&peer) {
             let lost = old.connection.close_reason().is_some();
-            if !lost && !tie::replaces(old.origin, origin) {
-                close(&connection, CLOSE_DUPLICATE);
-                return false;
-            }
-            if renews && !lost && old.origin == origin {
-                old.state.followed.store(true, Ordering::Relaxed);
-                self.followed.insert(old.connection.stable_id(), (peer, old.clone()));
-                self.shared.counters.note(Event::LinkRenewed);
-            } else {
-                close(&old.connection, CLOSE_DUPLICATE);
+            match tie::beside(old.origin, origin, renews) {
+                Old::Stays if !lost => {
+                    close(&connection, CLOSE_DUPLICATE);
+                    return false;
+                }
+                Old::Drains if !lost => {
+                    old.state.followed.store(true, Ordering::Relaxed);
+                    self.followed.insert(old.connection.stable_id(), (peer, old.clone()));
+                    self.shared.counters.note(if renews { Event::LinkRenewed } else { Event::LinksCrossed });
+                }
+                Old::Stays | Old::Drains | Old::Ends => close(&old.connection, CLOSE_DUPLICATE),
             }
         }
         let keyed_ms = millis(self.shared.clock.now_boot()).into();

@@ -14,12 +14,14 @@
 
 mod adapters;
 mod change;
+mod command;
 mod config;
 mod counters;
 mod dial;
 mod door;
 mod epochs;
 mod error;
+pub mod fuzz;
 mod gate;
 mod gauges;
 mod handle;
@@ -30,11 +32,13 @@ mod keys;
 mod lifetime;
 mod link;
 mod listen;
+mod made;
 mod overlay;
 mod pair;
 mod port;
 mod rejoin;
 pub mod rotation;
+mod shared;
 mod sieve;
 mod socket;
 pub mod state;

@@ -14,11 +14,14 @@ use quinn::{RecvStream, SendStream};
 use tokio::io::AsyncWriteExt;
 
 use crate::{
+    command::HubSender,
     counters::Event,
     dial, gauges,
-    hub::{HubSender, Link, Shared, close, millis},
+    hub::close,
     lifetime::{Drain, Due, Lifetime},
     listen::peer_identity,
+    made::{Link, millis},
+    shared::Shared,
     stream::{MeshStream, Offer, refuse},
     tuning::{PEER_STREAMS_MAX, raise_limits},
 };
@@ -26,6 +29,9 @@ use crate::{
 /// Bound on an [`Admitted`] frame: a few numbers, eight changes of keys at about
 /// 530 bytes, and room for later fields.
 pub(crate) const ADMITTED_BYTES_MAX: usize = 8 * 1024;
+
+/// The code of a stream that belongs on the link that has followed this one.
+const STREAM_MOVED: u32 = 2;
 
 /// How long a link outlives the keys that made it: both ends proved themselves
 /// when they held. Longer than two tries of its initiator to make it anew (every
@@ -85,6 +91,7 @@ async fn work(shared: &Arc<Shared>, hub: &HubSender, peer: NodeId, link: &Link) 
             }
             // Safe to drop: accepting takes the stream only when it is ready.
             stream = link.connection.accept_bi() => match stream {
+                Ok((send, recv)) if link.state.followed.load(Ordering::Relaxed) => turn_over(peer, send, recv),
                 Ok((send, recv)) => openings.push(open(shared, peer, link, send, recv)),
                 Err(reason) => {
                     tracing::debug!(peer = %peer, %reason, "link ended");
@@ -124,6 +131,9 @@ impl Age {
             let drain = self.drain.get_or_insert_with(|| Drain::new(now));
             let in_use = link.state.in_use.others() > 0;
             if drain.over(now, in_use, shared.tuning.drain_quiet, shared.tuning.drain_max) {
+                if in_use {
+                    tracing::info!(%peer, limit = ?shared.tuning.drain_max, "streams cut with the link they were on");
+                }
                 close(&link.connection, CLOSE_DUPLICATE);
             }
             return false;
@@ -148,6 +158,14 @@ impl Age {
 
 fn key_updates(link: &Link) -> u64 {
     peer_identity(&link.connection).map_or(0, |identity| identity.key_updates)
+}
+
+/// Gives a stream back that was opened on a link which another one has followed.
+/// Its opener has heard no answer, so it opens it again on that one, which it is
+/// about to see.
+fn turn_over(peer: NodeId, mut send: SendStream, mut recv: RecvStream) {
+    let given_back = send.reset(STREAM_MOVED.into()).is_ok() && recv.stop(STREAM_MOVED.into()).is_ok();
+    tracing::debug!(%peer, given_back, "stream opened on a link that is being drained");
 }
 
 /// Reads a stream's preamble and hands the stream to its service, or refuses.

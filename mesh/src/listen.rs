@@ -15,12 +15,15 @@ use osmoda_types::{InviteId, MeshEpoch};
 use quinn::{Connecting, Connection, Incoming};
 
 use crate::{
+    command::HubSender,
     counters::Event,
     dial::random,
     door::Door,
     gate::{Gate, Knocked, Verdict},
-    hub::{Established, HubSender, LinkKeys, Shared, Way, close},
+    hub::close,
+    made::{Established, LinkKeys, Way},
     pair,
+    shared::Shared,
     tie::Origin,
 };
 

@@ -17,8 +17,9 @@ use quinn::{Connection, Endpoint, TokioRuntime};
 
 use crate::{
     dial::{connect, random},
-    hub::{Shared, close},
+    hub::close,
     identity::Identity,
+    shared::Shared,
     sieve::Sieve,
     socket,
     tuning::Tuning,

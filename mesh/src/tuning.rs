@@ -83,8 +83,9 @@ pub struct Tuning {
     /// How long no stream must have used a followed link before it ends: a
     /// retransmission of the last bytes takes less.
     pub drain_quiet: Duration,
-    /// How long streams may keep a followed link: long calls end, endless ones
-    /// are cut and come again on the new link.
+    /// How long streams may keep a followed link: long calls end (the longest, the
+    /// transfer of a blob's slice, has as long), endless ones are cut and come
+    /// again on the new link. Longer keeps old keys in use, shorter cuts calls.
     pub drain_max: Duration,
     /// What happens to first packets without a knock.
     pub knock_fallback: KnockFallback,

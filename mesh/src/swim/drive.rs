@@ -18,8 +18,10 @@ use tokio::sync::mpsc;
 
 use super::{Effects, Swim};
 use crate::dial::random;
-use crate::hub::{Link, Shared, close};
+use crate::hub::close;
+use crate::made::Link;
 use crate::overlay::Overlay;
+use crate::shared::Shared;
 
 /// Datagrams that wait for the protocol: some seconds of a thousand members'.
 /// What is over it is dropped, as on any network.

@@ -1,6 +1,8 @@
 //! Whole endpoints on the loopback interface, port 0.
 
 #[cfg(test)]
+mod crossed;
+#[cfg(test)]
 mod epochs;
 #[cfg(test)]
 mod hygiene;

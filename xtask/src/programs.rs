@@ -58,7 +58,11 @@ pub(crate) fn bench(rest: &[OsString]) -> anyhow::Result<ExitCode> {
     let metadata = Metadata::load()?;
     let program = ("osmoda-tests", "bench");
     require(&metadata, program.0, program.1)?;
-    let mesh = rest.iter().any(|word| word == "mesh");
+    let has = |name: &str| rest.iter().any(|word| word == name);
+    let mesh = has("mesh");
+    if mesh || has("loss") {
+        setup::network_tools()?;
+    }
     if mesh {
         compile(&metadata, Profile::Release, &[program], "osmoda-tests/fast-crypto")?;
         let fast = built(&metadata, Profile::Release, program.1);

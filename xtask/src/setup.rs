@@ -12,6 +12,9 @@ use anyhow::Context;
 const HOST_TOOLS: &[(&str, &str)] =
     &[("debootstrap", "debootstrap"), ("nix-env", "nix-bin"), ("ip", "iproute2"), ("nsenter", "util-linux")];
 
+/// What the networks of benchmarks need.
+const NETWORK_TOOLS: &[(&str, &str)] = &[("ip", "iproute2"), ("ethtool", "ethtool")];
+
 /// Makes `nix-env` available where that is possible. Returns whether it is.
 ///
 /// Without it the programs use the built-in symlink store, which needs nothing.
@@ -26,6 +29,11 @@ pub(crate) fn nix() -> anyhow::Result<bool> {
 /// Makes the tools of the real hosts available where that is possible.
 pub(crate) fn host_tools() -> anyhow::Result<bool> {
     ensure(HOST_TOOLS)
+}
+
+/// Makes the tools of benchmarks' networks available where that is possible.
+pub(crate) fn network_tools() -> anyhow::Result<bool> {
+    ensure(NETWORK_TOOLS)
 }
 
 /// Installs the packages of the missing programs. False where it may not.

@@ -10,6 +10,7 @@ pub mod ledger;
 pub mod loss;
 pub mod memory;
 pub mod mesh;
+mod netns;
 pub mod raft;
 pub mod report;
 pub mod revocation;

@@ -8,16 +8,12 @@
 //! and iproute2; without, only the mesh is measured, over loopback and the
 //! shaper alone.
 
-use std::fs::File;
 use std::net::{Ipv4Addr, UdpSocket};
-use std::os::fd::AsFd as _;
-use std::path::PathBuf;
 
-use anyhow::{Context as _, ensure};
-use osmoda_kit::process::{Spec, run};
+use anyhow::ensure;
 use osmoda_kit::tasks::Tasks;
-use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
+use crate::bench::netns::{ip, within};
 use crate::shaper::{Head, Road, Shaper};
 
 /// The port of VXLAN (RFC 7348), at both ends of a cable.
@@ -28,9 +24,6 @@ const CABLE_MTU: &str = "1600";
 
 /// The usual one of Ethernet; the road itself carries any datagram.
 const MTU: &str = "1500";
-
-/// Where `ip` may lie; the environment of programs is empty.
-const FOLDERS: [&str; 3] = ["/usr/sbin", "/sbin", "/usr/bin"];
 
 /// Both networks.
 pub(super) struct Nets {
@@ -83,18 +76,18 @@ impl Nets {
     }
 
     async fn make(&self) -> anyhow::Result<()> {
-        tool(&["netns", "add", &self.between]).await?;
+        ip(&["netns", "add", &self.between]).await?;
         for place in [Place::Near, Place::Far] {
             let name = self.name(place);
-            tool(&["netns", "add", name]).await?;
+            ip(&["netns", "add", name]).await?;
             self.lay_cable(place).await?;
             let [local, remote] = place.cable().map(|address| address.to_string());
             let port = PORT.to_string();
             let vxlan = ["type", "vxlan", "id", "7", "local", &local, "remote", &remote, "dstport", &port];
-            tool(&[&["-n", name, "link", "add", "road"][..], &vxlan].concat()).await?;
+            ip(&[&["-n", name, "link", "add", "road"][..], &vxlan].concat()).await?;
             // One packet is one packet: no bundles that would be lost as a whole.
-            tool(&["-n", name, "link", "set", "road", "mtu", MTU, "gso_max_segs", "1", "up"]).await?;
-            tool(&["-n", name, "address", "add", &format!("{}/24", place.address()), "dev", "road"]).await?;
+            ip(&["-n", name, "link", "set", "road", "mtu", MTU, "gso_max_segs", "1", "up"]).await?;
+            ip(&["-n", name, "address", "add", &format!("{}/24", place.address()), "dev", "road"]).await?;
         }
         Ok(())
     }
@@ -103,10 +96,10 @@ impl Nets {
         let (name, between) = (self.name(place), self.between.as_str());
         let inner = if place == Place::Near { "near" } else { "far" };
         let pair = ["type", "veth", "peer", "name", inner, "netns", between];
-        tool(&[&["-n", name, "link", "add", "cable"][..], &pair].concat()).await?;
+        ip(&[&["-n", name, "link", "add", "cable"][..], &pair].concat()).await?;
         for ((net, link), address) in [(name, "cable"), (between, inner)].into_iter().zip(place.cable()) {
-            tool(&["-n", net, "address", "add", &format!("{address}/24"), "dev", link]).await?;
-            tool(&["-n", net, "link", "set", link, "mtu", CABLE_MTU, "up"]).await?;
+            ip(&["-n", net, "address", "add", &format!("{address}/24"), "dev", link]).await?;
+            ip(&["-n", net, "link", "set", link, "mtu", CABLE_MTU, "up"]).await?;
         }
         Ok(())
     }
@@ -114,7 +107,7 @@ impl Nets {
     /// Removes all of it; what is not there is no fault.
     pub(super) async fn down(&self) {
         for name in [&self.near, &self.far, &self.between] {
-            if let Err(error) = tool(&["netns", "delete", name]).await {
+            if let Err(error) = ip(&["netns", "delete", name]).await {
                 tracing::debug!(%error, name, "a network was gone already");
             }
         }
@@ -142,16 +135,6 @@ impl Nets {
     pub(super) fn inside<T>(&self, place: Place, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
         within(self.name(place), work)
     }
-}
-
-fn within<T>(name: &str, work: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<T> {
-    let own = File::open("/proc/thread-self/ns/net")?;
-    let other = File::open(PathBuf::from("/run/netns").join(name))?;
-    move_into_link_name_space(other.as_fd(), Some(LinkNameSpaceType::Network))?;
-    let done = work();
-    move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::Network))
-        .expect("a thread may return to the network it was started in");
-    done
 }
 
 /// Offsets in a wrapped packet: VXLAN has 8 bytes, Ethernet 14, IPv4 here 20.
@@ -185,12 +168,4 @@ fn sum_up(wrapped: &mut [u8]) {
     // A sum of zero would mean none in UDP.
     let sum = if sum == 0xffff { 0xffff } else { !(sum as u16) };
     packet[at..at + 2].copy_from_slice(&sum.to_be_bytes());
-}
-
-async fn tool(arguments: &[&str]) -> anyhow::Result<()> {
-    let path = FOLDERS.iter().map(|folder| PathBuf::from(folder).join("ip")).find(|path| path.is_file());
-    let path = path.context("ip (iproute2) is not installed")?;
-    let output = run(&Spec::new(path).args(arguments.iter().copied())).await?;
-    ensure!(output.status.success(), "ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
-    Ok(())
 }

@@ -87,11 +87,16 @@ impl End {
 /// Two ends on the loopback interface with a link that the first one dialled.
 pub(crate) async fn pair() -> anyhow::Result<(End, End)> {
     let (a, b) = (End::start(1, ([127, 0, 0, 1], 0).into())?, End::start(2, ([127, 0, 0, 1], 0).into())?);
+    link(&a, &b).await?;
+    Ok((a, b))
+}
+
+/// Makes a link from `a` to `b`.
+pub(super) async fn link(a: &End, b: &End) -> anyhow::Result<()> {
     let members = vec![a.member(vec![]), b.member(vec![b.handle.local_address()])];
     b.learn(2, members.clone()).await?;
     a.learn(2, members).await?;
-    a.linked(b.handle.local_id()).await?;
-    Ok((a, b))
+    a.linked(b.handle.local_id()).await
 }
 
 fn snapshot(index: u64, members: Vec<Member>) -> Members {

@@ -14,6 +14,7 @@ mod blobs;
 mod config;
 mod counts;
 mod enrol;
+pub mod fuzz;
 mod keys;
 mod messages;
 mod pace;

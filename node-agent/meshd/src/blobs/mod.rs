@@ -36,6 +36,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use self::serve::{ABSENT, BUSY, FOUND, QUESTION_BYTES, SLICE_WIRE_MAX, Serving};
 use self::store::{BLOB_BYTES_MAX, Partial, Store};
+
+pub(crate) use self::store::fuzz_slice;
 use crate::counts::{self, Transfer};
 
 /// How long an owner may take for one slice: it is paced, and last in line.

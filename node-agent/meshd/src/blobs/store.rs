@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use bao_tree::blake3::Hash;
 use bao_tree::io::outboard::{EmptyOutboard, PreOrderOutboard};
-use bao_tree::io::sync::{CreateOutboard, decode_ranges, encode_ranges_validated};
+use bao_tree::io::sync::{CreateOutboard, ReadAt, WriteAt, decode_ranges, encode_ranges_validated};
 use bao_tree::{BaoTree, BlockSize, ChunkNum, ChunkRanges};
 use osmoda_kit::error::ApiError;
 use osmoda_kit::fsio;
@@ -216,9 +216,7 @@ impl Source {
 
     /// A slice from a byte on, with the proof that it belongs to the blob.
     pub(crate) fn slice(&self, from: u64) -> Result<Vec<u8>, ApiError> {
-        let mut encoded = Vec::new();
-        encode_ranges_validated(&self.data, &self.tree, &slice_at(from), &mut encoded).map_err(ApiError::internal)?;
-        Ok(encoded)
+        slice_of(&self.data, &self.tree, from).map_err(ApiError::internal)
     }
 }
 
@@ -226,15 +224,68 @@ impl Partial {
     /// Takes a slice after what is here, if it is proven; `size` is what the
     /// sender says the blob has, which the proof covers too.
     pub(crate) fn take(&mut self, size: u64, encoded: &[u8]) -> Result<(), ApiError> {
-        let tree = BaoTree::new(size, GROUP);
-        let outboard = EmptyOutboard { tree, root: self.hash };
-        decode_ranges(encoded, &slice_at(self.has), &mut self.file, outboard).map_err(|error| {
+        prove(&self.hash, (size, self.has), encoded, &mut self.file).map_err(|error| {
             ApiError::new(ErrorCode::Conflict, "the peer sent bytes that do not belong to the blob").with_source(error)
         })?;
         self.file.sync_data().map_err(unusable)?;
         self.has = (self.has + SLICE_BYTES).min(size);
         Ok(())
     }
+}
+
+/// The slice of a blob from a byte on, with its proof.
+fn slice_of(
+    data: impl ReadAt,
+    tree: &PreOrderOutboard<Vec<u8>>,
+    from: u64,
+) -> Result<Vec<u8>, bao_tree::io::EncodeError> {
+    let mut encoded = Vec::new();
+    encode_ranges_validated(data, tree, &slice_at(from), &mut encoded)?;
+    Ok(encoded)
+}
+
+/// Writes what a slice of a blob of `size` proves to be the blob's from `has` on.
+/// What was written before an error was proven too.
+fn prove(
+    hash: &Hash,
+    (size, has): (u64, u64),
+    encoded: &[u8],
+    into: &mut impl WriteAt,
+) -> Result<(), bao_tree::io::DecodeError> {
+    let outboard = EmptyOutboard { tree: BaoTree::new(size, GROUP), root: *hash };
+    decode_ranges(encoded, &slice_at(has), into, outboard)
+}
+
+/// A slice of a peer's: any size, any place, any bytes, or an honest slice with
+/// some of them changed; and any place asked for by a peer.
+///
+/// # Panics
+/// When bytes are kept that are not the blob's.
+pub(crate) fn fuzz_slice(bytes: &[u8]) {
+    let Some(([kind, a, b, c, ..], rest)) = bytes.split_first_chunk::<8>() else { return };
+    // Two groups and a part of a third; one and its end; a chunk; nothing.
+    let length = [40_000, 16_385, 1024, 0][usize::from(*a) % 4];
+    let blob: Vec<u8> = (0..length).map(|n: u32| n.to_le_bytes()[0]).collect();
+    let tree = PreOrderOutboard::<Vec<u8>>::create(io::Cursor::new(&blob), GROUP).expect("memory can be read");
+    let asked = bytes.first_chunk::<8>().map_or(0, |place| u64::from_be_bytes(*place));
+    drop(slice_of(&blob[..], &tree, asked));
+
+    let size = match b % 3 {
+        0 => blob.len() as u64,
+        1 => u64::from(*c) * 257,
+        _ => asked % BLOB_BYTES_MAX,
+    };
+    let encoded = if kind % 2 == 0 {
+        rest.to_vec()
+    } else {
+        let mut honest = slice_of(&blob[..], &tree, 0).expect("memory can be read");
+        honest.iter_mut().skip(usize::from(*c) * 64).zip(rest).for_each(|(byte, mask)| *byte ^= mask);
+        honest
+    };
+    let mut kept = Vec::new();
+    let proven = prove(&tree.root, (size, 0), &encoded, &mut kept).is_ok();
+    assert!(blob.starts_with(&kept), "bytes were kept that are not the blob's");
+    assert!(!proven || kept.len() as u64 == size.min(SLICE_BYTES), "a slice was proven with a hole in it");
 }
 
 /// The chunks of the slice that begins at a byte.

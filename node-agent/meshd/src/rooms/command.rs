@@ -75,6 +75,9 @@ pub(crate) enum Command {
     /// Look at retention now.
     #[cfg(test)]
     PruneNow { reply: Reply<()> },
+    /// Let the store grow to so many pages at most.
+    #[cfg(test)]
+    LimitPages { pages: u32, reply: Reply<()> },
     /// A link is up; frames for the peer go here.
     LinkUp { peer: NodeId, queue: Queue },
     /// It is down.

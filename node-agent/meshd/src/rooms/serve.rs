@@ -48,6 +48,11 @@ impl Owner {
             Command::Release(release) => self.release(release),
             Command::Want { room, peer } => self.want(&room, peer),
             #[cfg(test)]
+            Command::LimitPages { pages, reply } => {
+                self.store_mut().limit_pages(pages);
+                answer(reply, ());
+            }
+            #[cfg(test)]
             Command::PruneNow { reply } => {
                 self.prune(batch);
                 batch.then(move |_, _| answer(reply, ()));

@@ -10,6 +10,7 @@ use osmoda_types::{ErrorCode, Role};
 use tokio::io::split;
 
 use super::world::{LIMIT, Node, introduce, same};
+use crate::rooms::command::Command;
 use crate::rooms::wire::{FrameReader, send};
 
 const TIME: Duration = Duration::from_secs(5);
@@ -186,6 +187,42 @@ async fn a_room_for_the_fleet_is_joined_by_asking_and_guests_make_no_rooms_here(
     assert_eq!(exchange(&guest, &b, &frames).await, Frame::Ack { id: post.id(), verdict: Verdict::Refused });
     assert!(b.rooms.list().await.unwrap().is_empty());
     for node in [a, b, guest] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_disk_stops_writes_with_an_error_and_keeps_the_links() {
+    let [a, b] = [Node::new(Role::Voter).await, Node::new(Role::Node).await];
+    introduce(2, &[&a, &b]).await;
+    let room = a.create(&[&b], JoinRule::Added).await;
+    wait_for("the record", LIMIT, async || b.rooms.show(room, 0).await.ok()).await;
+    let limit = async |pages| b.rooms.cx.ask(|reply| Command::LimitPages { pages, reply }).await.unwrap();
+    // SQLite takes any limit below what there is as what there is.
+    limit(1).await;
+    let mut count = 0;
+    let refused = loop {
+        match b.rooms.send(room, "x".repeat(8_000)).await {
+            Ok(_) => count += 1,
+            Err(error) => break error,
+        }
+        assert!(count < 100, "the disk does not fill up");
+    };
+    assert_eq!(refused.code, ErrorCode::DiskFull);
+    let link = b.mesh.peers()[0].clone();
+    assert!(link.connected);
+    // What the other one says is not kept here, and not lost.
+    for _ in 0..5 {
+        a.rooms.send(room, "y".repeat(8_000)).await.unwrap();
+    }
+    wait_for("all that was sent before", LIMIT, async || (a.ids(room).await.len() == count + 5).then_some(())).await;
+    assert!(b.ids(room).await.len() < count + 5);
+    let now = b.mesh.peers()[0].clone();
+    assert_eq!((now.connected, now.since_ms), (true, link.since_ms), "the same link");
+    // There is room again: healing brings the rest.
+    limit(1 << 20).await;
+    same(room, &[&a, &b], count + 5).await;
+    for node in [a, b] {
         node.stop().await;
     }
 }

@@ -2,4 +2,4 @@
 
 #![no_main]
 
-libfuzzer_sys::fuzz_target!(|bytes: &[u8]| (osmoda_fuzz_targets::TARGETS[4].body)(bytes));
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| (osmoda_fuzz_targets::target("frame").body)(bytes));

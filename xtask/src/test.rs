@@ -21,9 +21,9 @@ const EXIT_NO_PREREQUISITES: i32 = 3;
 pub(crate) const TLS: &str = "osmoda-controller/tls,osmoda-ctl/tls";
 
 /// Features of the mesh that no program has by default: the other crypto, and
-/// SWIM. Their own parts are tested with the rest; this runs whole endpoints with
-/// them. Selected in the whole workspace, so that only the mesh is built again.
-const MESH: &str = "osmoda-mesh-crypto/fast-crypto,osmoda-mesh/swim";
+/// SWIM. Their own parts are tested with the rest; this runs whole endpoints and
+/// the fuzzers' targets with them. Selected in the whole workspace, so that only the mesh is built again.
+const MESH: &str = "osmoda-mesh-crypto/fast-crypto,osmoda-mesh/swim,osmoda-fuzz-targets/swim";
 
 /// Arguments of `cargo xtask test`.
 #[derive(Debug, Default, clap::Args)]
@@ -91,7 +91,7 @@ pub(crate) fn counted(args: &TestArgs) -> anyhow::Result<Counts> {
         run_tests(&["--features", TLS, "--test", "tls"].map(str::to_owned), &mut counts)?;
         let whole_endpoints = ["--features", MESH, "--test", "one"].map(str::to_owned);
         // Other crates have a test of this name, and the mesh changes nothing there.
-        run_some(&whole_endpoints, &["-E", "package(osmoda-mesh)"], &mut counts)?;
+        run_some(&whole_endpoints, &["-E", "package(osmoda-mesh) + package(osmoda-fuzz-targets)"], &mut counts)?;
     }
     Ok(counts)
 }

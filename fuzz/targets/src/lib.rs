@@ -3,7 +3,7 @@
 //!
 //! Each takes any bytes, panics only when a promise is broken and is called in
 //! two places: by a cargo-fuzz target in `fuzz/fuzz_targets` (nightly, for
-//! hours) and by `tests/one/bounded.rs` (every CI run, a fixed number of mutations of
+//! as long as one likes) and by `tests/one/bounded.rs` (every CI run, a fixed number of mutations of
 //! the corpus with a printed seed). Invariant: every target has a corpus folder
 //! with at least one file that its parser accepts or nearly accepts
 //! (`tests/one/bounded.rs`).
@@ -11,10 +11,12 @@
 mod handshake;
 mod words;
 
+use osmoda_mesh::fuzz::fuzz_datagram;
 use osmoda_mesh_rooms::{fuzz_reconcile, fuzz_room_frame, fuzz_room_message, fuzz_room_record};
+use osmoda_meshd::fuzz::{fuzz_blob, fuzz_message};
 
 pub use handshake::{handshake, transport_parameters};
-pub use words::{frame, invite, knock, preamble};
+pub use words::{command, frame, invite, keys, knock, preamble, witness};
 
 /// A parser under test.
 #[derive(Debug, Clone, Copy)]
@@ -35,7 +37,7 @@ const CHEAP: u32 = 20_000;
 const COSTLY: u32 = 400;
 
 /// Every parser.
-pub const TARGETS: [Target; 10] = [
+pub const TARGETS: &[Target] = &[
     Target { name: "knock", before_admission: true, rounds: CHEAP, body: knock },
     Target { name: "handshake", before_admission: true, rounds: COSTLY, body: handshake },
     Target { name: "transport_parameters", before_admission: true, rounds: CHEAP, body: transport_parameters },
@@ -46,4 +48,22 @@ pub const TARGETS: [Target; 10] = [
     Target { name: "room_record", before_admission: false, rounds: CHEAP, body: fuzz_room_record },
     Target { name: "room_frame", before_admission: false, rounds: CHEAP, body: fuzz_room_frame },
     Target { name: "reconcile", before_admission: false, rounds: COSTLY, body: fuzz_reconcile },
+    Target { name: "datagram", before_admission: true, rounds: CHEAP, body: fuzz_datagram },
+    Target { name: "keys", before_admission: false, rounds: CHEAP, body: keys },
+    Target { name: "message", before_admission: false, rounds: CHEAP, body: fuzz_message },
+    Target { name: "blob", before_admission: false, rounds: COSTLY, body: fuzz_blob },
+    Target { name: "witness", before_admission: false, rounds: CHEAP, body: witness },
+    Target { name: "command", before_admission: false, rounds: CHEAP, body: command },
+    // The last, because it is there only with its feature.
+    #[cfg(feature = "swim")]
+    Target { name: "swim", before_admission: false, rounds: CHEAP, body: osmoda_mesh::fuzz::fuzz_swim },
 ];
+
+/// The parser of that name.
+///
+/// # Panics
+/// When there is none.
+#[must_use]
+pub fn target(name: &str) -> &'static Target {
+    TARGETS.iter().find(|target| target.name == name).expect("a target of this name")
+}

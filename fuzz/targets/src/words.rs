@@ -2,9 +2,12 @@
 //! bytes of a stream.
 
 use osmoda_mesh_protocol::{
-    ADDRESSES_MAX, Admitted, Answer, Hello, INVITE_ADDRESSES_MAX, Invite, JoinRequest, MEMBERS_MAX, Members,
-    PairAnswer, Preamble, RejoinTable, Succession, decode_json, encode_frame, frame_length, knock_is_valid,
+    ADDRESSES_MAX, Admitted, Answer, Hello, INVITE_ADDRESSES_MAX, Invite, JoinRequest, KEYS_ANSWER_BYTES_MAX,
+    KEYS_ASK_BYTES_MAX, KeysAnswer, KeysAsk, MEMBERS_MAX, Members, PairAnswer, Preamble, RejoinTable, Succession,
+    decode_json, encode_frame, frame_length, knock_is_valid,
 };
+use osmoda_node_api::witness::{Question, Reply};
+use osmoda_proto::{decode_command, encode_command};
 use osmoda_types::NetworkId;
 
 /// Larger than any frame of the mesh.
@@ -81,5 +84,46 @@ pub fn preamble(bytes: &[u8]) {
     }
     if let Ok(Some((_, used))) = Answer::decode(bytes) {
         assert!(used <= bytes.len());
+    }
+}
+
+/// What members ask voters for, and the answers.
+///
+/// # Panics
+/// When a question or an answer that was read has another form of its own.
+pub fn keys(bytes: &[u8]) {
+    if let Ok(ask) = decode_json::<KeysAsk>(bytes)
+        && let Ok(frame) = encode_frame(&ask, KEYS_ASK_BYTES_MAX)
+    {
+        assert_eq!(decode_json(&frame[4..]).ok(), Some(ask));
+    }
+    if let Ok(answer) = decode_json::<KeysAnswer>(bytes)
+        && let Ok(frame) = encode_frame(&answer, KEYS_ANSWER_BYTES_MAX)
+    {
+        assert_eq!(decode_json(&frame[4..]).ok(), Some(answer));
+    }
+}
+
+/// What ledgers ask each other, and the answers. What is inside is
+/// `osmoda_ledger`'s to read.
+///
+/// # Panics
+/// When what was read has no form of its own.
+pub fn witness(bytes: &[u8]) {
+    if let Ok(question) = decode_json::<Question>(bytes) {
+        assert!(encode_frame(&question, usize::MAX).is_ok());
+    }
+    if let Ok(reply) = decode_json::<Reply>(bytes) {
+        assert!(encode_frame(&reply, usize::MAX).is_ok());
+    }
+}
+
+/// A command of the log, as members hand it in.
+///
+/// # Panics
+/// When a command that was read is written differently than it is read again.
+pub fn command(bytes: &[u8]) {
+    if let Ok(command) = decode_command(bytes) {
+        assert_eq!(decode_command(&encode_command(&command)).as_ref(), Ok(&command));
     }
 }

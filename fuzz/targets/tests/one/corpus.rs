@@ -4,18 +4,25 @@
 use std::{fs, path::PathBuf};
 
 use ed25519_dalek::SigningKey;
+use osmoda_mesh_crypto::QUIC_VERSION;
 use osmoda_mesh_protocol::{
-    Admitted, Answer, FRAME_VERSION, Hello, Invite, JoinRequest, Limits, Member, Members, PairAnswer, Preamble,
-    SecretBytes, Service, Succession, encode_frame, knock, node_id, rejoin_knock,
+    Admitted, Answer, FRAME_VERSION, Hello, Invite, JoinRequest, KeysAnswer, KeysAsk, Limits, Member, Members,
+    PairAnswer, Preamble, SecretBytes, Service, Succession, encode_frame, knock, node_id, rejoin_knock,
 };
 use osmoda_mesh_rooms::{Blob, Body, Frame, Hlc, Message, MessageId, Opener, RoomId, Snapshot, Unverified, Verified};
-use osmoda_types::{ErrorCode, InviteId, MeshEpoch, MeshKey, NetworkId, NodeId, PublicKey, Role, Signature, statement};
+use osmoda_node_api::witness::{Question, Reply};
+use osmoda_proto::encode_command;
+use osmoda_types::command::{Body as Order, Command};
+use osmoda_types::{
+    ErrorCode, InviteId, MeshEpoch, MeshKey, NetworkId, NodeId, PublicKey, RaftId, RequestId, Role, Signature,
+    statement,
+};
 
 const FRAME: usize = 64 * 1024;
 
 /// All seeds: target, file, bytes.
 fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
-    [mesh(), handshakes(), rooms()].concat()
+    [mesh(), handshakes(), rooms(), services()].concat()
 }
 
 fn mesh() -> Vec<(&'static str, &'static str, Vec<u8>)> {
@@ -121,6 +128,67 @@ fn rooms() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("reconcile", "range", [&[1][..], &range].concat()),
         ("reconcile", "frames", [&[0][..], &body(&opened), &[0xa5, 1], &range].concat()),
     ]
+}
+
+/// What the services besides the rooms are told.
+fn services() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let initial = [&[0xc0][..], &QUIC_VERSION.to_be_bytes(), &[20], &[7; 20], &[14], &[8; 14], &[0; 40]].concat();
+    let node = NodeId::from_bytes([2; 32]);
+    let secret = SecretBytes::new([9; 32]);
+    let found = KeysAnswer::Rejoins([(node, secret.clone())].into());
+    let (held, judged) = (Reply::Held(None), Reply::Judged { status: 200, body: "\u{2014} n1 AAAA\n".to_owned() });
+    let command = |body| encode_command(&Command { request: RequestId::from_bytes([1; 16]), body });
+    let moved = Order::UpdateAddresses { node, addresses: vec!["192.0.2.1:18800".to_owned()] };
+    let voter = Order::RegisterVoter { node, raft_id: RaftId(3) };
+    vec![
+        ("datagram", "initial", [&[10][..], &initial].concat()),
+        ("datagram", "short", [&[255][..], &[0x40; 40]].concat()),
+        ("datagram", "burst", [&[10][..], &initial, &initial, &[0x40; 30]].concat()),
+        ("keys", "epoch", json(KeysAsk::Epoch { epoch: MeshEpoch(3) })),
+        ("keys", "rejoins", json(KeysAsk::Rejoins { nodes: vec![node] })),
+        ("keys", "secret", json(KeysAnswer::Epoch(secret))),
+        ("keys", "found", json(found)),
+        ("keys", "refused", json(KeysAnswer::Refused(ErrorCode::EpochStale))),
+        ("message", "heartbeat", br#"{"type":"heartbeat","timestamp":"2026-01-01T00:00:00Z"}"#.to_vec()),
+        (
+            "message",
+            "report",
+            br#"{"type":"health_report","hostname":"a","cpu":0.5,"memory":0.25,"uptime":7}"#.to_vec(),
+        ),
+        ("message", "alert", br#"{"type":"alert","severity":"critical","title":"t","detail":"d"}"#.to_vec()),
+        ("message", "chat", br#"{"type":"chat","from":"x","text":"hello"}"#.to_vec()),
+        ("blob", "honest", vec![1, 0, 0, 0, 0, 0, 0, 0]),
+        ("blob", "changed", vec![1, 0, 0, 3, 0, 0, 0, 0, 0, 1]),
+        ("blob", "other-size", vec![0, 1, 1, 9, 0, 0, 0, 0, 1, 2, 3]),
+        (
+            "witness",
+            "checkpoint",
+            json(Question::AddCheckpoint("old 7\n\nn1\n9\nAAAA\n\n\u{2014} n1 AAAA\n".to_owned())),
+        ),
+        ("witness", "held", json(Question::Held)),
+        ("witness", "nothing-held", json(held)),
+        ("witness", "judged", json(judged)),
+        ("command", "expire-invite", command(Order::ExpireInvite(InviteId::from_bytes([2; 16])))),
+        ("command", "moved", command(moved)),
+        ("command", "voter", command(voter)),
+        ("swim", "ping", swim_packet(0, 2, true)),
+        ("swim", "announce", swim_packet(6, 3, false)),
+    ]
+}
+
+fn json(value: impl serde::Serialize) -> Vec<u8> {
+    // A frame without its length.
+    encode_frame(&value, FRAME).unwrap()[4..].to_vec()
+}
+
+/// A packet of `from` for node 1, with one update about node 4.
+fn swim_packet(kind: u8, from: u8, probe: bool) -> Vec<u8> {
+    let start = |node: u8| [&[node; 32][..], &7_u64.to_be_bytes()].concat();
+    let number: &[u8] = if probe { &[5] } else { &[] };
+    let update = [&[0, 1][..], &start(4), &[0, 0], &[0]].concat();
+    let packet = [&[kind][..], &start(from), &[0, 0], &start(1), number, &update].concat();
+    // An odd length has its last byte in the next packet's place.
+    [&[u8::try_from(packet.len().div_ceil(2)).unwrap(), from][..], &packet].concat()
 }
 
 /// A frame without its length.

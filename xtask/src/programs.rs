@@ -50,6 +50,15 @@ pub(crate) fn demo(rest: &[OsString]) -> anyhow::Result<ExitCode> {
     become_program(program, rest)
 }
 
+/// Benchmarks that start no program of the product.
+const ALONE: &[&str] = &["flood", "loss", "mesh", "raft", "rooms"];
+
+/// Whether one of the named benchmarks starts a fleet; without a name all are
+/// run.
+fn needs_fleet(rest: &[OsString]) -> bool {
+    rest.is_empty() || rest.iter().any(|word| !ALONE.iter().any(|name| word == name))
+}
+
 /// `cargo xtask bench`.
 ///
 /// `mesh` compares with TLS and with quick primitives, both of which a C library
@@ -70,7 +79,11 @@ pub(crate) fn bench(rest: &[OsString]) -> anyhow::Result<ExitCode> {
         std::fs::copy(&fast, &beside).with_context(|| format!("cannot write {}", beside.display()))?;
     }
     let features = if mesh { "osmoda-tests/bench-tls" } else { "" };
-    compile(&metadata, Profile::Release, &[PRODUCT, &[program]].concat(), features)?;
+    let mut programs = vec![program];
+    if needs_fleet(rest) {
+        programs.extend(PRODUCT);
+    }
+    compile(&metadata, Profile::Release, &programs, features)?;
     become_program(built(&metadata, Profile::Release, program.1), rest)
 }
 
@@ -134,4 +147,16 @@ fn require(metadata: &Metadata, package: &str, binary: &str) -> anyhow::Result<(
 fn become_program(program: PathBuf, rest: &[OsString]) -> anyhow::Result<ExitCode> {
     let cause = Command::new(&program).args(rest).exec();
     Err(cause).with_context(|| format!("cannot start {}", program.display()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn programs_are_built_for_benchmarks_that_start_them() {
+        let needs = |words: &[&str]| needs_fleet(&words.iter().map(OsString::from).collect::<Vec<_>>());
+        assert!(needs(&[]) && needs(&["rollout"]) && needs(&["mesh", "ledger"]) && needs(&["--list"]));
+        assert!(!needs(&["mesh"]) && !needs(&["flood", "rooms"]));
+    }
 }

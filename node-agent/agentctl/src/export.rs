@@ -25,7 +25,9 @@ pub(crate) fn run(args: &Args, options: &ExportOptions, dir: &Path, out: &mut im
     };
     let covered = store.newest_cosigned(policy.quorum().0)?;
     let size = Checkpoint::parse(newest.text()).map_err(osmoda_agentd::checkpoint::StoreError::from)?.size;
-    let mut writer = ExportWriter::new(dir, None)?;
+    let beginning = file.beginning()?;
+    let base = beginning.as_ref().map(|beginning| (&beginning.base, beginning.edge.clone()));
+    let mut writer = ExportWriter::new(dir, base)?;
     file.records(size, |record| writer.push(record).map_err(Stopped::Folder)).map_err(Failure::from)?;
     writer.finish(&newest, covered.as_ref(), &policy)?;
     writeln!(out, "{size} rows up to the newest checkpoint: {}", dir.display())?;

@@ -101,7 +101,8 @@ fn live(
     };
     let own_key = if given.is_some() { None } else { own_policy(&dir)? };
     let source = source(given.is_some(), own_key.is_some());
-    let mut auditor = Auditor::new(given.or(own_key), Shown { own, held: held(options)? }, None);
+    let base = file.beginning()?.map(|beginning| beginning.base);
+    let mut auditor = Auditor::new(given.or(own_key), Shown { own, held: held(options)? }, base);
     let last_written = file.audit(&mut auditor, found)?;
     Ok((auditor, source, last_written))
 }

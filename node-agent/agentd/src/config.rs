@@ -9,7 +9,26 @@ use serde::Deserialize;
 pub struct Config {
     /// Backups.
     pub backup: Backups,
+    /// How long rows of the ledger are kept.
+    pub retention: Retention,
 }
+
+/// How long rows of the ledger are kept (docs/ledger.md). Both off: for ever.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Days after which rows may go; 0 for never.
+    pub days: u32,
+    /// Mebibytes of rows above which the oldest go; 0 for any size.
+    pub mebibytes: u64,
+}
+
+/// Shortest retention by age: a month of rows is what an enquiry needs, and what
+/// the backups of a week refer to.
+const DAYS_MIN: u32 = 30;
+
+/// Smallest retention by size: some 100,000 rows.
+const MEBIBYTES_MIN: u64 = 64;
 
 /// When backups are made. Where they lie and how many are kept is said to the
 /// executor, which makes them (`execd.toml`).
@@ -34,6 +53,13 @@ impl Validate for Config {
         if backup.every_hours > 8760 {
             faults.push(format!("backup.every_hours is {}, must be 0 to 8760", backup.every_hours));
         }
+        let Retention { days, mebibytes } = self.retention;
+        if days != 0 && days < DAYS_MIN {
+            faults.push(format!("retention.days is {days}, must be 0 or at least {DAYS_MIN}"));
+        }
+        if mebibytes != 0 && mebibytes < MEBIBYTES_MIN {
+            faults.push(format!("retention.mebibytes is {mebibytes}, must be 0 or at least {MEBIBYTES_MIN}"));
+        }
         faults
     }
 }
@@ -46,6 +72,7 @@ mod tests {
     fn defaults_are_sound_and_faults_are_named() {
         assert_eq!(Config::default().faults(), [""; 0]);
         let backup = Backups { every_hours: 9000 };
-        assert_eq!(Config { backup }.faults().len(), 1);
+        let retention = Retention { days: 29, mebibytes: 1 };
+        assert_eq!(Config { backup, retention }.faults().len(), 3);
     }
 }

@@ -23,11 +23,12 @@ pub mod memory;
 mod parts;
 pub mod reads;
 pub mod receipts;
+pub mod retention;
 mod service;
 mod subkey;
 pub mod system;
 mod timeframe;
 pub mod witness;
 
-pub use config::{Backups as BackupConfig, Config};
+pub use config::{Backups as BackupConfig, Config, Retention as RetentionConfig};
 pub use service::Agentd;

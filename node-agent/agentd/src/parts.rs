@@ -30,7 +30,7 @@ pub(crate) async fn start(
     approvals: &Approvals,
     cx: &Boot,
     config: &Config,
-) -> Result<Router, BootError> {
+) -> Result<(Router, Memory), BootError> {
     let ledger_path = cx.state_dir().join(FILE_NAME);
     let memory = Memory::start(ledger.clone(), &ledger_path, cx.tasks()).map_err(ApiError::internal)?;
     let incidents = Incidents::start(ledger.clone(), cx.tasks()).await?;
@@ -38,12 +38,13 @@ pub(crate) async fn start(
     let backups = backups(ledger, cx, config);
     cx.tasks().spawn(TaskKind::REQUEST, "backup schedule", backups.clone().keep_schedule());
     let restoring = Restoring { backups, approvals: approvals.clone(), executor: ExecdClient::new(cx.client("execd")) };
-    Ok(memory::router(memory)
+    let router = memory::router(memory.clone())
         .merge(incidents::router(incidents))
         .merge(receipts::router(ledger.clone()))
         .merge(system::router(system))
         .merge(backup::router(restoring))
-        .merge(card::router(card(ledger, cx))))
+        .merge(card::router(card(ledger, cx)));
+    Ok((router, memory))
 }
 
 /// Backups of the node, made by the executor.

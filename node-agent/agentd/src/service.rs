@@ -5,6 +5,7 @@
 //! the start.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use osmoda_kit::boot::{Boot, BootError, Daemon, Service};
 use osmoda_kit::error::ApiError;
@@ -27,8 +28,12 @@ use crate::ledger::verify::Report;
 use crate::ledger::{Ledger, LedgerThreads, StoreError, WriterOptions};
 use crate::parts;
 use crate::reads::{self, ReadsParts};
+use crate::retention::{Keep, Retention};
 use crate::subkey::Registration;
 use crate::witness::{self, WitnessGate};
+
+/// The newest rows that retention never drops, however large they are.
+const KEPT_ROWS: u64 = 4096;
 
 /// The daemon.
 #[derive(Debug)]
@@ -77,9 +82,14 @@ impl Daemon for Agentd {
         let (watchman, watched) = Watchman::new(cx.state_dir(), cx.clock(), cx.tasks().clone());
         cx.tasks().spawn(TaskKind::BACKGROUND, "ledger watchman", watchman.run());
         let witnessing = witness::start(&cx, &ledger, &checkpoints, key).await?;
+        let gate = witnessing.gate.clone();
         let approvals = approvals(&ledger, &cx, witnessing.gate);
         cx.tasks().spawn(TaskKind::BACKGROUND, "approval sweep", approvals.clone().sweep());
-        let parts = parts::start(&ledger, &approvals, &cx, &config).await?;
+        let (parts, memory) = parts::start(&ledger, &approvals, &cx, &config).await?;
+        let retention = retention(&ledger, &checkpoints, gate, &cx, &config);
+        // The index has the words of rows that are gone; it is made anew without them.
+        let retaining = retention.run(cx.tasks().clone(), move || memory.rebuild());
+        cx.tasks().spawn(TaskKind::REQUEST, "ledger retention", retaining);
         let api = Api::new(ledger.clone(), cx.tasks().clone()).map_err(ApiError::internal)?;
         let api = api.with_checks(checkpoints.clone(), watched);
         let router = api.router().merge(approvals.router()).merge(checkpoint::router(checkpoints));
@@ -87,6 +97,18 @@ impl Daemon for Agentd {
         let reads = ReadsParts { ledger, callers: cx.callers(), clock: cx.clock(), tasks: cx.tasks().clone() };
         Ok(Service::new(reads::observe(router, reads)).telling_refusals_itself())
     }
+}
+
+/// What the configuration says about old rows.
+fn retention(ledger: &Ledger, checkpoints: &Checkpoints, gate: WitnessGate, cx: &Boot, config: &Config) -> Retention {
+    let (days, mebibytes) = (u64::from(config.retention.days), config.retention.mebibytes);
+    let keep = Keep {
+        age: (days > 0).then(|| Duration::from_secs(days * 24 * 3600)),
+        bytes: (mebibytes > 0).then_some(mebibytes << 20),
+        rows: KEPT_ROWS,
+    };
+    let (ledger, checkpoints) = (ledger.clone(), checkpoints.clone());
+    Retention { ledger, checkpoints, gate, clock: cx.clock(), keep, isolation: cx.isolation() }
 }
 
 /// Approvals over the daemon's own files and the executor's socket.

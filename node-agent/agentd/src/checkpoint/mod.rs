@@ -33,6 +33,7 @@ use osmoda_kit::tasks::{BlockingFailed, Tasks};
 use osmoda_ledger::checkpoint::{Checkpoint, CheckpointError};
 use osmoda_ledger::exchange::AddCheckpoint;
 use osmoda_ledger::note::{KeyKind, Note, NoteError, NoteSignature, VerifierKey};
+use osmoda_ledger::tree::Edge;
 use osmoda_types::ErrorCode;
 use serde_json::{Map, json};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -282,6 +283,26 @@ impl Checkpoints {
     /// [`CheckpointFailed::Prove`].
     pub async fn consistency(&self, from: u64, to: u64) -> Result<Consistency, CheckpointFailed> {
         self.blocking("consistency proof", move |inner| Ok(inner.prover().consistency(from, to)?)).await
+    }
+
+    /// Makes sure of the tiles of the first `size` rows before they are dropped.
+    ///
+    /// # Errors
+    /// [`CheckpointFailed::Prove`].
+    pub(crate) async fn settle(&self, size: u64) -> Result<Edge, CheckpointFailed> {
+        self.blocking("settle tiles", move |inner| Ok(inner.prover().settle(size)?)).await
+    }
+
+    /// The rows before this edge were dropped.
+    ///
+    /// # Errors
+    /// [`CheckpointFailed::Blocking`].
+    pub(crate) async fn begin_at(&self, base: Edge) -> Result<(), CheckpointFailed> {
+        self.blocking("tiles after retention", move |inner| {
+            inner.prover().begin_at(base);
+            Ok(())
+        })
+        .await
     }
 
     async fn blocking<T: Send + 'static>(

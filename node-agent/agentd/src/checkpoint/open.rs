@@ -8,6 +8,7 @@ use osmoda_kit::clock::SharedClock;
 use osmoda_kit::error::ApiError;
 use osmoda_kit::keys::KeyError;
 use osmoda_ledger::checkpoint::Checkpoint;
+use osmoda_ledger::tree::Edge;
 use osmoda_types::ErrorCode;
 
 use super::prover::{Prover, TILES_FOLDER, TileFolder};
@@ -103,7 +104,9 @@ impl OpenAll {
             let verifier = key.verifier().map_err(|_| OpenAllError::ForeignKey)?;
             Checkpoint::open(&newest, &verifier).map_err(|_| OpenAllError::ForeignKey)?;
         }
-        let mut folder = TileFolder::new(self.state_dir.join(TILES_FOLDER));
+        let beginning = if path.exists() { LedgerFile::open(&path)?.beginning()? } else { None };
+        let base = beginning.map_or_else(Edge::new, |beginning| beginning.edge);
+        let mut folder = TileFolder::at(self.state_dir.join(TILES_FOLDER), base);
         let mut failed = None;
         let opened = Ledger::open_against(&path, self.options, self.clock, &marks, |leaf| {
             failed = failed.take().or(folder.append(leaf).err());

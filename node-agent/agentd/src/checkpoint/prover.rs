@@ -78,13 +78,22 @@ pub struct Consistency {
 pub struct TileFolder {
     dir: PathBuf,
     edge: Edge,
+    /// The edge of the rows that were dropped: tiles before it are not made
+    /// again, because nothing is left to make them from.
+    base: Edge,
 }
 
 impl TileFolder {
     /// A folder of which nothing is known yet.
     #[must_use]
     pub fn new(dir: PathBuf) -> Self {
-        Self { dir, edge: Edge::new() }
+        Self::at(dir, Edge::new())
+    }
+
+    /// A folder that has the full tiles before `base`, whose rows were dropped.
+    #[must_use]
+    pub fn at(dir: PathBuf, base: Edge) -> Self {
+        Self { dir, edge: base.clone(), base }
     }
 
     /// How many leaves it covers.
@@ -213,10 +222,43 @@ impl Prover {
         let Err(ProveError::Wrong(_) | ProveError::Short | ProveError::Tile { .. }) = &tried else { return tried };
         tracing::warn!("tiles are not those of the rows; making them anew");
         let to = self.folder.size();
-        self.folder = TileFolder::new(self.folder.dir.clone());
+        self.folder = TileFolder::at(self.folder.dir.clone(), self.folder.base.clone());
         self.advance(to)?;
         self.files_are_right()?;
         make(self)
+    }
+
+    /// Makes sure of every tile of the first `size` rows, a whole number of tiles,
+    /// while the rows are there: right, and on disk. Returns the tree over them.
+    ///
+    /// # Errors
+    /// [`ProveError`].
+    pub fn settle(&mut self, size: u64) -> Result<Edge, ProveError> {
+        let mut folder = TileFolder::at(self.folder.dir.clone(), self.folder.base.clone());
+        let mut full = Vec::new();
+        self.file.leaves(folder.size(), size, |leaf| {
+            folder.append(leaf)?;
+            if folder.size().is_multiple_of(TILE_HASHES as u64) {
+                full.push(TilePath::Hashes(
+                    TileId { level: 0, index: folder.size() / TILE_HASHES as u64 - 1 },
+                    TILE_HASHES,
+                ));
+            }
+            Ok::<_, ProveError>(())
+        })?;
+        if folder.size() != size {
+            return Err(ProveError::NotThere { have: folder.size(), asked: size });
+        }
+        for path in full {
+            let path = folder.dir.join(path.to_string());
+            sync(&path).map_err(|source| ProveError::Tile { path, source })?;
+        }
+        Ok(folder.edge)
+    }
+
+    /// The rows up to `base` were dropped.
+    pub fn begin_at(&mut self, base: Edge) {
+        self.folder.base = base;
     }
 
     /// Whether the files lead to the root that was computed from the rows.
@@ -231,6 +273,13 @@ fn flat(error: TileError<ProveError>) -> ProveError {
         TileError::Store(error) => error,
         TileError::Short { .. } => ProveError::Short,
     }
+}
+
+/// Makes a tile and its name durable. Those of higher levels are made again from
+/// the lowest by whoever misses one.
+fn sync(path: &Path) -> io::Result<()> {
+    std::fs::File::open(path)?.sync_all()?;
+    path.parent().map_or(Ok(()), |folder| std::fs::File::open(folder)?.sync_all())
 }
 
 /// Writes a tile unless its file is right. Not synced: what a power cut leaves

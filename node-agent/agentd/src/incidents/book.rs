@@ -1,5 +1,5 @@
 //! Which rows belong to which incident, and an incident as its rows tell it.
-//! *Pure.*
+//! *Pure*, but for the one function that reads the rows.
 //!
 //! Invariant: the book is a fold over the rows in order of their ids; whoever
 //! folds the same rows has the same book. A row that no rule of this file
@@ -10,6 +10,8 @@ use std::collections::BTreeMap;
 use osmoda_node_api::agentd::Event;
 use osmoda_node_api::agentd_records::{Incident, Step};
 use serde_json::Value;
+
+use crate::ledger::file::{FileError, LedgerFile};
 
 pub(super) const CREATE: &str = "incident.create";
 pub(super) const STEP: &str = "incident.step";
@@ -104,6 +106,17 @@ impl Book {
             .filter_map(|id| Some((id, self.incidents.get(id)?)))
             .filter(move |(_, rows)| status.is_none_or(|status| rows.status.as_str() == status))
     }
+}
+
+/// The first row of the oldest incident that is open. Blocks.
+///
+/// # Errors
+/// [`FileError`].
+pub(crate) fn oldest_open(file: &LedgerFile) -> Result<Option<i64>, FileError> {
+    let mut book = Book::default();
+    file.each_of(&KINDS, |event| book.apply(event))?;
+    let open = book.newest(Some(Status::Open.as_str()));
+    Ok(open.filter_map(|(_, rows)| rows.ids.first().copied()).min())
 }
 
 /// The incident as its rows tell it; `None` when they do not begin one.

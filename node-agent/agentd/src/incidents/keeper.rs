@@ -113,7 +113,11 @@ impl Incidents {
     /// makes its incident unreadable, which is said rather than hidden.
     async fn read(&self, wanted: Vec<(String, Rows)>) -> Result<Vec<Incident>, ApiError> {
         let read = self.ledger.read(move |file| {
-            let incidents = wanted.into_iter().map(|(id, rows)| {
+            // One whose rows were dropped is gone with them, as it is after a restart.
+            let dropped = file.beginning()?.map_or(0, |beginning| beginning.base.head.size);
+            let is_there =
+                |rows: &Rows| rows.ids.first().is_some_and(|id| u64::try_from(*id).is_ok_and(|id| id > dropped));
+            let incidents = wanted.into_iter().filter(|(_, rows)| is_there(rows)).map(|(id, rows)| {
                 let events = file.by_ids(&rows.ids)?;
                 let is_whole = events.len() == rows.ids.len() && events.iter().all(is_sound);
                 Ok(is_whole.then(|| book::incident(&id, &events)).flatten())

@@ -12,4 +12,5 @@ mod book;
 mod keeper;
 
 pub use api::router;
+pub(crate) use book::oldest_open;
 pub use keeper::Incidents;

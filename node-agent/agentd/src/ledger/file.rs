@@ -16,6 +16,7 @@ use osmoda_node_api::agentd::{Event, EventQuery};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
 
+use super::base::{self, Beginning};
 use super::record::{ChainHash, Row};
 use super::verify::{ChainFault, Fault, Report, Verifier};
 
@@ -32,6 +33,7 @@ pub(crate) const MIGRATIONS: &[(u32, &str)] = &[
     (2, crate::approval::SCHEMA),
     // The tree beside the chain: its right frontier, of the same commit as the rows.
     (3, "CREATE TABLE tree (one INTEGER PRIMARY KEY CHECK (one = 1), size INTEGER NOT NULL, frontier BLOB NOT NULL);"),
+    (4, super::base::SCHEMA),
 ];
 
 const EVENTS: &str = "CREATE TABLE events (
@@ -130,6 +132,24 @@ impl LedgerFile {
         Ok(Self { conn, path: path.to_owned() })
     }
 
+    /// Where the rows begin; `None` when every row is there.
+    ///
+    /// # Errors
+    /// [`FileError::Read`].
+    pub fn beginning(&self) -> Result<Option<Beginning>, FileError> {
+        base::load(&self.conn).map_err(FileError::Read)
+    }
+
+    /// Bytes of the pages that hold something.
+    ///
+    /// # Errors
+    /// [`FileError::Read`].
+    pub fn used_bytes(&self) -> Result<u64, FileError> {
+        let pragma = |name: &str| self.conn.query_row(&format!("PRAGMA {name}"), [], |row| unsigned(row, 0));
+        let used = || Ok(pragma("page_count")?.saturating_sub(pragma("freelist_count")?) * pragma("page_size")?);
+        used().map_err(FileError::Read)
+    }
+
     /// The connection, for tables beside the chain; it only reads.
     pub(crate) fn connection(&self) -> &Connection {
         &self.conn
@@ -170,7 +190,7 @@ impl LedgerFile {
     pub fn audit(&self, auditor: &mut Auditor, mut found: impl FnMut(Fault)) -> Result<Option<u64>, FileError> {
         let mut walked = || {
             let _view = self.conn.unchecked_transaction()?;
-            let Walk { mut statement, last_written, stored } = verify(&self.conn)?;
+            let Walk { mut statement, last_written, stored, .. } = verify(&self.conn)?;
             let mut rows = statement.query([])?;
             while let Some(row) = rows.next()? {
                 auditor.feed(&columns(row)?, &mut found);
@@ -303,7 +323,12 @@ impl LedgerFile {
         let Ok(id) = i64::try_from(id) else { return Ok(None) };
         let read = || {
             let mut statement = self.conn.prepare_cached("SELECT hash FROM events WHERE id = ?1")?;
-            statement.query_row([id], |row| row.get(0)).optional()
+            if let Some(hash) = statement.query_row([id], |row| row.get(0)).optional()? {
+                return Ok(Some(hash));
+            }
+            let last_dropped = base::load(&self.conn)?.map(|beginning| beginning.base.head);
+            let head = last_dropped.filter(|head| i64::try_from(head.size) == Ok(id));
+            Ok(head.map(|head| head.hash.to_string()))
         };
         read().map_err(FileError::Read)
     }
@@ -357,6 +382,9 @@ pub(crate) struct Walk<'a> {
     last_written: Option<u64>,
     /// The tree that storage keeps; none in a file from before there was one.
     stored: Option<(u64, Vec<u8>)>,
+    beginning: Option<Beginning>,
+    /// Whether there are rows that the beginning says are gone.
+    has_dropped: bool,
 }
 
 /// What a walk found, and the tree of the rows it saw.
@@ -385,10 +413,15 @@ pub(crate) fn verify(conn: &Connection) -> rusqlite::Result<Walk<'_>> {
             }
             e => Err(e),
         })?;
-    Ok(Walk { statement: conn.prepare(&all_rows())?, last_written, stored })
+    let beginning = base::load(conn)?;
+    let dropped = beginning.as_ref().map_or(0, |beginning| beginning.base.head.size);
+    let has_dropped =
+        conn.query_row(&format!("SELECT EXISTS (SELECT 1 FROM events WHERE id <= {dropped})"), [], |row| row.get(0))?;
+    let statement = conn.prepare(&format!("{COLUMNS} WHERE id > {dropped} ORDER BY id"))?;
+    Ok(Walk { statement, last_written, stored, beginning, has_dropped })
 }
 
-fn has_table(conn: &Connection, name: &str) -> rusqlite::Result<bool> {
+pub(super) fn has_table(conn: &Connection, name: &str) -> rusqlite::Result<bool> {
     conn.query_row("SELECT count(*) FROM sqlite_master WHERE type = 'table' AND name = ?1", [name], |row| {
         row.get::<_, i64>(0).map(|count| count > 0)
     })
@@ -401,10 +434,15 @@ impl Walk<'_> {
         mut found: impl FnMut(Fault),
         mut leaf: impl FnMut(TreeHash),
     ) -> rusqlite::Result<Walked> {
-        let mut verifier = Verifier::new();
-        let mut tree = Frontier::new();
+        let (mut verifier, mut tree) = match &self.beginning {
+            Some(Beginning { base, .. }) => (Verifier::resume(base.head, base.ts.as_bytes()), base.tree.clone()),
+            None => (Verifier::new(), Frontier::new()),
+        };
         let mut wrong = Vec::new();
-        let mut marks = marks.iter().peekable();
+        // A checkpoint over dropped rows alone has nothing to be compared with;
+        // the next ones hold for the tree that goes on from there.
+        let dropped = tree.size();
+        let mut marks = marks.iter().filter(move |mark| mark.size == 0 || mark.size > dropped).peekable();
         let mut rows = self.statement.query([])?;
         while let Some(row) = rows.next()? {
             let row = columns(row)?;
@@ -422,7 +460,7 @@ impl Walk<'_> {
         // Signed over rows that are not there any more.
         wrong.extend(marks.map(|mark| ChainFault::Checkpoint { size: mark.size }));
         let is_same = |(size, bytes): (u64, Vec<u8>)| size == tree.size() && bytes == tree.to_bytes();
-        if !self.stored.is_none_or(is_same) {
+        if !self.stored.is_none_or(is_same) || self.has_dropped {
             wrong.push(ChainFault::Tree);
         }
         for fault in wrong {

@@ -8,8 +8,10 @@
 //! Invariant: an acknowledged append is on disk and stays in the chain,
 //! whatever is killed (crash test `r15_no_acknowledged_row_is_lost`).
 //! Invariant (L5): nothing here rewrites a row. There is no code path that
-//! updates or deletes, and triggers refuse both to whoever opens the file.
+//! updates one, and triggers refuse it to whoever opens the file. Retention drops
+//! rows whole, from the first on, behind a signed root that covers them (`base`).
 
+pub(crate) mod base;
 pub mod file;
 mod handle;
 mod pages;
@@ -20,6 +22,7 @@ mod writer;
 
 pub use osmoda_ledger::{grammar, payload, record, redact, verify};
 
+pub use base::Beginning;
 pub(crate) use handle::Guarded;
 pub use handle::{Ledger, LedgerCounts, LedgerError, LedgerThreads, OpenError, State, WriterOptions};
 pub use pages::is_sound;

@@ -81,7 +81,8 @@ impl LedgerFile {
     /// # Errors
     /// [`FileError::Read`].
     pub fn first_at(&self, ts: &str) -> Result<i64, FileError> {
-        let (mut low, mut high) = (1, self.last_id()? + 1);
+        let first = self.conn.query_row("SELECT coalesce(min(id), 1) FROM events", [], |row| row.get(0));
+        let (mut low, mut high) = (first.map_err(FileError::Read)?, self.last_id()? + 1);
         let mut statement = self.conn.prepare_cached("SELECT ts FROM events WHERE id = ?1").map_err(FileError::Read)?;
         while low < high {
             let middle = low + (high - low) / 2;

@@ -93,6 +93,11 @@ impl Memory {
         *self.progress.borrow()
     }
 
+    /// Makes the index anew: rows it knows were dropped.
+    pub fn rebuild(&self) {
+        self.damage.notify_one();
+    }
+
     /// Resolves when every row up to `id` is indexed. Cancel-safe.
     pub async fn indexed(&self, id: i64) {
         let mut progress = self.progress.clone();

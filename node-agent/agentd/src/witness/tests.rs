@@ -1,6 +1,8 @@
 //! Real ledgers in folders that witness each other, and root on one of the hosts
 //! (`trust.md` 1.8). Between them lies no network: a post that can be cut.
 
+mod retention;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};

@@ -104,14 +104,18 @@ impl OpenAll {
             let verifier = key.verifier().map_err(|_| OpenAllError::ForeignKey)?;
             Checkpoint::open(&newest, &verifier).map_err(|_| OpenAllError::ForeignKey)?;
         }
-        let beginning = if path.exists() { LedgerFile::open(&path)?.beginning()? } else { None };
-        let base = beginning.map_or_else(Edge::new, |beginning| beginning.edge);
+        let beginning =
+            if path.exists() { LedgerFile::open(&path).and_then(|file| file.beginning()) } else { Ok(None) };
+        // What is damaged is for the walk to say, which knows it better.
+        let base = beginning.as_ref().ok().and_then(Option::as_ref);
+        let base = base.map_or_else(Edge::new, |beginning| beginning.edge.clone());
         let mut folder = TileFolder::at(self.state_dir.join(TILES_FOLDER), base);
         let mut failed = None;
         let opened = Ledger::open_against(&path, self.options, self.clock, &marks, |leaf| {
             failed = failed.take().or(folder.append(leaf).err());
         });
         let (ledger, threads, report) = opened?;
+        beginning?;
         if let Some(error) = failed {
             // Proofs will make them anew, or say why not; rows do not need them.
             tracing::warn!(error = osmoda_kit::error::chain(&error), "tiles of the ledger not written");

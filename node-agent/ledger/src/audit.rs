@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use crate::checkpoint::Checkpoint;
 use crate::evidence::{Contradiction, Evidence};
+use crate::look::Looked;
 use crate::note::{Note, VerifierKey};
 use crate::payload::Payload;
 use crate::policy::{Policy, Standing};
@@ -158,6 +159,7 @@ pub struct Auditor {
     refused: u64,
     base: Option<Base>,
     is_base_told: bool,
+    buffer: Vec<u8>,
 }
 
 impl Auditor {
@@ -194,6 +196,7 @@ impl Auditor {
             refused,
             base: base.clone(),
             is_base_told: base.is_none(),
+            buffer: Vec::new(),
         };
         if let Some(base) = base {
             auditor.compare(base.head.hash);
@@ -203,7 +206,13 @@ impl Auditor {
 
     /// Takes the next row and tells `found` each fault in it; returns its leaf.
     pub fn feed(&mut self, row: &Row<'_>, found: impl FnMut(Fault)) -> TreeHash {
-        let leaf = self.verifier.feed(row, found);
+        let looked = Looked::at(row, &mut self.buffer);
+        self.take(row, &looked, found)
+    }
+
+    /// As [`Auditor::feed`], for a row that was looked at before.
+    pub fn take(&mut self, row: &Row<'_>, looked: &Looked, found: impl FnMut(Fault)) -> TreeHash {
+        let leaf = self.verifier.take(row, looked, found);
         self.tree.append(leaf);
         if let Some(hash) = ChainHash::from_stored(row.hash) {
             self.compare(hash);

@@ -15,16 +15,26 @@ const DEPTH_MAX: usize = 32;
 /// Digits of an integer that cannot reach 2⁵³.
 const DIGITS_MAX: usize = 15;
 
-/// Whether the bytes are surely a canonical object.
-pub(crate) fn is_surely_canonical(bytes: &[u8]) -> bool {
-    let mut look = Look { bytes, at: 0 };
+/// What the quick look saw of an object.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Seen {
+    /// The whole number under `intent`.
+    pub(crate) intent: Option<u64>,
+}
+
+/// Looks at bytes; `None` unless they are surely a canonical object.
+pub(crate) fn sure_look(bytes: &[u8]) -> Option<Seen> {
     // UTF-8 is checked once and fast; the scanner may then skip what is not ASCII.
-    std::str::from_utf8(bytes).is_ok() && look.object(0).is_some() && look.at == bytes.len()
+    std::str::from_utf8(bytes).ok()?;
+    let mut look = Look { bytes, at: 0, intent: None };
+    look.object(0)?;
+    (look.at == bytes.len()).then_some(Seen { intent: look.intent })
 }
 
 struct Look<'a> {
     bytes: &'a [u8],
     at: usize,
+    intent: Option<u64>,
 }
 
 impl<'a> Look<'a> {
@@ -50,7 +60,11 @@ impl<'a> Look<'a> {
             }
             last = Some(key);
             self.eat(b':')?;
+            let value = self.at;
             self.value(depth + 1)?;
+            if depth == 0 && key == b"intent" {
+                self.intent = whole(&self.bytes[value..self.at]);
+            }
             if self.eat(b'}').is_some() {
                 return Some(());
             }
@@ -110,6 +124,7 @@ impl<'a> Look<'a> {
     fn string(&mut self) -> Option<()> {
         self.eat(b'"')?;
         loop {
+            self.skip_plain();
             match self.peek()? {
                 b'"' => {
                     self.at += 1;
@@ -124,6 +139,17 @@ impl<'a> Look<'a> {
                 b'\\' | 0..=0x1f => return None,
                 _ => self.at += 1,
             }
+        }
+    }
+
+    /// Goes on by eight bytes as long as none of them is a quote, a backslash or a
+    /// control byte.
+    fn skip_plain(&mut self) {
+        while let Some(eight) = self.bytes[self.at..].first_chunk::<8>() {
+            if has_special(u64::from_le_bytes(*eight)) {
+                return;
+            }
+            self.at += 8;
         }
     }
 
@@ -143,4 +169,25 @@ impl<'a> Look<'a> {
         // A point or an exponent makes whoever asked for a comma or an end fail.
         is_plain.then_some(())
     }
+}
+
+/// Whether any of eight bytes is a quote, a backslash or below a space. May say
+/// yes of bytes that are none (the reader then looks at each), never no of one
+/// that is.
+const fn has_special(eight: u64) -> bool {
+    const ONES: u64 = u64::from_le_bytes([1; 8]);
+    const TOPS: u64 = ONES << 7;
+    // A byte below n borrows into its top bit; one with its top bit set is not ASCII.
+    const fn below(eight: u64, n: u64) -> u64 {
+        eight.wrapping_sub(ONES * n) & !eight & TOPS
+    }
+    const fn is(eight: u64, byte: u8) -> u64 {
+        below(eight ^ (ONES * byte as u64), 1)
+    }
+    below(eight, 0x20) | is(eight, b'"') | is(eight, b'\\') != 0
+}
+
+/// The number that a value is, where it is a whole one of digits alone.
+fn whole(value: &[u8]) -> Option<u64> {
+    value.iter().try_fold(0_u64, |sum, b| b.is_ascii_digit().then(|| sum * 10 + u64::from(b - b'0')))
 }

@@ -18,13 +18,15 @@ use std::path::{Path, PathBuf};
 
 use crate::audit::{Auditor, Base, Shown};
 use crate::checkpoint::Checkpoint;
+use crate::look::Batch;
 use crate::note::{NOTE_BYTES_MAX, Note, NoteError};
 use crate::policy::{POLICY_BYTES_MAX, Policy, PolicyError};
-use crate::record::{ChainHash, Head, Row};
+use crate::record::{ChainHash, Head};
 use crate::tree::{
     Edge, TILE_HASHES, TILE_HEIGHT, Tile, TileId, TilePath, TileStore, TreeHash, decode_bundle, encode_entry,
 };
 use crate::verify::Fault;
+use crate::walk::{Threads, walk};
 
 /// Largest file read, in bytes: a bundle of 256 records of 64 KiB.
 const FILE_BYTES_MAX: u64 = 17 << 20;
@@ -164,6 +166,7 @@ pub struct Export {
     size: u64,
     covered: Option<Note>,
     heads: Vec<Note>,
+    threads: Threads,
     /// The policy that lies in the folder: whoever made the folder chose it.
     pub policy: Option<Policy>,
 }
@@ -195,12 +198,19 @@ impl Export {
             None => None,
             Some(bytes) => Some(Policy::parse(&String::from_utf8_lossy(&bytes)).map_err(ExportError::Policy)?),
         };
-        Ok(Self { dir: dir.to_owned(), newest, size: checkpoint.size, covered, heads, policy })
+        Ok(Self { dir: dir.to_owned(), newest, size: checkpoint.size, covered, heads, threads: Threads::Two, policy })
     }
 
     /// Adds what witnesses say they hold, from elsewhere.
     pub fn hold(&mut self, heads: Vec<Note>) {
         self.heads.extend(heads);
+    }
+
+    /// Walks on that many threads; two, unless somebody compares.
+    #[must_use]
+    pub const fn on(mut self, threads: Threads) -> Self {
+        self.threads = threads;
+        self
     }
 
     /// What the folder shows.
@@ -226,27 +236,20 @@ impl Export {
         let mut auditor = Auditor::new(policy, self.shown(), base);
         let mut wrong_tiles = 0_u64;
         let mut number = first / TILE_HASHES as u64;
-        while number * (TILE_HASHES as u64) < self.size {
-            let width = (self.size - number * TILE_HASHES as u64).min(TILE_HASHES as u64) as usize;
-            let path = self.dir.join(TilePath::Entries(number, width).to_string());
-            let bytes = read(&path, FILE_BYTES_MAX)?.ok_or_else(|| missing(&path))?;
-            let form = |what| ExportError::Form { path: path.clone(), what };
-            let records = decode_bundle(&bytes).map_err(|_| form("it ends inside a record"))?;
-            if records.len() != width {
-                return Err(form("it has another number of records"));
+        let fill = |batch: &mut Batch| {
+            while number * (TILE_HASHES as u64) < self.size && !batch.is_full() {
+                self.bundle(number, batch)?;
+                number += 1;
             }
-            for record in records {
-                let hash = ChainHash::of_record(record);
-                let mut row = Row::from_record(record).ok_or_else(|| form("a record cannot be read"))?;
-                row.hash = hash.as_bytes();
-                let leaf = auditor.feed(&row, &mut found);
-                edge.append(leaf, |id, tile| {
-                    wrong_tiles += u64::from(!self.has(TilePath::Hashes(id, TILE_HASHES), tile)?);
-                    Ok::<_, ExportError>(())
-                })?;
-            }
-            number += 1;
-        }
+            Ok(number * (TILE_HASHES as u64) < self.size)
+        };
+        walk(self.threads, fill, |row, looked| {
+            let leaf = auditor.take(row, looked, &mut found);
+            edge.append(leaf, |id, tile| {
+                wrong_tiles += u64::from(!self.has(TilePath::Hashes(id, TILE_HASHES), tile)?);
+                Ok(())
+            })
+        })?;
         for (id, tile) in edge.partial() {
             wrong_tiles += u64::from(!self.has(TilePath::Hashes(id, tile.hashes().len()), &tile)?);
         }
@@ -254,6 +257,21 @@ impl Export {
             auditor.tell_wrong_tree();
         }
         Ok(auditor)
+    }
+
+    /// The records of one bundle.
+    fn bundle(&self, number: u64, batch: &mut Batch) -> Result<(), ExportError> {
+        let width = (self.size - number * TILE_HASHES as u64).min(TILE_HASHES as u64) as usize;
+        let path = self.dir.join(TilePath::Entries(number, width).to_string());
+        let bytes = read(&path, FILE_BYTES_MAX)?.ok_or_else(|| missing(&path))?;
+        let form = |what| ExportError::Form { path: path.clone(), what };
+        let records = decode_bundle(&bytes).map_err(|_| form("it ends inside a record"))?;
+        if records.len() != width {
+            return Err(form("it has another number of records"));
+        }
+        records.into_iter().try_for_each(|record| {
+            batch.push_record(record).then_some(()).ok_or_else(|| form("a record cannot be read"))
+        })
     }
 
     fn has(&self, path: TilePath, tile: &Tile) -> Result<bool, ExportError> {

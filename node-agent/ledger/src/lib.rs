@@ -2,7 +2,7 @@
 //! can tell that nothing was taken back.
 //!
 //! ```text
-//!  row ─► record ─► chain hash          (record, grammar, payload, redact, verify)
+//!  row ─► record ─► chain hash          (record, grammar, payload, redact; look, walk, verify)
 //!            └────► leaf ─► tree        (tree: frontier, proofs, tiles)
 //!                            └─► checkpoint, signed      (note, checkpoint)
 //!                                    └─► cosignatures    (exchange, witness, policy)
@@ -13,6 +13,7 @@
 //!
 //! Not here: the database, the wire, the keys' files (`osmoda-agentd`).
 
+mod acts;
 pub mod audit;
 mod canonical;
 pub mod checkpoint;
@@ -20,6 +21,7 @@ pub mod evidence;
 pub mod exchange;
 pub mod export;
 pub mod grammar;
+pub mod look;
 pub mod note;
 pub mod payload;
 pub mod policy;
@@ -27,6 +29,7 @@ pub mod record;
 pub mod redact;
 pub mod tree;
 pub mod verify;
+pub mod walk;
 pub mod witness;
 
 #[cfg(test)]

@@ -13,7 +13,7 @@
 use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
-use crate::canonical::is_surely_canonical;
+use crate::canonical::sure_look;
 
 /// Largest payload, in bytes of its canonical form. Bounded by the 16-bit
 /// lengths of a C2SP entry bundle (`trust.md` 1.3, L3), which will carry whole
@@ -86,10 +86,21 @@ impl Payload {
     /// # Errors
     /// As [`Payload::check`].
     pub fn check_form(bytes: &[u8]) -> Result<(), PayloadError> {
-        if bytes.len() <= PAYLOAD_BYTES_MAX && is_surely_canonical(bytes) {
-            return Ok(());
+        Self::check_intent(bytes).map(|_| ())
+    }
+
+    /// As [`Payload::check_form`]; returns the number under `intent`, where there
+    /// is one and it is a whole number.
+    ///
+    /// # Errors
+    /// As [`Payload::check`].
+    pub fn check_intent(bytes: &[u8]) -> Result<Option<u64>, PayloadError> {
+        if bytes.len() <= PAYLOAD_BYTES_MAX
+            && let Some(seen) = sure_look(bytes)
+        {
+            return Ok(seen.intent);
         }
-        Self::check(bytes).map(|_| ())
+        Self::check(bytes).map(|object| object.get("intent").and_then(Value::as_u64))
     }
 
     /// The canonical text.
@@ -276,10 +287,26 @@ mod tests {
     #[test]
     fn plain_payloads_are_told_at_a_glance() {
         for text in ["{}", r#"{"a":-12,"b":[true,null,"x|y\n",[]],"c":{"d":0,"é":""}}"#.replace("é", "e").as_str()] {
-            assert!(is_surely_canonical(text.as_bytes()), "{text}");
+            assert!(sure_look(text.as_bytes()).is_some(), "{text}");
         }
         for text in ["", "{", "{}{}", "[]", r#"{"b":1,"a":1}"#, r#"{"a":1,"a":1}"#, r#"{"a":01}"#, r#"{"a":-0}"#] {
-            assert!(!is_surely_canonical(text.as_bytes()), "{text}");
+            assert!(sure_look(text.as_bytes()).is_none(), "{text}");
+        }
+    }
+
+    #[test]
+    fn the_intent_is_seen_at_a_glance() {
+        for (text, intent) in [
+            (r#"{"intent":12,"ok":true}"#, Some(12)),
+            (r#"{"a":{"intent":3},"intent":0}"#, Some(0)),
+            (r#"{"a":{"intent":3}}"#, None),
+            (r#"{"intent":-1}"#, None),
+            (r#"{"intent":"1"}"#, None),
+            (r#"{"intent":[1]}"#, None),
+            (r#"{"intents":1}"#, None),
+        ] {
+            assert_eq!(sure_look(text.as_bytes()).unwrap().intent, intent, "{text}");
+            assert_eq!(Payload::check_intent(text.as_bytes()), Ok(intent), "{text}");
         }
     }
 
@@ -330,11 +357,17 @@ mod tests {
             at: prop::sample::Index,
             byte in prop_oneof![any::<u8>(), prop::sample::select(b"{}[]\",:0123456789-.eE \\ntu".to_vec())],
         ) {
-            let mut bytes = Payload::new(&Map::from_iter([("value".to_owned(), value)])).unwrap().0.into_bytes();
+            let mut bytes =
+                Payload::new(&Map::from_iter([("intent".to_owned(), value.clone()), ("value".to_owned(), value)]))
+                    .unwrap()
+                    .0
+                    .into_bytes();
             let place = at.index(bytes.len());
             bytes[place] = byte;
-            if is_surely_canonical(&bytes) {
-                prop_assert!(Payload::check(&bytes).is_ok(), "{}", String::from_utf8_lossy(&bytes));
+            if let Some(seen) = sure_look(&bytes) {
+                let full = Payload::check(&bytes);
+                prop_assert!(full.is_ok(), "{}", String::from_utf8_lossy(&bytes));
+                prop_assert_eq!(seen.intent, full.unwrap().get("intent").and_then(Value::as_u64));
             }
         }
 

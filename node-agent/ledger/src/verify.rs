@@ -9,12 +9,9 @@
 //! cut (`trust.md` 1.2); that takes a head kept elsewhere, see
 //! [`Verifier::finish`].
 
-use std::collections::HashMap;
-
-use serde_json::Value;
-
-use crate::grammar::{self, GrammarFault};
-use crate::payload::Payload;
+use crate::acts::Acts;
+use crate::grammar::GrammarFault;
+use crate::look::Looked;
 use crate::record::{ChainHash, Head, Row};
 use crate::tree::TreeHash;
 
@@ -110,7 +107,7 @@ impl Report {
 
 /// Walks rows, oldest first.
 ///
-/// Memory grows only with intents, 24 bytes each.
+/// Memory grows only with intents, 16 bytes each.
 #[derive(Debug)]
 pub struct Verifier {
     total: u64,
@@ -120,7 +117,7 @@ pub struct Verifier {
     last_ts: Vec<u8>,
     faults: Counts,
     acts: Acts,
-    record: Vec<u8>,
+    buffer: Vec<u8>,
 }
 
 #[derive(Debug, Default)]
@@ -148,7 +145,7 @@ impl Verifier {
             last_ts: Vec::new(),
             faults: Counts::default(),
             acts: Acts::default(),
-            record: Vec::new(),
+            buffer: Vec::new(),
         }
     }
 
@@ -163,14 +160,20 @@ impl Verifier {
             last_id: i64::try_from(head.size).unwrap_or(i64::MAX),
             last_hash: Some(head.hash),
             last_ts: last_ts.to_vec(),
-            acts: Acts { dropped_up_to: head.size, ..Acts::default() },
+            acts: Acts::dropped(head.size),
             ..Self::new()
         }
     }
 
     /// Takes the next row and tells `found` each fault in it. Returns the leaf
     /// that the row is in the tree.
-    pub fn feed(&mut self, row: &Row<'_>, mut found: impl FnMut(Fault)) -> TreeHash {
+    pub fn feed(&mut self, row: &Row<'_>, found: impl FnMut(Fault)) -> TreeHash {
+        let looked = Looked::at(row, &mut self.buffer);
+        self.take(row, &looked, found)
+    }
+
+    /// As [`Verifier::feed`], for a row that was looked at before.
+    pub fn take(&mut self, row: &Row<'_>, looked: &Looked, mut found: impl FnMut(Fault)) -> TreeHash {
         let mut tell = |faults: &mut Counts, kind: FaultKind| {
             match kind {
                 FaultKind::Chain(_) => faults.chain += 1,
@@ -182,35 +185,32 @@ impl Verifier {
         if self.last_hash.is_none_or(|last| last.as_bytes() != row.prev_hash) {
             tell(&mut self.faults, ChainFault::PrevHash.into());
         }
-        row.record_into(&mut self.record);
-        if ChainHash::of_record(&self.record).as_bytes() != row.hash {
+        let is_hash = looked.hash.as_bytes() == row.hash;
+        if !is_hash {
             tell(&mut self.faults, ChainFault::Hash.into());
         }
         let expected = self.last_id.saturating_add(1);
         if row.id != expected {
             tell(&mut self.faults, GrammarFault::Id { expected, found: row.id }.into());
         }
-        if !grammar::is_ts(row.ts) {
+        if !looked.is_ts {
             tell(&mut self.faults, GrammarFault::Ts.into());
         } else if row.ts < self.last_ts.as_slice() {
             tell(&mut self.faults, GrammarFault::TsBack.into());
         }
-        if !grammar::is_name(row.kind) {
+        if !looked.is_kind {
             tell(&mut self.faults, GrammarFault::Type.into());
         }
-        if !grammar::is_name(row.actor) {
+        if !looked.is_actor {
             tell(&mut self.faults, GrammarFault::Actor.into());
         }
-        // Only an outcome's payload is looked into; of the others the form is enough.
-        let looked = if grammar::outcome_stem(row.kind).is_some() {
-            Payload::check(row.payload).map(|payload| self.acts.see(row, payload.get("intent")))
-        } else {
-            Payload::check_form(row.payload).map(|()| self.acts.see(row, None))
-        };
-        match looked {
-            Err(fault) => tell(&mut self.faults, GrammarFault::from(fault).into()),
-            Ok(Err(fault)) => tell(&mut self.faults, fault.into()),
-            Ok(Ok(())) => {}
+        match &looked.intent {
+            Err(fault) => tell(&mut self.faults, GrammarFault::from(fault.clone()).into()),
+            Ok(intent) => {
+                if let Err(fault) = self.acts.see(row, *intent) {
+                    tell(&mut self.faults, fault.into());
+                }
+            }
         }
         self.total += 1;
         if self.faults.chain == 0 && self.faults.grammar == 0 {
@@ -218,12 +218,12 @@ impl Verifier {
         }
         self.last_id = row.id;
         // A hash that is none leaves nothing for the next row to link to.
-        self.last_hash = ChainHash::from_stored(row.hash);
-        if grammar::is_ts(row.ts) {
+        self.last_hash = if is_hash { Some(looked.hash) } else { ChainHash::from_stored(row.hash) };
+        if looked.is_ts {
             self.last_ts.clear();
             self.last_ts.extend_from_slice(row.ts);
         }
-        TreeHash::of_leaf(&self.record)
+        looked.leaf
     }
 
     /// Ends the walk. `last_written` is the id of the last row that storage
@@ -243,53 +243,5 @@ impl Verifier {
             open_intents: self.acts.open(),
             head: Head { size: self.total, hash: self.last_hash.unwrap_or(ChainHash::GENESIS) },
         }
-    }
-}
-
-/// The intents seen so far, by id.
-#[derive(Debug, Default)]
-struct Acts {
-    stems: HashMap<Vec<u8>, u32>,
-    intents: HashMap<u64, Act>,
-    /// Rows up to here cannot be looked at.
-    dropped_up_to: u64,
-}
-
-#[derive(Debug)]
-struct Act {
-    stem: u32,
-    has_outcome: bool,
-}
-
-impl Acts {
-    fn see(&mut self, row: &Row<'_>, intent: Option<&Value>) -> Result<(), IntentFault> {
-        if let Some(stem) = grammar::intent_stem(row.kind) {
-            let stem = self.stem(stem);
-            if let Ok(id) = u64::try_from(row.id) {
-                self.intents.insert(id, Act { stem, has_outcome: false });
-            }
-        } else if let Some(stem) = grammar::outcome_stem(row.kind) {
-            let id = intent.and_then(Value::as_u64).ok_or(IntentFault::Unnamed)?;
-            if (1..=self.dropped_up_to).contains(&id) {
-                return Ok(());
-            }
-            let stem = self.stem(stem);
-            let act = self.intents.get_mut(&id).filter(|act| act.stem == stem).ok_or(IntentFault::Unknown(id))?;
-            act.has_outcome = true;
-        }
-        Ok(())
-    }
-
-    fn stem(&mut self, stem: &[u8]) -> u32 {
-        if let Some(number) = self.stems.get(stem) {
-            return *number;
-        }
-        let number = u32::try_from(self.stems.len()).unwrap_or(u32::MAX);
-        self.stems.insert(stem.to_vec(), number);
-        number
-    }
-
-    fn open(&self) -> u64 {
-        self.intents.values().filter(|act| !act.has_outcome).count() as u64
     }
 }

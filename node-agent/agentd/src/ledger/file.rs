@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use osmoda_ledger::audit::Auditor;
 use osmoda_ledger::checkpoint::Checkpoint;
+use osmoda_ledger::look::{Batch, Looked};
 use osmoda_ledger::tree::{Frontier, TreeHash};
+use osmoda_ledger::walk::{Threads, walk};
 use osmoda_node_api::agentd::{Event, EventQuery};
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, OpenFlags, OptionalExtension};
@@ -112,6 +114,7 @@ pub struct Stats {
 pub struct LedgerFile {
     pub(super) conn: Connection,
     path: PathBuf,
+    threads: Threads,
 }
 
 impl LedgerFile {
@@ -129,7 +132,14 @@ impl LedgerFile {
             Ok(conn)
         };
         let conn = opened().map_err(|source| FileError::Open { path: path.to_owned(), source })?;
-        Ok(Self { conn, path: path.to_owned() })
+        Ok(Self { conn, path: path.to_owned(), threads: Threads::Two })
+    }
+
+    /// Verifies on that many threads; two, unless it is measured.
+    #[must_use]
+    pub const fn on(mut self, threads: Threads) -> Self {
+        self.threads = threads;
+        self
     }
 
     /// Where the rows begin; `None` when every row is there.
@@ -177,7 +187,7 @@ impl LedgerFile {
         let walked = || {
             // One view of the file: rows and tree are of one commit, while others go on.
             let _view = self.conn.unchecked_transaction()?;
-            verify(&self.conn)?.walk(marks, found, leaf)
+            verify(&self.conn)?.walk(self.threads, marks, found, leaf)
         };
         walked().map(|walked| walked.report).map_err(FileError::Read)
     }
@@ -192,9 +202,14 @@ impl LedgerFile {
             let _view = self.conn.unchecked_transaction()?;
             let Walk { mut statement, last_written, stored, .. } = verify(&self.conn)?;
             let mut rows = statement.query([])?;
-            while let Some(row) = rows.next()? {
-                auditor.feed(&columns(row)?, &mut found);
-            }
+            walk(
+                self.threads,
+                |batch| fill(&mut rows, batch),
+                |row, looked| {
+                    auditor.take(row, looked, &mut found);
+                    Ok::<_, rusqlite::Error>(())
+                },
+            )?;
             let tree = auditor.tree();
             if stored.is_some_and(|(size, bytes)| size != tree.size() || bytes != tree.to_bytes()) {
                 auditor.tell_wrong_tree();
@@ -430,6 +445,7 @@ pub(super) fn has_table(conn: &Connection, name: &str) -> rusqlite::Result<bool>
 impl Walk<'_> {
     pub(crate) fn walk(
         mut self,
+        threads: Threads,
         marks: &[Mark],
         mut found: impl FnMut(Fault),
         mut leaf: impl FnMut(TreeHash),
@@ -444,9 +460,8 @@ impl Walk<'_> {
         let dropped = tree.size();
         let mut marks = marks.iter().filter(move |mark| mark.size == 0 || mark.size > dropped).peekable();
         let mut rows = self.statement.query([])?;
-        while let Some(row) = rows.next()? {
-            let row = columns(row)?;
-            let hash = verifier.feed(&row, &mut found);
+        let each = |row: &Row<'_>, looked: &Looked| {
+            let hash = verifier.take(row, looked, &mut found);
             tree.append(hash);
             leaf(hash);
             while let Some(mark) = marks.next_if(|mark| mark.size <= tree.size()) {
@@ -455,7 +470,9 @@ impl Walk<'_> {
                     wrong.push(ChainFault::Checkpoint { size: mark.size });
                 }
             }
-        }
+            Ok::<_, rusqlite::Error>(())
+        };
+        walk(threads, |batch| fill(&mut rows, batch), each)?;
         let mut report = verifier.finish(self.last_written, &mut found);
         // Signed over rows that are not there any more.
         wrong.extend(marks.map(|mark| ChainFault::Checkpoint { size: mark.size }));
@@ -476,6 +493,15 @@ const COLUMNS: &str = "SELECT id, ts, type, actor, payload, prev_hash, hash FROM
 
 fn all_rows() -> String {
     format!("{COLUMNS} ORDER BY id")
+}
+
+/// Adds rows until the batch is full; whether there may be more.
+fn fill(rows: &mut rusqlite::Rows<'_>, batch: &mut Batch) -> rusqlite::Result<bool> {
+    while !batch.is_full() {
+        let Some(row) = rows.next()? else { return Ok(false) };
+        batch.push(&columns(row)?);
+    }
+    Ok(true)
 }
 
 fn columns<'a>(row: &'a rusqlite::Row<'_>) -> rusqlite::Result<Row<'a>> {

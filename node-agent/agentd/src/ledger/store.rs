@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use osmoda_kit::clock::Timestamp;
 use osmoda_ledger::tree::{Frontier, TreeHash};
+use osmoda_ledger::walk::Threads;
 use rusqlite::{Connection, ErrorCode as SqliteCode, OptionalExtension};
 
 use super::file::{self, Mark};
@@ -207,7 +208,7 @@ impl Store {
         found: impl FnMut(Fault),
         leaf: impl FnMut(TreeHash),
     ) -> rusqlite::Result<Report> {
-        let walked = file::verify(&self.conn)?.walk(marks, found, leaf)?;
+        let walked = file::verify(&self.conn)?.walk(Threads::Two, marks, found, leaf)?;
         self.head = walked.report.head;
         self.tree = walked.tree;
         // The last row has the newest time (rule L1, just checked).

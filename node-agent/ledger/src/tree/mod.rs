@@ -35,6 +35,9 @@ pub const HASH_BYTES: usize = 32;
 pub struct TreeHash([u8; HASH_BYTES]);
 
 impl TreeHash {
+    /// What the entry of a leaf begins with.
+    pub(crate) const LEAF: u8 = 0;
+
     /// A hash from its bytes.
     #[must_use]
     pub const fn new(bytes: [u8; HASH_BYTES]) -> Self {
@@ -50,7 +53,12 @@ impl TreeHash {
     /// The hash of a leaf.
     #[must_use]
     pub fn of_leaf(record: &[u8]) -> Self {
-        Self(Sha256::new().chain_update([0]).chain_update(record).finalize().into())
+        Self(Sha256::new().chain_update([Self::LEAF]).chain_update(record).finalize().into())
+    }
+
+    /// The hash of a leaf, from [`TreeHash::LEAF`] and the record in one piece.
+    pub(crate) fn of_entry(entry: &[u8]) -> Self {
+        Self(Sha256::digest(entry).into())
     }
 
     /// The hash of an inner node.

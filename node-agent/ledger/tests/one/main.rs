@@ -5,6 +5,7 @@
 
 mod attacks;
 mod oracle;
+mod threads;
 mod vectors;
 mod verdicts;
 mod world;

@@ -4,28 +4,29 @@
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests: the line that surprised is what is wanted")]
 
+#[path = "common/process.rs"]
+mod process;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
-use std::time::Duration;
 
 use osmoda_agentd::checkpoint::{CheckpointStore, FILE_NAME as CHECKPOINTS};
 use osmoda_agentd::ledger::file::{FILE_NAME, LedgerFile};
 use osmoda_agentd::ledger::record::Row;
 use osmoda_agentd::ledger::verify::Verifier;
 use osmoda_agentd::ledger_key::{KEY_FILE, verifier};
-use osmoda_kit::http::{Credentials, TokenFile, UnixClient};
 use osmoda_kit::keys;
-use osmoda_kit::secret::Secret;
 use osmoda_kit::testing::{TempRoot, wait_for};
 use osmoda_ledger::checkpoint::Checkpoint;
 use osmoda_node_api::agentd::{AgentdClient, AppendRequest, Appended, Event, EventQuery};
-use osmoda_node_api::callers::USERS;
 use osmoda_types::ErrorCode;
 use serde_json::{Value, json};
+
+use process::{LIMIT, Tokens, client, start};
 
 /// Kills in CI. `OSMODA_KILLS=1000` for as many as the issue asks for.
 const KILLS: usize = 25;
@@ -38,9 +39,6 @@ const SIGNED_EVERY: usize = 5;
 /// commit, a gather window or an answer under way.
 const CLIENTS: usize = 24;
 
-/// How long anything may take before the test gives up.
-const LIMIT: Duration = Duration::from_secs(30);
-
 struct Daemon {
     child: Child,
     client: AgentdClient,
@@ -48,21 +46,10 @@ struct Daemon {
 
 impl Daemon {
     /// Starts the daemon; `wrap` is a command line to start it through.
-    #[expect(clippy::disallowed_methods, reason = "kit's runner waits for the end; this child is to be killed")]
     fn start(root: &TempRoot, wrap: &[&str]) -> Self {
-        let program = program();
-        let tokens = TokenFile::mint(USERS);
-        let of = |daemon: &str| tokens.iter().find(|(name, _)| *name == daemon).unwrap().1.clone();
-        let mut words = wrap.to_vec();
-        words.extend([program.to_str().unwrap(), "--token-fd", "0", "--root", root.path().to_str().unwrap()]);
-        let mut child =
-            Command::new(words[0]).args(&words[1..]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut stdin = child.stdin.take().unwrap();
-        stdin.write_all(&serde_json::to_vec(&of("agentd")).unwrap()).unwrap();
-        drop(stdin);
-        let credentials = Credentials::token(Secret::new(of("watch").own));
-        let http = UnixClient::new(root.paths().socket("agentd"), credentials).with_time_limit(LIMIT);
-        Self { child, client: AgentdClient::new(http) }
+        let tokens = Tokens::mint();
+        let child = start(root, &tokens, wrap);
+        Self { child, client: AgentdClient::new(client(root, tokens.credentials("watch"))) }
     }
 
     async fn ready(&self) {
@@ -74,13 +61,6 @@ impl Daemon {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
     }
-}
-
-fn program() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let program = test.parent().unwrap().parent().unwrap().join("examples/agentd");
-    assert!(program.exists(), "cargo builds examples with tests: {}", program.display());
-    program
 }
 
 fn request(payload: Value) -> AppendRequest {

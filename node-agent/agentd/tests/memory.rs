@@ -172,13 +172,13 @@ async fn a_damaged_index_or_one_of_another_ledger_is_made_again() {
 }
 
 #[tokio::test]
-async fn a_tampered_index_cannot_say_anything() {
+async fn r19_a_tampered_index_cannot_say_anything() {
     let host = Host::new();
     let (memory, server) = start(&host);
     let real = note(&server, "the baseline was restored").await;
     let other = note(&server, "nothing to see").await;
     settled(&memory, other).await;
-    // R19: the index claims that another row, and rows that do not exist, have the words.
+    // The index claims that another row, and rows that do not exist, have the words.
     let forged = Connection::open(host.dir.path().join("fts.db")).unwrap();
     for id in [other, 77, 78] {
         forged

@@ -27,6 +27,7 @@ pub mod payload;
 pub mod policy;
 pub mod record;
 pub mod redact;
+pub mod strict;
 pub mod tree;
 pub mod verify;
 pub mod walk;

@@ -10,18 +10,16 @@
 //!
 //! This file does not look for secrets; that is `redact.rs`.
 
-use serde::de::{Deserialize, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Value};
 
 use crate::canonical::sure_look;
+use crate::strict::SAFE_INTEGER_MAX;
+pub use crate::strict::StrictValue;
 
 /// Largest payload, in bytes of its canonical form. Bounded by the 16-bit
 /// lengths of a C2SP entry bundle (`trust.md` 1.3, L3), which will carry whole
 /// records: 60 KiB leaves room for the other columns.
 pub const PAYLOAD_BYTES_MAX: usize = 60 * 1024;
-
-/// The largest integer a double holds exactly, 2⁵³ − 1 (RFC 7493, 2.2).
-const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;
 
 /// Why a text is no payload.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -153,74 +151,6 @@ fn is_safe(number: &serde_json::Number) -> bool {
     } else {
         // Exact: 2^53 - 1 is a double.
         number.as_f64().is_some_and(|n| n.abs() <= SAFE_INTEGER_MAX as f64)
-    }
-}
-
-/// A JSON value read without silent losses: a duplicate key is an error.
-#[derive(Debug, Clone, PartialEq)]
-pub struct StrictValue(pub Value);
-
-impl<'de> Deserialize<'de> for StrictValue {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(StrictVisitor).map(StrictValue)
-    }
-}
-
-struct StrictVisitor;
-
-impl<'de> Visitor<'de> for StrictVisitor {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("a JSON value without duplicate keys")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_i64<E>(self, value: i64) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        serde_json::Number::from_f64(value).map(Value::Number).ok_or_else(|| E::custom("number is not finite"))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut items = Vec::new();
-        while let Some(StrictValue(item)) = access.next_element()? {
-            items.push(item);
-        }
-        Ok(Value::Array(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut object = Map::new();
-        while let Some(key) = access.next_key::<String>()? {
-            let StrictValue(value) = access.next_value()?;
-            if object.contains_key(&key) {
-                return Err(serde::de::Error::custom(format_args!("duplicate key {key:?}")));
-            }
-            object.insert(key, value);
-        }
-        Ok(Value::Object(object))
     }
 }
 

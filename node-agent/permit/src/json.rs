@@ -4,15 +4,13 @@
 //! sees in the text: no duplicate keys, no fractions or exponents, no integers
 //! a double would round, no lone surrogates. Canonical form is RFC 8785.
 
-use serde::de::{Deserialize, Deserializer, Error as _, MapAccess, SeqAccess, Visitor};
-use serde_json::{Map, Value};
+use osmoda_ledger::strict::{SAFE_INTEGER_MAX, StrictValue};
+use serde::de::{Deserialize, Deserializer, Error as _};
+use serde_json::Value;
 
 /// Largest text of a call in bytes: a page of configuration with its frame.
 /// Larger content has no place in a thing that a person must read and approve.
 pub const TEXT_BYTES_MAX: usize = 128 * 1024;
-
-/// The largest integer a double holds exactly, 2⁵³ − 1 (RFC 7493, 2.2).
-const SAFE_INTEGER_MAX: u64 = (1 << 53) - 1;
 
 /// The text has no single reading.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,12 +40,14 @@ pub fn parse(text: &[u8]) -> Result<Value, JsonFault> {
 /// # Errors
 /// [`JsonFault::Strict`].
 pub fn check(value: &Value) -> Result<(), JsonFault> {
+    check_numbers(value).map_err(JsonFault::Strict)
+}
+
+fn check_numbers(value: &Value) -> Result<(), String> {
     match value {
-        Value::Number(number) if !is_safe(number) => {
-            Err(JsonFault::Strict(format!("number {number} is no integer within 2^53 - 1")))
-        }
-        Value::Array(items) => items.iter().try_for_each(check),
-        Value::Object(object) => object.values().try_for_each(check),
+        Value::Number(number) if !is_safe(number) => Err(format!("number {number} is no integer within 2^53 - 1")),
+        Value::Array(items) => items.iter().try_for_each(check_numbers),
+        Value::Object(object) => object.values().try_for_each(check_numbers),
         _ => Ok(()),
     }
 }
@@ -69,77 +69,16 @@ fn is_safe(number: &serde_json::Number) -> bool {
     }
 }
 
-/// A JSON value read without silent losses; for bodies that hold a call.
+/// A JSON value with one reading, whose numbers are safe integers; for bodies
+/// that hold a call.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Strict(pub Value);
 
 impl<'de> Deserialize<'de> for Strict {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(StrictVisitor).map(Strict)
-    }
-}
-
-struct StrictVisitor;
-
-impl<'de> Visitor<'de> for StrictVisitor {
-    type Value = Value;
-
-    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("JSON without duplicate keys, fractions or large integers")
-    }
-
-    fn visit_unit<E>(self) -> Result<Value, E> {
-        Ok(Value::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Value, E> {
-        Ok(Value::Bool(value))
-    }
-
-    fn visit_u64<E: serde::de::Error>(self, value: u64) -> Result<Value, E> {
-        if value > SAFE_INTEGER_MAX {
-            return Err(E::custom(format_args!("integer {value} is over 2^53 - 1")));
-        }
-        Ok(value.into())
-    }
-
-    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<Value, E> {
-        if value.unsigned_abs() > SAFE_INTEGER_MAX {
-            return Err(E::custom(format_args!("integer {value} is under -(2^53 - 1)")));
-        }
-        Ok(value.into())
-    }
-
-    fn visit_f64<E: serde::de::Error>(self, value: f64) -> Result<Value, E> {
-        Err(E::custom(format_args!("{value} is no integer")))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_string<E>(self, value: String) -> Result<Value, E> {
-        Ok(value.into())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut items = Vec::new();
-        while let Some(Strict(item)) = access.next_element()? {
-            items.push(item);
-        }
-        Ok(Value::Array(items))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<Value, A::Error> {
-        let mut object = Map::new();
-        while let Some(key) = access.next_key::<String>()? {
-            let Strict(value) = access.next_value()?;
-            if object.contains_key(&key) {
-                return Err(A::Error::custom(format_args!("duplicate key {key:?}")));
-            }
-            object.insert(key, value);
-        }
-        Ok(Value::Object(object))
+        let StrictValue(value) = StrictValue::deserialize(deserializer)?;
+        check_numbers(&value).map_err(D::Error::custom)?;
+        Ok(Self(value))
     }
 }
 

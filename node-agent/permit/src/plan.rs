@@ -3,8 +3,8 @@
 //! A leaf is `position (4, big-endian) ‖ call hash (32)`, so that a call is
 //! bound to its place as well as to the list.
 
+use osmoda_ledger::tree::{Frontier, TreeHash};
 use osmoda_types::CallHash;
-use sha2::{Digest as _, Sha256};
 
 /// Most calls of a plan. A person reads the list; a longer one is not read.
 pub const CALLS_MAX: usize = 64;
@@ -16,25 +16,11 @@ pub fn root(hashes: &[CallHash]) -> Option<CallHash> {
     if hashes.is_empty() || hashes.len() > CALLS_MAX {
         return None;
     }
-    let leaf = |(position, hash): (u32, &CallHash)| {
-        let digest = Sha256::new().chain_update([0]).chain_update(position.to_be_bytes());
-        digest.chain_update(hash.as_bytes()).finalize().into()
-    };
-    let leaves: Vec<[u8; 32]> = (0_u32..).zip(hashes).map(leaf).collect();
-    Some(CallHash::from_bytes(tree(&leaves)))
-}
-
-/// RFC 6962, section 2.1: split at the largest power of two below the length.
-fn tree(leaves: &[[u8; 32]]) -> [u8; 32] {
-    match leaves {
-        [] => Sha256::digest([]).into(),
-        [leaf] => *leaf,
-        _ => {
-            let split = leaves.len().next_power_of_two() / 2;
-            let (left, right) = leaves.split_at(split);
-            Sha256::new().chain_update([1]).chain_update(tree(left)).chain_update(tree(right)).finalize().into()
-        }
+    let mut tree = Frontier::new();
+    for (position, hash) in (0_u32..).zip(hashes) {
+        tree.append(TreeHash::of_leaf(&[&position.to_be_bytes()[..], hash.as_bytes()].concat()));
     }
+    Some(CallHash::from_bytes(*tree.root().as_bytes()))
 }
 
 #[cfg(test)]
@@ -42,15 +28,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_tree_is_that_of_rfc_6962() {
-        // Leaves of certificate-transparency's own test data, sections 0 to 3.
-        let leaf = |data: &[u8]| -> [u8; 32] { Sha256::new().chain_update([0]).chain_update(data).finalize().into() };
-        let leaves = [leaf(b""), leaf(b"\0"), leaf(b"\x10"), leaf(b" !")];
-        let hex = |size: usize| data_encoding::HEXLOWER.encode(&tree(&leaves[..size]));
-        assert_eq!(hex(1), "6e340b9cffb37a989ca544e6bb780a2c78901d3fb33738768511a30617afa01d");
-        assert_eq!(hex(2), "fac54203e7cc696cf0dfcb42c92a1d9dbaf70ad9e621f4bd8d98662f00e3c125");
-        assert_eq!(hex(3), "aeb6bcfe274b70a14fb067a5e5578264db0fa9b51af5e0ba159158f329e06e77");
-        assert_eq!(hex(4), "d37ee418976dd95753c1c73862b9398fa2a2cf9b4ff0fdfe8b30cd95209614b7");
+    fn the_tree_is_that_of_rfc_6962_over_places_and_hashes() {
+        use sha2::{Digest as _, Sha256};
+        let sha = |parts: &[&[u8]]| -> [u8; 32] { Sha256::digest(parts.concat()).into() };
+        let leaf = |n: u8| sha(&[&[0, 0, 0, 0, n], &[n; 32]]);
+        let node = |left: [u8; 32], right: [u8; 32]| sha(&[&[1], &left, &right]);
+        let of = |count: u8| {
+            let hashes: Vec<_> = (0..count).map(|n| CallHash::from_bytes([n; 32])).collect();
+            *root(&hashes).unwrap().as_bytes()
+        };
+        assert_eq!(of(1), leaf(0));
+        assert_eq!(of(2), node(leaf(0), leaf(1)));
+        assert_eq!(of(3), node(node(leaf(0), leaf(1)), leaf(2)));
+        assert_eq!(of(5), node(node(node(leaf(0), leaf(1)), node(leaf(2), leaf(3))), leaf(4)));
     }
 
     #[test]

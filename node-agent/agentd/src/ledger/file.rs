@@ -273,11 +273,11 @@ impl LedgerFile {
         let wanted = u32::try_from(query.limit).unwrap_or(QUERY_ROWS_MAX).min(QUERY_ROWS_MAX);
         // One row more than wanted tells whether the cap cut the answer.
         let is_capped = query.limit < 0 || query.limit > i64::from(QUERY_ROWS_MAX);
-        let mut statement = self.conn.prepare_cached(
-            "SELECT id, ts, type, actor, payload, prev_hash, hash FROM events
-             WHERE (?1 IS NULL OR type = ?1) AND (?2 IS NULL OR actor = ?2) AND (?3 IS NULL OR id < ?3)
-             ORDER BY id DESC LIMIT ?4",
-        )?;
+        let query_text = format!(
+            "{COLUMNS} WHERE (?1 IS NULL OR type = ?1) AND (?2 IS NULL OR actor = ?2) AND (?3 IS NULL OR id < ?3)
+             ORDER BY id DESC LIMIT ?4"
+        );
+        let mut statement = self.conn.prepare_cached(&query_text)?;
         let mut rows =
             statement.query((&query.kind, &query.actor, query.before, i64::from(wanted) + i64::from(is_capped)))?;
         let mut page = Page { events: Vec::new(), is_truncated: false };
@@ -489,7 +489,7 @@ impl Walk<'_> {
     }
 }
 
-const COLUMNS: &str = "SELECT id, ts, type, actor, payload, prev_hash, hash FROM events";
+pub(super) const COLUMNS: &str = "SELECT id, ts, type, actor, payload, prev_hash, hash FROM events";
 
 fn all_rows() -> String {
     format!("{COLUMNS} ORDER BY id")
@@ -528,15 +528,16 @@ fn text_bytes(value: ValueRef<'_>) -> &[u8] {
 
 pub(super) fn event(row: &rusqlite::Row<'_>) -> rusqlite::Result<Event> {
     // Lossy: a damaged row must still be shown; judging it is the verifier's job.
-    let column = |n: usize| row.get_ref(n).map(|value| String::from_utf8_lossy(text_bytes(value)).into_owned());
+    let text = |column: &[u8]| String::from_utf8_lossy(column).into_owned();
+    let Row { id, ts, kind, actor, payload, prev_hash, hash } = columns(row)?;
     Ok(Event {
-        id: row.get(0)?,
-        ts: column(1)?,
-        kind: column(2)?,
-        actor: column(3)?,
-        payload: column(4)?,
-        prev_hash: column(5)?,
-        hash: column(6)?,
+        id,
+        ts: text(ts),
+        kind: text(kind),
+        actor: text(actor),
+        payload: text(payload),
+        prev_hash: text(prev_hash),
+        hash: text(hash),
     })
 }
 

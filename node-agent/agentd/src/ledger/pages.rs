@@ -7,10 +7,8 @@
 use osmoda_node_api::agentd::Event;
 use rusqlite::OptionalExtension;
 
-use super::file::{FileError, LedgerFile, event};
+use super::file::{COLUMNS, FileError, LedgerFile, event};
 use super::record::Row;
-
-const COLUMNS: &str = "SELECT id, ts, type, actor, payload, prev_hash, hash FROM events";
 
 /// Whether the row still hashes to what it carries. A row that does not was
 /// changed under the daemon, and nothing derived may show it.

@@ -10,12 +10,13 @@ use axum::routing::get;
 use axum::{Json, Router};
 use futures_util::stream;
 use osmoda_kit::error::ApiError;
+use osmoda_ledger::checkpoint::Checkpoint;
 use osmoda_node_api::ledger::{
     ConsistencyProof, ConsistencyQuery, EXPORT_ROWS_MAX, ExportQuery, InclusionProof, InclusionQuery, LedgerCheckpoint,
 };
 use osmoda_types::ErrorCode;
 
-use super::Checkpoints;
+use super::{CheckpointFailed, Checkpoints};
 use crate::api::ledger_error;
 use crate::ledger::file::FileError;
 use crate::ledger::{Ledger, LedgerError};
@@ -36,11 +37,12 @@ pub(crate) fn router(checkpoints: Checkpoints) -> Router {
 
 async fn newest(State(checkpoints): State<Checkpoints>) -> Result<Json<LedgerCheckpoint>, ApiError> {
     let note = checkpoints.newest_cosigned(0).await?;
-    let newest = checkpoints.newest().zip(note);
-    let (signed, note) = newest.ok_or_else(|| ApiError::new(ErrorCode::NotFound, "nothing was signed yet"))?;
+    let note = note.ok_or_else(|| ApiError::new(ErrorCode::NotFound, "nothing was signed yet"))?;
+    // Of the note itself: a newer checkpoint may be made while this one is read.
+    let checkpoint = Checkpoint::parse(note.text()).map_err(CheckpointFailed::from)?;
     Ok(Json(LedgerCheckpoint {
         key: checkpoints.verifier().to_string(),
-        size: signed.checkpoint.size,
+        size: checkpoint.size,
         cosignatures: note.signatures().len().saturating_sub(1) as u64,
         note: note.to_string(),
     }))

@@ -40,6 +40,11 @@ impl Local {
         Self { client, socket }
     }
 
+    /// Waits longer than for an answer that is ready.
+    pub(crate) fn patient(self, limit: Duration) -> Self {
+        Self { client: self.client.with_time_limit(limit), ..self }
+    }
+
     /// # Errors
     /// The daemon's refusal; `what` could not be done.
     pub(crate) async fn get(&self, what: &str, path: &str) -> Result<Value, CliError> {

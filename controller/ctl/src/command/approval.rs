@@ -4,6 +4,9 @@
 //! strictly, hashed, and must be the one the permit names. Neither the node nor
 //! the controller can show one thing and have another signed. With `--root` the
 //! node on this machine is asked, else the controller, which only transports.
+//! Asking for a call and running it happen on the node alone (`approval/calls.rs`).
+
+mod calls;
 
 use std::path::{Path, PathBuf};
 
@@ -26,7 +29,7 @@ use crate::session::Session;
 /// Largest signature file: a FIDO signature has under 700 bytes.
 const SIGNATURE_BYTES_MAX: u64 = 8192;
 
-/// Shows, signs and denies what waits for a person.
+/// Asks for calls that need a person, shows, signs, denies and runs them.
 #[derive(Debug, Args)]
 pub(crate) struct Approval {
     /// Ask the node on this machine, with this root directory, instead of the controller
@@ -80,6 +83,17 @@ enum Command {
         #[command(flatten)]
         with: With,
     },
+    /// Asks, on the node, that a call may run
+    #[command(
+        after_help = "Examples:\n  osmoda approval request service.restart unit=nginx.service --root /\n  osmoda approval request file.write path=/etc/motd content=hello --reason \"new greeting\" --root /"
+    )]
+    Request(calls::Request),
+    /// Runs, on the node, what was approved: once
+    #[command(after_help = "Examples:\n  osmoda approval run 9f2c… --root /")]
+    Run {
+        /// The permit
+        id: String,
+    },
 }
 
 /// What to sign with.
@@ -105,6 +119,7 @@ enum Source {
 pub(crate) async fn run(global: &Global, approval: Approval) -> Result<Exit, CliError> {
     let source = match &approval.root {
         Some(root) => Source::Node(Local::daemon(root, "agentd")),
+        None if matches!(approval.command, Command::Request(_) | Command::Run { .. }) => return Err(only_on_the_node()),
         None => Source::Controller(Session::open(global)?),
     };
     let mut out = Output::stdout(global.output);
@@ -129,11 +144,21 @@ pub(crate) async fn run(global: &Global, approval: Approval) -> Result<Exit, Cli
             return source.decide(&mut out, global, &id, decision, &with).await;
         }
         Command::Deny { id, with } => return source.decide(&mut out, global, &id, Decision::Deny, &with).await,
+        Command::Request(request) => calls::request(source.node()?, &mut out, request).await?,
+        Command::Run { id } => calls::run(&source, approval.root.as_deref(), &mut out, &id).await?,
     }
     Ok(Exit::Ok)
 }
 
 impl Source {
+    /// The node on this machine; a controller neither asks nor runs.
+    fn node(&self) -> Result<&Local, CliError> {
+        match self {
+            Self::Node(local) => Ok(local),
+            Self::Controller(_) => Err(only_on_the_node()),
+        }
+    }
+
     /// Everything that is open, as a page.
     async fn list(&self) -> Result<Value, CliError> {
         let what = "cannot list approvals";
@@ -215,6 +240,10 @@ impl Source {
         out.object(&value, |view: &PermitView| view.signed.permit.id.to_string(), text)?;
         Ok(Exit::Ok)
     }
+}
+
+fn only_on_the_node() -> CliError {
+    CliError::usage("a call is asked for and run on its node", "--root is absent").next("give --root /")
 }
 
 /// What would run, in our own words, after checking that it is what the permit

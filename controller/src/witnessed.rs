@@ -5,8 +5,9 @@
 //! it is stored. Nothing is verified here. The controller carries signed notes;
 //! `osmoda ledger verify --all` checks them, because the controller might lie.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
+use osmoda_controller_api::LedgerTrouble;
 use osmoda_controller_store::{AlarmRow, HeldRow, LedgerRow, Store, StoreError};
 use osmoda_kit::clock::Timestamp;
 use osmoda_proto::link::v1 as pb;
@@ -37,6 +38,9 @@ pub(crate) struct Stored {
     pub(crate) quorum: u32,
     pub(crate) witnesses: u32,
     pub(crate) refused: Option<String>,
+    /// Reports stored before there was one have none.
+    #[serde(default)]
+    pub(crate) fault: Option<String>,
 }
 
 impl Stored {
@@ -62,10 +66,15 @@ impl Witnessed<'_> {
             covered: Some(report.covered).filter(|note| !note.is_empty()),
             quorum: report.needed,
             witnesses: report.witnesses,
-            refused: Some(report.refused.chars().take(REFUSED_CHARS_MAX).collect())
-                .filter(|text: &String| !text.is_empty()),
+            refused: said(&report.refused),
+            fault: said(&report.fault),
         };
         let document = serde_json::to_string(&stored).map_err(|_| bad("the report has no form"))?;
+        for (what, text) in [("takes no more rows", &stored.refused), ("does not verify", &stored.fault)] {
+            if let Some(text) = text {
+                tracing::error!(%node, why = text, "a ledger {what}");
+            }
+        }
         let row = LedgerRow { node, received_ms: self.received.as_millis(), document };
         self.store.record_ledger(row).await.map_err(|error| failed(node, &error))
     }
@@ -108,6 +117,11 @@ impl Witnessed<'_> {
     }
 }
 
+/// A text that is bounded and not empty.
+fn said(text: &str) -> Option<String> {
+    (!text.is_empty()).then(|| text.chars().take(REFUSED_CHARS_MAX).collect())
+}
+
 fn whose(bytes: &[u8]) -> Result<NodeId, Status> {
     NodeId::try_from(bytes).map_err(|_| bad("a node id is 32 bytes"))
 }
@@ -135,16 +149,38 @@ pub(crate) fn keepers(state: &FleetState) -> impl Iterator<Item = &osmoda_types:
     state.members().map(|entry| &entry.member).filter(|member| matches!(member.role, Role::Voter | Role::Node))
 }
 
-/// Members that a member caught.
-pub(crate) fn caught(alarms: &[AlarmRow], state: &FleetState) -> BTreeSet<NodeId> {
-    let both = alarms.iter().filter(|alarm| [alarm.node, alarm.witness].iter().all(|id| state.member(id).is_some()));
-    both.map(|alarm| alarm.node).collect()
+/// What is wrong with the ledgers, as far as the nodes themselves say: whom a
+/// member caught, and who says of itself that it does not verify, takes no rows,
+/// or has fewer or other rows than before. The worst word of each.
+pub(crate) async fn troubles(
+    store: &dyn Store,
+    state: &FleetState,
+) -> Result<BTreeMap<NodeId, LedgerTrouble>, StoreError> {
+    let mut troubles = BTreeMap::new();
+    let is_member = |id: &NodeId| state.member(id).is_some();
+    for row in store.ledger_heads().await?.into_iter().filter(|row| row.broken) {
+        troubles.insert(row.node, LedgerTrouble::Changed);
+    }
+    for row in store.ledgers().await? {
+        let Ok(report) = serde_json::from_str::<Stored>(&row.document) else { continue };
+        if report.refused.is_some() {
+            troubles.insert(row.node, LedgerTrouble::Sealed);
+        }
+        if report.fault.is_some() {
+            troubles.insert(row.node, LedgerTrouble::Faulty);
+        }
+    }
+    for alarm in store.alarms().await?.into_iter().filter(|alarm| is_member(&alarm.witness)) {
+        troubles.insert(alarm.node, LedgerTrouble::Caught);
+    }
+    troubles.retain(|node, _| is_member(node));
+    Ok(troubles)
 }
 
 /// Sets the gauges: ledgers with an alarm, and ledgers whose newest row nobody
 /// covers as far as the nodes themselves say.
 pub(crate) async fn measure(store: &dyn Store, state: &FleetState) -> Result<(), StoreError> {
-    let (alarms, rows) = (store.alarms().await?, store.ledgers().await?);
+    let rows = store.ledgers().await?;
     let covered: BTreeSet<NodeId> = rows
         .iter()
         .filter_map(|row| Some((row.node, serde_json::from_str::<Stored>(&row.document).ok()?)))
@@ -152,7 +188,7 @@ pub(crate) async fn measure(store: &dyn Store, state: &FleetState) -> Result<(),
         .map(|(node, _)| node)
         .collect();
     let uncovered = keepers(state).filter(|member| !covered.contains(&member.node)).count();
-    metrics::gauge!("osmoda_controller_ledger_alarms").set(caught(&alarms, state).len() as f64);
+    metrics::gauge!("osmoda_controller_ledger_alarms").set(troubles(store, state).await?.len() as f64);
     metrics::gauge!("osmoda_controller_ledgers_uncovered").set(uncovered as f64);
     Ok(())
 }

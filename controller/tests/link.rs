@@ -137,7 +137,13 @@ async fn what_a_node_says_of_ledgers_is_shown_and_survives_a_restart() {
     let queue = tokio_stream::wrappers::ReceiverStream::new(queue);
     let mut downs = dial(&controller, VOTER).attach(queue).await.unwrap().into_inner();
     let covered = "origin\n7\n".to_owned();
-    let own = pb::LedgerReport { key: vec![5; 32], rows: 8, covered, needed: 1, witnesses: 2, refused: String::new() };
+    let own = pb::LedgerReport { key: vec![5; 32], rows: 8, covered, needed: 1, witnesses: 2, ..Default::default() };
+    let faulty = pb::LedgerReport { fault: "row 3: the hash is another".into(), ..own.clone() };
+    ups.send(pb::Up { item: Some(up::Item::LedgerReport(faulty)) }).await.unwrap();
+    // What a node's own verification found is an alarm here, and what it found last counts.
+    let (page, status) = shown(&controller, "faulty").await;
+    assert_eq!(page["items"][0]["ledger_trouble"], "faulty", "{page}");
+    assert_eq!(status["ledger_alarms"], json!([VOTER]));
     let node = VOTER.as_bytes().to_vec();
     let held = pb::HeldNote { node: node.clone(), size: 6, note: "six".into(), time_s: 60 };
     let (finding, was, is) = ("forked".to_owned(), "a".to_owned(), "b".to_owned());
@@ -173,5 +179,21 @@ async fn what_a_node_says_of_ledgers_is_shown_and_survives_a_restart() {
     assert_eq!(ledger["alarms"][0]["finding"], "forked");
     let (_, status) = controller.call("GET", "/status", None).await;
     assert_eq!(status["ledger_alarms"], json!([VOTER]));
+    let (page, _) = shown(&controller, "caught").await;
+    assert_eq!(page["items"][0]["ledger_trouble"], "caught", "{page}");
     controller.stop().await;
+}
+
+/// The list of nodes and the status, once a node's ledger is shown so.
+async fn shown(controller: &TestController, trouble: &str) -> (serde_json::Value, serde_json::Value) {
+    let looked = async {
+        loop {
+            let (_, page) = controller.call("GET", "/nodes", None).await;
+            if page["items"][0]["ledger_trouble"] == trouble {
+                return (page, controller.call("GET", "/status", None).await.1);
+            }
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(LIMIT, looked).await.unwrap()
 }

@@ -33,7 +33,7 @@ pub struct FleetStatus {
     pub active_rollouts: Vec<osmoda_types::RolloutId>,
     /// Scopes under a freeze lock.
     pub freezes: Vec<Freeze>,
-    /// Members whose ledger a witness caught; `GET /ledger` has the evidence.
+    /// Members with trouble in their ledger; `GET /ledger` has the evidence.
     #[serde(default)]
     #[schema(value_type = Vec<String>)]
     pub ledger_alarms: Vec<NodeId>,

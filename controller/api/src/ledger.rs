@@ -38,6 +38,22 @@ pub struct LedgerLogged {
     pub hash: String,
 }
 
+/// What is wrong with a node's ledger, as nodes say; the later, the worse.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum LedgerTrouble {
+    /// It told fewer rows, or another row, than it had told before.
+    Changed,
+    /// It takes no more rows: its witnesses remember another past.
+    Sealed,
+    /// Its own verification found a fault.
+    Faulty,
+    /// Another node caught it; `GET /ledger/{id}` has the signed notes.
+    Caught,
+}
+
 /// What a node says of its own ledger.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema)]
 pub struct LedgerReport {
@@ -56,6 +72,9 @@ pub struct LedgerReport {
     /// Why it takes no more rows.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,
+    /// The first fault that its own verification found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fault: Option<String>,
     /// When this controller received it.
     pub received_at: String,
 }

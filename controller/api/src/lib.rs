@@ -26,7 +26,7 @@ pub use fleet::{
     AddPrincipal, FleetStatus, Freeze, FreezeOrder, InviteRow, InviteState, LedgerHead, MintInvite, MintedInvite,
     Principal, Voter,
 };
-pub use ledger::{LedgerAlarm, LedgerHeld, LedgerLogged, LedgerReport, NodeLedger};
+pub use ledger::{LedgerAlarm, LedgerHeld, LedgerLogged, LedgerReport, LedgerTrouble, NodeLedger};
 pub use node::{Generation, Node, NodeAttempt, Presence, RevokedNode};
 pub use page::{LIMIT_DEFAULT, LIMIT_MAX, Page, PageQuery};
 pub use rollout::{

@@ -3,7 +3,7 @@
 
 use osmoda_types::{NodeId, NodeState, Role, RolloutId, StorePath};
 
-use crate::LedgerHead;
+use crate::{LedgerHead, LedgerTrouble};
 
 /// Whether a node's link to the controller is up. It says nothing about
 /// whether the node itself is: losing the controller changes no node.
@@ -90,6 +90,9 @@ pub struct Node {
     /// The last head of its ledger seen by this controller.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ledger: Option<LedgerHead>,
+    /// What is wrong with its ledger; absent when nobody says anything.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ledger_trouble: Option<LedgerTrouble>,
     /// The version of its programs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,

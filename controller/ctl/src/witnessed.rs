@@ -241,6 +241,9 @@ impl Fleet<'_> {
             let evidence = notes.newest().into_iter().chain(own_text.clone()).collect();
             verdict.caught(format!("it takes no more rows: {reason}"), evidence);
         }
+        if let Some(fault) = &report.fault {
+            verdict.find(Outcome::Broken, &format!("its own verification found: {fault}"));
+        }
         // It told anew after somebody had more of it: what it has lost is gone.
         let is_anew = first.is_some_and(|first| first.received_at.as_ref() != Some(&report.received_at));
         if let Some(first) = first.filter(|first| is_anew && report.rows < first.rows) {

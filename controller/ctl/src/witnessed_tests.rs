@@ -67,6 +67,7 @@ fn sound(node: u8) -> NodeLedger {
             quorum: 1,
             witnesses: 2,
             refused: None,
+            fault: None,
             received_at: at(NOW - 3),
         }),
         held: vec![held(witness, &ten)],

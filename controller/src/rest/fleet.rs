@@ -35,8 +35,8 @@ pub(super) async fn openapi() -> Answer<impl IntoResponse> {
 /// `GET /status`.
 pub(super) async fn status(State(app): State<App>) -> Answer<Json<FleetStatus>> {
     let view = app.view();
-    let alarms = app.store.alarms().await.map_err(stored)?;
     let state = &view.state;
+    let troubles = crate::witnessed::troubles(&*app.store, state).await.map_err(stored)?;
     let voters = state.voters().map(|(node, raft_id)| Voter {
         node: *node,
         name: view.name(node),
@@ -54,7 +54,7 @@ pub(super) async fn status(State(app): State<App>) -> Answer<Json<FleetStatus>> 
         following: view.following,
         active_rollouts: state.active().map(|rollout| rollout.id).collect(),
         freezes: state.freezes().map(|(scope, freeze)| frozen(state, scope, freeze)).collect(),
-        ledger_alarms: crate::witnessed::caught(&alarms, state).into_iter().collect(),
+        ledger_alarms: troubles.into_keys().collect(),
         version: VERSION.text.to_owned(),
     }))
 }

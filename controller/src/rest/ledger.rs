@@ -84,8 +84,8 @@ async fn picture(app: &App, view: &View, said: &Said, member: &Member) -> Result
 }
 
 fn report(row: &LedgerRow) -> Result<LedgerReport, ApiError> {
-    let Stored { key, rows, covered, quorum, witnesses, refused } =
+    let Stored { key, rows, covered, quorum, witnesses, refused, fault } =
         serde_json::from_str(&row.document).map_err(ApiError::internal)?;
     let received_at = Timestamp::from_millis(row.received_ms).to_string();
-    Ok(LedgerReport { key, rows, covered, quorum, witnesses, refused, received_at })
+    Ok(LedgerReport { key, rows, covered, quorum, witnesses, refused, fault, received_at })
 }

@@ -7,7 +7,8 @@ use axum::Json;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use osmoda_controller_api::{
-    Generation, InviteRow, InviteState, LedgerHead, MintInvite, MintedInvite, Node, NodeAttempt, Page, Presence,
+    Generation, InviteRow, InviteState, LedgerHead, LedgerTrouble, MintInvite, MintedInvite, Node, NodeAttempt, Page,
+    Presence,
 };
 use osmoda_controller_store::HeadRow;
 use osmoda_kit::clock::Timestamp;
@@ -35,9 +36,10 @@ const INVITE_TTL_MAX: Duration = Duration::from_millis(INVITE_LIFE_MS_MAX.unsign
 
 /// `GET /nodes`.
 pub(super) async fn list(State(app): State<App>, paging: Paging) -> Answer<Json<Page<Node>>> {
-    let (view, heads) = (app.view(), heads(&app).await?);
+    let view = app.view();
+    let ledgers = ledgers(&app, &view).await?;
     let rows = view.state.members().map(|entry| {
-        let node = picture(&app, &view, &heads, entry);
+        let node = picture(&app, &view, &ledgers, entry);
         (format!("{} {}", node.name, node.id), node)
     });
     Ok(Json(paging.page(rows)))
@@ -47,21 +49,32 @@ pub(super) async fn list(State(app): State<App>, paging: Paging) -> Answer<Json<
 pub(super) async fn show(State(app): State<App>, Path(text): Path<String>) -> Answer<Json<Node>> {
     let node: NodeId = id("the node id", &text)?;
     let view = app.view();
-    let heads = heads(&app).await?;
+    let ledgers = ledgers(&app, &view).await?;
     match view.state.member(&node) {
-        Some(entry) => Ok(Json(picture(&app, &view, &heads, entry))),
+        Some(entry) => Ok(Json(picture(&app, &view, &ledgers, entry))),
         None => Err(ApiError::new(ErrorCode::NodeUnknown, "no member of the fleet has this node id").into()),
     }
 }
 
 type Heads = BTreeMap<NodeId, HeadRow>;
 
+/// What is known of the ledgers.
+struct Ledgers {
+    heads: Heads,
+    troubles: BTreeMap<NodeId, LedgerTrouble>,
+}
+
+async fn ledgers(app: &App, view: &View) -> Result<Ledgers, ApiError> {
+    let troubles = crate::witnessed::troubles(&*app.store, &view.state).await.map_err(stored)?;
+    Ok(Ledgers { heads: heads(app).await?, troubles })
+}
+
 async fn heads(app: &App) -> Result<Heads, ApiError> {
     let rows = app.store.ledger_heads().await.map_err(stored)?;
     Ok(rows.into_iter().map(|row| (row.node, row)).collect())
 }
 
-fn picture(app: &App, view: &View, heads: &Heads, entry: &osmoda_rollout::MemberEntry) -> Node {
+fn picture(app: &App, view: &View, ledgers: &Ledgers, entry: &osmoda_rollout::MemberEntry) -> Node {
     let member = &entry.member;
     let known = known(app, &member.node);
     let raft_id = view.state.voters().find(|(node, _)| **node == member.node).map(|(_, raft_id)| raft_id.to_string());
@@ -89,7 +102,8 @@ fn picture(app: &App, view: &View, heads: &Heads, entry: &osmoda_rollout::Member
             rollout: rollout.id,
             state: row.state,
         }),
-        ledger: heads.get(&member.node).map(|row| head(view, row)),
+        ledger: ledgers.heads.get(&member.node).map(|row| head(view, row)),
+        ledger_trouble: ledgers.troubles.get(&member.node).copied(),
         version: known.report.version,
     }
 }

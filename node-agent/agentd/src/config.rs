@@ -3,6 +3,8 @@
 use osmoda_kit::config::Validate;
 use serde::Deserialize;
 
+use crate::checkpoint::EVERY;
+
 /// The settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -11,6 +13,22 @@ pub struct Config {
     pub backup: Backups,
     /// How long rows of the ledger are kept.
     pub retention: Retention,
+    /// The ledger.
+    pub ledger: Ledger,
+}
+
+/// How the ledger is looked after.
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Ledger {
+    /// Seconds between two verifications of the whole ledger.
+    pub verify_every_seconds: u32,
+}
+
+impl Default for Ledger {
+    fn default() -> Self {
+        Self { verify_every_seconds: u32::try_from(EVERY.as_secs()).expect("half an hour is a small number") }
+    }
 }
 
 /// How long rows of the ledger are kept (docs/ledger.md). Both off: for ever.
@@ -48,6 +66,11 @@ impl Default for Backups {
 impl Validate for Config {
     fn faults(&self) -> Vec<String> {
         let mut faults = Vec::new();
+        // A walk costs two seconds for a million rows; a day is a day of not knowing.
+        if !(1..=86_400).contains(&self.ledger.verify_every_seconds) {
+            let seconds = self.ledger.verify_every_seconds;
+            faults.push(format!("ledger.verify_every_seconds is {seconds}, must be 1 to 86400"));
+        }
         let backup = &self.backup;
         // A year; beyond it "never" was meant, which is 0.
         if backup.every_hours > 8760 {
@@ -73,6 +96,7 @@ mod tests {
         assert_eq!(Config::default().faults(), [""; 0]);
         let backup = Backups { every_hours: 9000 };
         let retention = Retention { days: 29, mebibytes: 1 };
-        assert_eq!(Config { backup, retention }.faults().len(), 3);
+        let ledger = Ledger { verify_every_seconds: 0 };
+        assert_eq!(Config { backup, retention, ledger }.faults().len(), 4);
     }
 }

@@ -80,8 +80,9 @@ impl Daemon for Agentd {
         let (checkpoints, signing) = signing.map_err(ApiError::from)?;
         cx.tasks().spawn(TaskKind::REQUEST, "ledger checkpoints", signing.run());
         let (watchman, watched) = Watchman::new(cx.state_dir(), cx.clock(), cx.tasks().clone());
+        let watchman = watchman.every(Duration::from_secs(config.ledger.verify_every_seconds.into()));
         cx.tasks().spawn(TaskKind::BACKGROUND, "ledger watchman", watchman.run());
-        let witnessing = witness::start(&cx, &ledger, &checkpoints, key).await?;
+        let witnessing = witness::start(&cx, &ledger, &checkpoints, key, watched.clone()).await?;
         let gate = witnessing.gate.clone();
         let approvals = approvals(&ledger, &cx, witnessing.gate);
         cx.tasks().spawn(TaskKind::BACKGROUND, "approval sweep", approvals.clone().sweep());

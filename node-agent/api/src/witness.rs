@@ -125,6 +125,10 @@ pub struct WitnessReport {
     /// Why this ledger takes no more rows: its witnesses hold a newer or another
     /// past than it has.
     pub refused: Option<String>,
+    /// The first fault that this node's own verification found, which it repeats
+    /// on a timer.
+    #[serde(default)]
+    pub fault: Option<String>,
     /// What this node holds of the others.
     pub held: Vec<HeldNote>,
     /// Whom it caught; at most [`ALARMS_MAX`], the oldest of each ledger first.

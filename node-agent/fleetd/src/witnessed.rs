@@ -53,6 +53,7 @@ impl Witnessed {
             needed: u32::try_from(report.quorum.0).unwrap_or(u32::MAX),
             witnesses: u32::try_from(report.quorum.1).unwrap_or(u32::MAX),
             refused: report.refused.clone().unwrap_or_default(),
+            fault: report.fault.clone().unwrap_or_default(),
         };
         let is_told = |(at, told): &(Duration, _)| *told == own && now.saturating_sub(*at) < REPORT_EVERY;
         if self.own.as_ref().is_some_and(is_told) {
@@ -141,6 +142,7 @@ mod tests {
             covered: Some("note".into()),
             quorum: (1, 2),
             refused: None,
+            fault: None,
             held,
             alarms,
         }

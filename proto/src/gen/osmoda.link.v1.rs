@@ -116,6 +116,9 @@ pub struct LedgerReport {
     /// Why the ledger takes no more rows; empty when it does.
     #[prost(string, tag = "6")]
     pub refused: ::prost::alloc::string::String,
+    /// The first fault that its own verification found; empty when there is none.
+    #[prost(string, tag = "7")]
+    pub fault: ::prost::alloc::string::String,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct HeldNote {

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use osmoda_controller_api::{
-    ControlOrder, InviteRow, InviteState, MintInvite, MintedInvite, Node, Presence, RevokedNode,
+    ControlOrder, InviteRow, InviteState, LedgerTrouble, MintInvite, MintedInvite, Node, Presence, RevokedNode,
 };
 use osmoda_types::command::Order;
 
@@ -63,6 +63,17 @@ pub(crate) async fn revoke(session: &mut Session, node: &str, key: Option<&Path>
     Ok(Exit::Ok)
 }
 
+/// The word for what is wrong with a ledger. None is no proof of the contrary:
+/// that is the verifier's.
+const fn trouble(trouble: LedgerTrouble) -> &'static str {
+    match trouble {
+        LedgerTrouble::Changed => "CHANGED",
+        LedgerTrouble::Sealed => "SEALED",
+        LedgerTrouble::Faulty => "FAULTY",
+        LedgerTrouble::Caught => "CAUGHT",
+    }
+}
+
 /// The word for a presence.
 pub(crate) const fn presence(presence: Presence) -> &'static str {
     match presence {
@@ -74,7 +85,8 @@ pub(crate) const fn presence(presence: Presence) -> &'static str {
 }
 
 impl Rows for Node {
-    const HEADS: &'static [&'static str] = &["name", "id", "role", "presence", "last seen", "generation", "rollout"];
+    const HEADS: &'static [&'static str] =
+        &["name", "id", "role", "presence", "last seen", "generation", "rollout", "ledger"];
 
     fn cells(&self) -> Vec<String> {
         vec![
@@ -85,6 +97,7 @@ impl Rows for Node {
             or_dash(self.last_seen_at.as_deref()),
             or_dash(self.generation.as_ref().map(|generation| generation.current.name())),
             or_dash(self.attempt.as_ref().map(|attempt| attempt.state)),
+            or_dash(self.ledger_trouble.map(trouble)),
         ]
     }
 
@@ -97,7 +110,8 @@ fn text(node: &Node) -> String {
     let attempt = node.attempt.as_ref();
     let attempt = attempt.map(|attempt| format!("{} in rollout {}", attempt.state, attempt.rollout));
     let ledger = node.ledger.as_ref();
-    let ledger = ledger.map(|head| format!("{} rows{}", head.size, if head.broken { ", REWRITTEN" } else { "" }));
+    let wrong = node.ledger_trouble.map(|wrong| format!(", {}", trouble(wrong))).unwrap_or_default();
+    let ledger = ledger.map(|head| format!("{} rows{wrong}", head.size));
     format!(
         "name        {}\nid          {}\nrole        {}\nraft id     {}\naddresses   {}\npresence    {}\n\
          last seen   {}\ngeneration  {}\nwanted      {}\nattempt     {}\nledger      {}\nversion     {}\n",

@@ -28,7 +28,7 @@ fn text(status: &FleetStatus) -> String {
     // No alarm is not "verified": that takes signatures, which are checked by the verifier.
     let ledgers = match status.ledger_alarms.len() {
         0 => "no alarm".to_owned(),
-        caught => format!("{caught} CAUGHT by witnesses: osmoda ledger verify --all"),
+        alarms => format!("ALARM of {alarms}: osmoda ledger verify --all"),
     };
     format!(
         "fleet     {}\nepoch     {}\nleader    {leader}\nvoters    {}\nmembers   {} ({} online)\nrollouts  {}\n\

@@ -22,6 +22,7 @@ pub use store::{CheckpointStore, FILE_NAME, StoreError};
 pub use watchman::{Watched, Watchman};
 
 pub(crate) use api::router;
+pub(crate) use watchman::EVERY;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

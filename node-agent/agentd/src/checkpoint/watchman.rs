@@ -20,7 +20,7 @@ use crate::ledger::file::{FILE_NAME, FileError, LedgerFile};
 
 /// Between two verifications. A walk reads the whole file: two seconds for a
 /// million rows, so this is a thousandth of one core's time.
-const EVERY: Duration = Duration::from_secs(30 * 60);
+pub(crate) const EVERY: Duration = Duration::from_secs(30 * 60);
 
 /// What the last verification found.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -41,6 +41,7 @@ pub struct Watchman {
     clock: SharedClock,
     tasks: Tasks,
     publish: watch::Sender<Watched>,
+    every: Duration,
 }
 
 impl Watchman {
@@ -48,13 +49,19 @@ impl Watchman {
     #[must_use]
     pub fn new(state_dir: PathBuf, clock: SharedClock, tasks: Tasks) -> (Self, watch::Receiver<Watched>) {
         let (publish, found) = watch::channel(Watched::default());
-        (Self { state_dir, clock, tasks, publish }, found)
+        (Self { state_dir, clock, tasks, publish, every: EVERY }, found)
     }
 
-    /// Verifies at once and then every half hour, until the stop.
+    /// Sets how often it looks; half an hour when nothing is said.
+    #[must_use]
+    pub fn every(self, every: Duration) -> Self {
+        Self { every, ..self }
+    }
+
+    /// Verifies on its timer, until the stop.
     pub async fn run(self) {
         let stop = self.tasks.shutdown().token(Stage::RefuseNew);
-        let mut tick = tokio::time::interval(EVERY);
+        let mut tick = tokio::time::interval(self.every);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         // The start has just verified everything.
         tick.tick().await;

@@ -45,7 +45,7 @@ use tokio::sync::watch;
 
 use self::courier::{Courier, Post};
 use self::duty::{Duty, DutyParts};
-use crate::checkpoint::Checkpoints;
+use crate::checkpoint::{Checkpoints, Watched};
 use crate::ledger::Ledger;
 use crate::ledger_key::LedgerKey;
 
@@ -70,6 +70,7 @@ pub(crate) async fn start(
     ledger: &Ledger,
     checkpoints: &Checkpoints,
     key: LedgerKey,
+    watched: watch::Receiver<Watched>,
 ) -> Result<Witnessing, BootError> {
     let path = cx.state_dir().join(store::FILE_NAME);
     let opened = cx.tasks().blocking("witness store", move || WitnessStore::open(&path)).await;
@@ -98,7 +99,7 @@ pub(crate) async fn start(
     cx.tasks().spawn(TaskKind::REQUEST, "witness courier", courier.run());
     serve(cx, &duty)?;
     let gate = WitnessGate { ledger: ledger.clone(), checkpoints: checkpoints.clone(), coverage: coverage.clone() };
-    let shown = Shown { public, ledger: ledger.clone(), checkpoints: checkpoints.clone(), coverage, duty };
+    let shown = Shown { public, ledger: ledger.clone(), checkpoints: checkpoints.clone(), coverage, duty, watched };
     let router = Router::new()
         .route("/ledger/witness", get(report_all))
         .route("/ledger/covered", get(covered))
@@ -165,6 +166,7 @@ struct Shown {
     checkpoints: Checkpoints,
     coverage: watch::Receiver<Coverage>,
     duty: Duty,
+    watched: watch::Receiver<Watched>,
 }
 
 async fn report_all(State(shown): State<Shown>) -> Result<Json<WitnessReport>, ApiError> {
@@ -177,6 +179,7 @@ async fn report_all(State(shown): State<Shown>) -> Result<Json<WitnessReport>, A
         covered: note.map(|note| note.to_string()),
         quorum,
         refused: shown.ledger.sealed().map(str::to_owned),
+        fault: shown.watched.borrow().alarm.clone(),
         held,
         alarms,
     }))

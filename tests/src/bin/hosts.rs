@@ -34,7 +34,9 @@ enum Task {
     Down,
     /// Runs a scenario, or all of them, on three hosts of its own.
     Scenario {
-        /// good, bad, cut, unsigned, broken-activation, uids, controller or all.
+        /// good, bad, cut, unsigned, broken-activation, uids, controller, inbox,
+        /// witness-down, quorum-down, ledger-fault, ledger-rewrite,
+        /// ledger-truncation, ledger-rollback; ledger (the last four) or all.
         name: String,
         /// One JSON line per scenario and a last one.
         #[arg(long)]
@@ -46,6 +48,9 @@ enum Task {
     /// Makes calls inside a host as the user it is started as.
     #[command(hide = true)]
     Probe { calls: String },
+    /// Changes the ledger in a folder, inside a host, as its root could.
+    #[command(hide = true)]
+    Forge { state: PathBuf, attack: String },
     /// First process of a host, outside its namespaces.
     #[command(hide = true)]
     CellEnter { spec: String },
@@ -60,6 +65,7 @@ fn main() -> ExitCode {
         Task::CellEnter { spec } => cell(spec, hosts::enter_cell),
         Task::CellRoot { spec } => cell(spec, hosts::root_cell),
         Task::Probe { calls } => probe(calls),
+        Task::Forge { state, attack } => forge(state, attack),
         _ => asynchronous(args),
     };
     match result {
@@ -101,7 +107,7 @@ async fn run(args: Args) -> Result<(), BedError> {
         }
         Task::Down => Bed::down(&folder).await?,
         Task::Scenario { name, json, keep } => scenario(&beside(folder), &name, json, keep).await?,
-        Task::CellEnter { .. } | Task::CellRoot { .. } | Task::Probe { .. } => {
+        Task::CellEnter { .. } | Task::CellRoot { .. } | Task::Probe { .. } | Task::Forge { .. } => {
             unreachable!("handled before the runtime was made")
         }
     }
@@ -121,12 +127,17 @@ fn probe(calls: &str) -> Result<(), BedError> {
     Ok(writeln!(std::io::stdout(), "{answers}").map_err(anyhow::Error::from)?)
 }
 
+fn forge(state: &Path, attack: &str) -> Result<(), BedError> {
+    let attack = serde_json::from_str(attack).map_err(anyhow::Error::from)?;
+    let rows = hosts::carry_out(state, attack)?;
+    Ok(writeln!(std::io::stdout(), "{rows}").map_err(anyhow::Error::from)?)
+}
+
 /// Hosts of every scenario: enough for a quorum that survives one of them.
 const HOSTS: u8 = 3;
 
 async fn scenario(folder: &Path, name: &str, json: bool, keep: bool) -> Result<(), BedError> {
-    let scenarios: Vec<Scenario> =
-        Scenario::ALL.into_iter().filter(|one| name == "all" || one.name() == name).collect();
+    let scenarios: Vec<Scenario> = Scenario::ALL.into_iter().filter(|one| one.is_meant_by(name)).collect();
     if scenarios.is_empty() {
         let names = Scenario::ALL.map(Scenario::name).join(", ");
         return Err(anyhow::anyhow!("no scenario is called {name:?}: {names} or all").into());

@@ -15,13 +15,25 @@ use super::programs;
 use crate::units::CONTROLLER;
 
 /// Its REST address: the default, loopback of the host that it runs on.
-const SERVER: &str = "http://127.0.0.1:8700";
+pub(super) const SERVER: &str = "http://127.0.0.1:8700";
+
+/// The operator's access, on the controller's host.
+pub(super) const TOKEN: &str = "/var/lib/osmoda/controller/admin.token";
 
 /// Its mesh port: the default belongs to the node on the same host.
 const MESH: &str = "0.0.0.0:18801";
 
 /// It follows the log from the start, and nodes dial it within eight seconds.
-const VIEW_TIME_MAX: Duration = Duration::from_secs(60);
+pub(super) const VIEW_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// The host with the controller; it is started where there is none yet.
+pub(super) async fn ensure(bed: &Bed) -> anyhow::Result<&Host> {
+    let last = bed.hosts().last().context("the bed has no hosts")?;
+    if !last.file(TOKEN)?.exists() {
+        run(bed).await?;
+    }
+    Ok(last)
+}
 
 /// Starts a controller on the last host, with an invite of the first one.
 pub(super) async fn run(bed: &Bed) -> anyhow::Result<Vec<String>> {
@@ -43,8 +55,7 @@ pub(super) async fn run(bed: &Bed) -> anyhow::Result<Vec<String>> {
 
 /// How many hosts there are, once each is shown as it is.
 async fn all_online(bed: &Bed, at: &Host) -> anyhow::Result<Option<usize>> {
-    let token = "/var/lib/osmoda/controller/admin.token";
-    let ls = ["osmoda", "node", "ls", "--server", SERVER, "--token-file", token, "-o", "jsonl"];
+    let ls = ["osmoda", "node", "ls", "--server", SERVER, "--token-file", TOKEN, "-o", "jsonl"];
     let said = at.run(&ls).await?;
     let nodes: Vec<Value> = said.lines().map(serde_json::from_str).collect::<Result<_, _>>().context(said.clone())?;
     for host in bed.hosts() {

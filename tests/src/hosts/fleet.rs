@@ -105,6 +105,16 @@ impl Fleet {
         Ok(Self { network: trust.network_id, operator, nodes })
     }
 
+    /// The operator's key.
+    pub(super) fn operator(&self) -> &SigningKey {
+        &self.operator
+    }
+
+    /// The node id of a host.
+    pub(super) fn node(&self, host: &Host) -> anyhow::Result<NodeId> {
+        self.nodes.get(usize::from(host.index) - 1).copied().context("the host is not in the fleet")
+    }
+
     /// Signs and proposes a manifest that moves every host to its target.
     pub(super) async fn propose(&self, bed: &Bed, release: &Release) -> anyhow::Result<RolloutId> {
         let mut rows = BTreeMap::new();

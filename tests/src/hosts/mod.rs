@@ -6,22 +6,27 @@
 //! are ended, by their recorded ids. What it does not do: isolation. The hosts
 //! share one kernel, so this proves behaviour and not security.
 
+mod attack;
 mod base;
 mod bed;
 mod cell;
 mod command;
+mod console;
 mod controller;
 mod fleet;
 mod generation;
 mod host;
+mod inbox;
 mod network;
 mod prerequisites;
 mod programs;
 mod scenario;
 mod uids;
+mod witnesses;
 
 pub(crate) use command::until;
 
+pub use attack::{Attack, carry_out};
 pub use bed::{Bed, BedError};
 pub use cell::{CellSpec, enter_cell, root_cell};
 pub use prerequisites::missing;

@@ -16,7 +16,7 @@ use super::command::until;
 use super::fleet::{Fleet, Release};
 use super::generation::{Generation, Signed};
 use super::host::{Host, Systems};
-use super::{controller, uids};
+use super::{controller, inbox, uids, witnesses};
 
 /// How long the last rows of a ledger may take after everything is at rest.
 const LEDGER_TIME_MAX: Duration = Duration::from_secs(30);
@@ -43,12 +43,42 @@ pub enum Scenario {
     Uids,
     /// A controller joins and shows every host.
     Controller,
+    /// A call waits in the controller's inbox, is approved and runs once; another
+    /// is denied.
+    Inbox,
+    /// A destructive call with one witness down is done.
+    WitnessDown,
+    /// A destructive call with every witness down is refused.
+    QuorumDown,
+    /// A row is changed under the running daemon: its own timer finds it, and the
+    /// controller shows it.
+    LedgerFault,
+    /// Root rewrites its whole ledger: the others find out.
+    LedgerRewrite,
+    /// Root cuts the tail of its ledger: the others find out.
+    LedgerTruncation,
+    /// Yesterday's disk is restored: the others find out.
+    LedgerRollback,
 }
 
 impl Scenario {
     /// All of them, in an order in which each finds what it needs.
-    pub const ALL: [Self; 7] =
-        [Self::Good, Self::Bad, Self::Cut, Self::Unsigned, Self::BrokenActivation, Self::Uids, Self::Controller];
+    pub const ALL: [Self; 14] = [
+        Self::Good,
+        Self::Bad,
+        Self::Cut,
+        Self::Unsigned,
+        Self::BrokenActivation,
+        Self::Uids,
+        Self::Controller,
+        Self::Inbox,
+        Self::WitnessDown,
+        Self::QuorumDown,
+        Self::LedgerFault,
+        Self::LedgerRewrite,
+        Self::LedgerTruncation,
+        Self::LedgerRollback,
+    ];
 
     /// The name on the command line.
     #[must_use]
@@ -61,7 +91,21 @@ impl Scenario {
             Self::BrokenActivation => "broken-activation",
             Self::Uids => "uids",
             Self::Controller => "controller",
+            Self::Inbox => "inbox",
+            Self::WitnessDown => "witness-down",
+            Self::QuorumDown => "quorum-down",
+            Self::LedgerFault => "ledger-fault",
+            Self::LedgerRewrite => "ledger-rewrite",
+            Self::LedgerTruncation => "ledger-truncation",
+            Self::LedgerRollback => "ledger-rollback",
         }
+    }
+
+    /// Whether a word of the command line means this one: its name, a group of
+    /// scenarios (`ledger`) or all of them.
+    #[must_use]
+    pub fn is_meant_by(self, word: &str) -> bool {
+        word == "all" || self.name() == word || self.name().split_once('-').is_some_and(|(group, _)| group == word)
     }
 }
 
@@ -103,6 +147,13 @@ pub async fn run_scenarios(
             Scenario::BrokenActivation => broken_activation(bed, &fleet).await,
             Scenario::Uids => uids::run(bed).await,
             Scenario::Controller => controller::run(bed).await,
+            Scenario::Inbox => inbox::run(bed, &fleet).await,
+            Scenario::WitnessDown => witnesses::one_down(bed, &fleet).await,
+            Scenario::QuorumDown => witnesses::all_down(bed, &fleet).await,
+            Scenario::LedgerFault => witnesses::fault(bed, &fleet).await,
+            Scenario::LedgerRewrite => witnesses::rewrite(bed, &fleet).await,
+            Scenario::LedgerTruncation => witnesses::cut(bed, &fleet).await,
+            Scenario::LedgerRollback => witnesses::old_disk(bed, &fleet).await,
         };
         let outcome = outcome(scenario.name(), start, bed, found)?;
         all &= outcome.ok;

@@ -145,3 +145,6 @@ fn parse(text: &str) -> Result<[u8; 32], ApiError> {
     let bytes = HEXLOWER.decode(text.as_bytes()).ok().and_then(|bytes| <[u8; 32]>::try_from(bytes).ok());
     bytes.ok_or_else(|| ApiError::internal("the mesh named a blob in another form"))
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,8 +11,7 @@ use rustix::process::Signal;
 
 use crate::{programs, until};
 
-/// How long a node may take to answer on a busy machine.
-
+/// The operator's public key, as `init` takes it.
 const OPERATOR: &str = "ed25519 d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a dev\n";
 
 fn node(args: &[&str]) -> Result<String, ProcError> {

@@ -276,6 +276,12 @@ pub(crate) enum Ledger {
         #[arg(long, value_name = "SECONDS", default_value_t = 10)]
         wait: u64,
     },
+    /// Cosigns the ledger of a fleet of one, after checking it against what was cosigned before
+    #[command(after_help = "Examples:\n  osmoda ledger cosign --root / --key me.key\n  \
+        osmoda ledger cosign --root / --key me.key --follow\n\nWhat was cosigned last is kept in this \
+        command's own folder (witness/ beside config.toml).\nA ledger that contradicts it is not cosigned: both \
+        signed notes are printed, exit code 3.\nCalls that need a witness are done while somebody follows.")]
+    Cosign(crate::command::cosign::CosignArgs),
 }
 
 #[derive(Debug, Subcommand)]

@@ -11,6 +11,7 @@ mod command;
 mod context;
 mod error;
 mod exit;
+mod kept;
 mod local;
 mod output;
 mod progress;

@@ -14,9 +14,14 @@ use osmoda_ledger::evidence::Evidence;
 use osmoda_ledger::note::{KeyKind, Note, VerifierKey};
 use osmoda_types::{NodeId, PublicKey};
 
+use crate::kept::{self, Head};
+
 /// How old the newest cosignature may be, in seconds. A live ledger signs at
 /// least every minute, so two mean that something stands still.
 const AGE_MAX_S: u64 = 120;
+
+/// The same where an operator is the only witness: once a day.
+const AGE_ALONE_MAX_S: u64 = 24 * 3600;
 
 /// How a ledger stands; the later, the worse.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -98,18 +103,15 @@ pub(crate) struct Fleet<'a> {
     pub(crate) keys: &'a BTreeMap<NodeId, PublicKey>,
     /// What was known at first; empty at the first look.
     pub(crate) first: &'a BTreeMap<NodeId, First>,
+    /// What this operator has cosigned himself.
+    pub(crate) own: &'a BTreeMap<NodeId, Head>,
     /// Now, in seconds since 1970.
     pub(crate) now_s: u64,
 }
 
-/// The key that checks a ledger's notes.
-fn log_key(key: &PublicKey) -> Option<VerifierKey> {
-    VerifierKey::new(&format!("osmoda.ledger/{key}"), KeyKind::Log, key.as_bytes()).ok()
-}
-
 /// The key that checks a witness's cosignatures.
 fn witness_key(key: &PublicKey) -> Option<VerifierKey> {
-    VerifierKey::new(&format!("osmoda.witness/{key}"), KeyKind::Witness, key.as_bytes()).ok()
+    VerifierKey::new(&kept::witness_name(key), KeyKind::Witness, key.as_bytes()).ok()
 }
 
 /// The claims that a first look leaves for a later one.
@@ -136,7 +138,14 @@ impl Fleet<'_> {
     }
 
     fn one(&self, ledger: &NodeLedger) -> Verdict {
-        let of = self.ledgers.len().saturating_sub(1);
+        // Alone, a ledger has this operator as its witness, if he has cosigned it.
+        let (needed, of) = match self.ledgers.len() {
+            0 | 1 => {
+                (usize::from(self.own.contains_key(&ledger.node)), usize::from(self.own.contains_key(&ledger.node)))
+            }
+            // Half of the fleet, itself counted: with its own word a majority.
+            all => (all / 2, all - 1),
+        };
         let mut verdict = Verdict {
             node: ledger.node,
             name: ledger.name.clone(),
@@ -144,16 +153,21 @@ impl Fleet<'_> {
             verified: 0,
             rows: 0,
             cosigned: 0,
-            // Half of the fleet, itself counted: with its own word a majority.
-            needed: self.ledgers.len() / 2,
+            needed,
             of,
             age_s: None,
             held: Vec::new(),
             findings: Vec::new(),
         };
-        match self.keys.get(&ledger.node).and_then(log_key) {
+        match self.keys.get(&ledger.node).and_then(kept::ledger_key) {
             None => verdict.find(Outcome::Stale, "the key of its ledger is not known, so nothing can be checked"),
             Some(key) => self.with_key(ledger, &key, &mut verdict),
+        }
+        if let (Some(head), Some(key)) = (self.own.get(&ledger.node), self.keys.get(&ledger.node))
+            && head.ledger != *key
+        {
+            let what = "its ledger has another key than the one that you have cosigned".to_owned();
+            verdict.caught(what, vec![head.note.clone()]);
         }
         verdict.outcome = verdict.findings.iter().map(|finding| finding.outcome).max().unwrap_or(Outcome::Verified);
         verdict
@@ -168,6 +182,11 @@ impl Fleet<'_> {
             if let Some((_, checkpoint)) = notes.take(&held.note, &format!("the note that {witness} holds"), verdict) {
                 verdict.held.push(Held { witness, size: checkpoint.size });
             }
+        }
+        if let Some(head) = self.own.get(&ledger.node)
+            && let Some((_, checkpoint)) = notes.take(&head.note, "the note that you hold", verdict)
+        {
+            verdict.held.push(Held { witness: "you".to_owned(), size: checkpoint.size });
         }
         for alarm in &ledger.alarms {
             self.alarm(alarm, &mut notes, verdict);
@@ -209,15 +228,17 @@ impl Fleet<'_> {
     fn cosignatures(&self, node: NodeId, note: &Note, checkpoint: &Checkpoint, verdict: &mut Verdict) {
         let mut newest = None;
         let others = self.ledgers.iter().filter(|other| other.node != node);
-        for other in others {
-            let Some(key) = self.keys.get(&other.node).and_then(witness_key) else { continue };
+        let others = others.filter_map(|other| Some((other.name.as_str(), self.keys.get(&other.node)?)));
+        let alone = self.own.get(&node).filter(|_| self.ledgers.len() == 1);
+        for (name, key) in others.chain(alone.map(|head| ("you", &head.by))) {
+            let Some(key) = witness_key(key) else { continue };
             match note.check(&key) {
                 Ok(None) => {}
                 Ok(Some(signed)) => {
                     verdict.cosigned += 1;
                     newest = newest.max(signed.time_s);
                 }
-                Err(error) => verdict.find(Outcome::Broken, &format!("the cosignature of {}: {error}", other.name)),
+                Err(error) => verdict.find(Outcome::Broken, &format!("the cosignature of {name}: {error}")),
             }
         }
         verdict.age_s = newest.map(|time| self.now_s.abs_diff(time));
@@ -267,10 +288,13 @@ impl Fleet<'_> {
         let received = report.received_at.parse::<osmoda_kit::clock::Timestamp>().ok();
         let received = received.and_then(|at| u64::try_from(at.as_millis() / 1000).ok());
         let age = if verdict.needed == 0 { received.map(|at| self.now_s.abs_diff(at)) } else { verdict.age_s };
+        // A person does not cosign every minute.
+        let is_alone = self.ledgers.len() == 1 && verdict.needed > 0;
+        let age_max = if is_alone { AGE_ALONE_MAX_S } else { AGE_MAX_S };
         let (what, word) = if verdict.needed == 0 { ("report", "told") } else { ("cosignature", "cosigned") };
         match age {
             None => verdict.find(Outcome::Stale, &format!("nothing of it was ever {word}")),
-            Some(age) if age > AGE_MAX_S => {
+            Some(age) if age > age_max => {
                 verdict.find(Outcome::Stale, &format!("its newest {what} is {} from now", span(age)));
             }
             Some(_) => {}

@@ -81,7 +81,7 @@ fn three() -> Vec<NodeLedger> {
 
 fn judged(ledgers: &[NodeLedger], known: &BTreeMap<NodeId, First>) -> Vec<Verdict> {
     let keys = ledgers.iter().filter_map(|ledger| Some((ledger.node, ledger.key?))).collect();
-    Fleet { ledgers, keys: &keys, first: known, now_s: NOW }.judge()
+    Fleet { ledgers, keys: &keys, first: known, own: &BTreeMap::new(), now_s: NOW }.judge()
 }
 
 /// Changes the ledger of node 1 and says how it stands then.
@@ -205,4 +205,35 @@ fn the_worst_finding_decides() {
     order.sort();
     let worse = [Outcome::Verified, Outcome::Stale, Outcome::Uncovered, Outcome::Broken, Outcome::Caught];
     assert_eq!(order, worse);
+}
+
+#[test]
+fn a_fleet_of_one_is_verified_by_what_this_operator_cosigned() {
+    let (ten, me) = (note(1, 10, 1), 9);
+    let head = Head {
+        node: id(1),
+        ledger: public_key(&secret(1)),
+        by: public_key(&secret(me)),
+        note: ten.to_string(),
+        time_s: NOW - 7,
+    };
+    let judge = |ledger: &NodeLedger, head: &Head| {
+        let keys = BTreeMap::from([(ledger.node, ledger.key.unwrap())]);
+        let own = BTreeMap::from([(head.node, head.clone())]);
+        let ledgers = std::slice::from_ref(ledger);
+        Fleet { ledgers, keys: &keys, first: &BTreeMap::new(), own: &own, now_s: NOW }.judge().remove(0)
+    };
+    let mut alone = sound(1);
+    (alone.held, alone.logged) = (Vec::new(), None);
+    report(&mut alone).covered = Some(cosigned(ten, me, NOW - 7).to_string());
+    let verdict = judge(&alone, &head);
+    assert_eq!(verdict.outcome, Outcome::Verified, "{}", verdict.text());
+    assert!(verdict.text().contains("10 of 10, quorum 1 of 1 (1 needed)"), "{}", verdict.text());
+
+    report(&mut alone).covered = Some(note(1, 10, 2).to_string());
+    let forked = judge(&alone, &head);
+    assert_eq!(forked.outcome, Outcome::Caught, "{}", forked.text());
+    assert!(forked.text().contains("two histories of 10 rows"), "{}", forked.text());
+    let other = Head { ledger: public_key(&secret(3)), ..head };
+    assert!(judge(&alone, &other).text().contains("another key"));
 }

@@ -135,6 +135,25 @@ pub struct WitnessReport {
     pub alarms: Vec<Alarm>,
 }
 
+/// `POST /ledger/cosign` at agentd: an operator's cosignature, for a fleet of one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cosign {
+    /// The size of the checkpoint.
+    pub size: u64,
+    /// The operator's key.
+    pub key: PublicKey,
+    /// The signature line.
+    pub line: String,
+}
+
+/// The answer to [`Cosign`]: it is durable and counts.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Cosigned {
+    /// The rows that the operator has cosigned.
+    pub size: u64,
+}
+
 /// Alarms that a witness keeps: one ledger that is caught every second must not
 /// fill its disk, and the first ones prove as much as all.
 pub const ALARMS_MAX: usize = 64;

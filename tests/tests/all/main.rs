@@ -3,6 +3,7 @@
 //! builds them first).
 #![allow(clippy::unwrap_used, reason = "tests: a failure shows the line that surprised it")]
 
+mod alone;
 mod node;
 mod revoke;
 mod rotate;

@@ -278,7 +278,7 @@ fn describe(view: &PermitView) -> Result<String, CliError> {
 }
 
 /// The operator's key: the flag's, else the context's.
-fn signing_key(global: &Global, flag: Option<&Path>) -> Result<ed25519_dalek::SigningKey, CliError> {
+pub(super) fn signing_key(global: &Global, flag: Option<&Path>) -> Result<ed25519_dalek::SigningKey, CliError> {
     match flag {
         Some(path) => osmoda_kit::keys::load_signing(path)
             .map_err(|error| CliError::failed("cannot use the operator key", osmoda_kit::error::chain(&error))),

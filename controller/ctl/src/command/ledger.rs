@@ -10,9 +10,11 @@ use osmoda_kit::fsio;
 use osmoda_types::{NodeId, PublicKey};
 use tokio::time::Instant;
 
-use crate::cli::Ledger as Command;
+use crate::cli::{Global, Ledger as Command};
+use crate::context::Env;
 use crate::error::CliError;
 use crate::exit::Exit;
+use crate::kept;
 use crate::output::{Format, Rows, printable, typed};
 use crate::session::Session;
 use crate::witnessed::{First, Fleet, Outcome, Verdict, first};
@@ -29,10 +31,15 @@ const KEYS_BYTES_MAX: u64 = 2 << 20;
 type Pinned = BTreeMap<String, PublicKey>;
 
 /// Runs a command about ledgers.
-pub(crate) async fn run(session: &mut Session, command: Command) -> Result<Exit, CliError> {
+pub(crate) async fn run(global: &Global, command: Command) -> Result<Exit, CliError> {
     match command {
-        Command::Heads => super::list::<LedgerHead>(session, "cannot list ledger heads", HEADS_PATH, false).await,
+        Command::Cosign(args) => super::cosign::run(global, args).await,
+        Command::Heads => {
+            let session = &mut Session::open(global)?;
+            super::list::<LedgerHead>(session, "cannot list ledger heads", HEADS_PATH, false).await
+        }
         Command::Verify { node, all: _, keys, wait } => {
+            let session = &mut Session::open(global)?;
             verify(session, node.as_deref(), keys.as_deref(), Duration::from_secs(wait)).await
         }
     }
@@ -45,6 +52,7 @@ async fn verify(
     wait: Duration,
 ) -> Result<Exit, CliError> {
     let pinned = pinned.map(read_keys).transpose()?;
+    let own = kept::heads(&kept::folder(&Env::read().file()?))?;
     let until = Instant::now() + wait;
     let mut known: BTreeMap<NodeId, First> = BTreeMap::new();
     let verdicts = loop {
@@ -57,7 +65,7 @@ async fn verify(
         }
         let keys = keys(&ledgers, pinned.as_ref());
         let now_s = u64::try_from(SystemClock::new().now_wall().as_millis() / 1000).unwrap_or(0);
-        let judged = Fleet { ledgers: &ledgers, keys: &keys, first: &known, now_s }.judge();
+        let judged = Fleet { ledgers: &ledgers, keys: &keys, first: &known, own: &own, now_s }.judge();
         if known.is_empty() {
             known = first(&ledgers, &judged);
         }

@@ -8,6 +8,7 @@ pub(crate) mod operator;
 pub(crate) mod room;
 
 mod contexts;
+pub(crate) mod cosign;
 mod doctor;
 mod events;
 mod ledger;
@@ -48,7 +49,7 @@ pub(crate) async fn run(cli: Cli) -> Result<Exit, CliError> {
         Command::Node(command) => node::run(&mut Session::open(global)?, command).await,
         Command::Rollout(command) => rollout::run(global, command).await,
         Command::Vote(command) => rollout::votes(&mut Session::open(global)?, command).await,
-        Command::Ledger(command) => ledger::run(&mut Session::open(global)?, command).await,
+        Command::Ledger(command) => ledger::run(global, command).await,
         Command::Freeze(command) => orders::freeze(&mut Session::open(global)?, command).await,
         Command::Target(command) => orders::target(&mut Session::open(global)?, command).await,
     }

@@ -23,6 +23,7 @@ use osmoda_types::{ErrorCode, NodeId, PublicKey};
 use tokio::sync::watch;
 
 use super::coverage::Coverage;
+use super::operator::{Operators, Told};
 use crate::checkpoint::Checkpoints;
 use crate::ledger::Ledger;
 use crate::ledger_key;
@@ -59,6 +60,7 @@ pub(crate) struct Courier<P> {
     pub(crate) roster: watch::Receiver<Option<Arc<Roster>>>,
     pub(crate) coverage: watch::Sender<Coverage>,
     pub(crate) post: P,
+    pub(crate) operators: Operators,
     pub(crate) shutdown: Shutdown,
 }
 
@@ -93,8 +95,10 @@ impl<P: Post> Courier<P> {
                 }
                 // Cancel-safe: as above.
                 changed = newest.changed() => if changed.is_err() { return },
+                // Cancel-safe: it takes nothing unless it returns.
+                told = self.operators.next() => self.take_operator(told),
                 // Cancel-safe: an interval keeps its deadline.
-                _ = tick.tick() => {}
+                _ = tick.tick() => self.miss_operators(),
             }
             let Some(rows) = newest.borrow().as_ref().map(|newest| newest.checkpoint.size) else { continue };
             for (witness, key) in self.witnesses() {
@@ -116,6 +120,29 @@ impl<P: Post> Courier<P> {
         others.filter_map(|other| Some((other.node, other.key?))).collect()
     }
 
+    /// Another node that joins meanwhile is a witness, and no operator is then.
+    fn is_alone(&self) -> bool {
+        self.roster.borrow().as_ref().is_some_and(|roster| roster.others.is_empty())
+    }
+
+    fn take_operator(&mut self, told: Told) {
+        if self.is_alone() {
+            let operators = &mut self.operators;
+            self.coverage.send_modify(|coverage| operators.count(told, coverage));
+            metrics::gauge!("osmoda_ledger_covered_rows").set(self.coverage.borrow().rows() as f64);
+        }
+    }
+
+    fn miss_operators(&self) {
+        for key in self.operators.silent() {
+            self.coverage.send_if_modified(|coverage| {
+                let before = coverage.is_ready();
+                coverage.failed(key);
+                before != coverage.is_ready()
+            });
+        }
+    }
+
     async fn take_roster(&self, standings: &mut BTreeMap<NodeId, Standing>) {
         let Some(roster) = self.roster.borrow().clone() else { return };
         let now: Vec<NodeId> = self.witnesses().into_iter().map(|(node, _)| node).collect();
@@ -123,7 +150,10 @@ impl<P: Post> Courier<P> {
         for node in &now {
             standings.entry(*node).or_default();
         }
-        self.coverage.send_modify(|coverage| coverage.set_witnesses(now, roster.needed));
+        self.coverage.send_modify(|coverage| match roster.others.is_empty() {
+            true => self.operators.set(coverage),
+            false => coverage.set_witnesses(now, roster.needed),
+        });
         // The fleet's log remembers for the witnesses that are away.
         if let Some(logged) = &roster.logged
             && let Err(text) = self.compare(logged.size, &logged.hash).await

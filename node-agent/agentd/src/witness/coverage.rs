@@ -2,13 +2,34 @@
 
 use std::collections::BTreeMap;
 
-use osmoda_types::NodeId;
+use osmoda_types::{NodeId, PublicKey};
+
+/// Who cosigns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Who {
+    /// Another node of the fleet.
+    Node(NodeId),
+    /// An operator's command line, for a fleet of one.
+    Operator(PublicKey),
+}
+
+impl From<NodeId> for Who {
+    fn from(node: NodeId) -> Self {
+        Self::Node(node)
+    }
+}
+
+impl From<PublicKey> for Who {
+    fn from(key: PublicKey) -> Self {
+        Self::Operator(key)
+    }
+}
 
 /// How far each witness has followed, and how many must.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Coverage {
     /// Rows cosigned, of each witness that was asked.
-    cosigned: BTreeMap<NodeId, Standing>,
+    cosigned: BTreeMap<Who, Standing>,
     /// How many must; 0 when there is nobody to ask.
     needed: usize,
 }
@@ -22,22 +43,23 @@ struct Standing {
 
 impl Coverage {
     /// The witnesses there are now; what is known of those that stay is kept.
-    pub fn set_witnesses(&mut self, witnesses: impl IntoIterator<Item = NodeId>, needed: usize) {
+    pub fn set_witnesses(&mut self, witnesses: impl IntoIterator<Item = impl Into<Who>>, needed: usize) {
         let mut before = std::mem::take(&mut self.cosigned);
-        self.cosigned = witnesses.into_iter().map(|node| (node, before.remove(&node).unwrap_or_default())).collect();
+        self.cosigned =
+            witnesses.into_iter().map(Into::into).map(|who| (who, before.remove(&who).unwrap_or_default())).collect();
         self.needed = needed;
     }
 
     /// A witness cosigned that many rows.
-    pub fn cosigned(&mut self, witness: NodeId, rows: u64) {
-        if let Some(standing) = self.cosigned.get_mut(&witness) {
+    pub fn cosigned(&mut self, witness: impl Into<Who>, rows: u64) {
+        if let Some(standing) = self.cosigned.get_mut(&witness.into()) {
             *standing = Standing { rows: rows.max(standing.rows), answers: true };
         }
     }
 
     /// A witness did not cosign what it was asked to.
-    pub fn failed(&mut self, witness: NodeId) {
-        if let Some(standing) = self.cosigned.get_mut(&witness) {
+    pub fn failed(&mut self, witness: impl Into<Who>) {
+        if let Some(standing) = self.cosigned.get_mut(&witness.into()) {
             standing.answers = false;
         }
     }
@@ -102,7 +124,10 @@ mod tests {
         assert!(!coverage.is_ready() && coverage.covers(10));
         coverage.set_witnesses([node(2)], 1);
         assert!(!coverage.covers(1));
-        coverage.set_witnesses([], 0);
+        coverage.set_witnesses([PublicKey::from_bytes([7; 32])], 1);
+        coverage.cosigned(PublicKey::from_bytes([7; 32]), 5);
+        assert!(coverage.covers(5), "an operator is a witness");
+        coverage.set_witnesses([] as [NodeId; 0], 0);
         assert!(!coverage.covers(0), "a fleet of one has no witness");
         assert_eq!(coverage.quorum(), (0, 0));
     }

@@ -10,17 +10,18 @@
 //! ```
 //! `store` is what a witness holds and whom it caught; `coverage` counts.
 //! Invariant: what is not covered by enough cosignatures is never called covered;
-//! a fleet of one has no witness and says so.
+//! a fleet of one has its operators' command lines (`operator`) or says that it has none.
 
 mod courier;
 mod coverage;
 mod duty;
 mod gate;
+mod operator;
 mod store;
 #[cfg(test)]
 mod tests;
 
-pub use coverage::Coverage;
+pub use coverage::{Coverage, Who};
 pub use gate::WitnessGate;
 pub use store::{WitnessError, WitnessStore};
 
@@ -28,7 +29,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::State;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 use futures_util::future::{BoxFuture, FutureExt};
 use osmoda_kit::boot::{Boot, BootError};
@@ -41,10 +42,11 @@ use osmoda_node_api::mesh::{MeshPipes, StreamPeer};
 use osmoda_node_api::pipes::{AGENTD_SOCKET, WITNESS};
 use osmoda_node_api::witness::{LoggedHead, Question, Reply, Roster, WitnessReport};
 use osmoda_types::{NodeId, PublicKey};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use self::courier::{Courier, Post};
 use self::duty::{Duty, DutyParts};
+use self::operator::{Desk, Operators};
 use crate::checkpoint::{Checkpoints, Watched};
 use crate::ledger::Ledger;
 use crate::ledger_key::LedgerKey;
@@ -57,7 +59,7 @@ const ROSTER_EVERY: Duration = Duration::from_secs(2);
 pub(crate) struct Witnessing {
     /// What grave calls wait for.
     pub(crate) gate: WitnessGate,
-    /// `GET /ledger/witness` and `GET /ledger/covered`.
+    /// `GET /ledger/witness`, `GET /ledger/covered`, `POST /ledger/cosign`.
     pub(crate) router: Router,
 }
 
@@ -88,10 +90,19 @@ pub(crate) async fn start(
         roster: roster.clone(),
     });
     let (report, coverage) = watch::channel(Coverage::default());
+    let (tell, told) = mpsc::channel(operator::QUEUE);
+    let desk = Desk {
+        checkpoints: checkpoints.clone(),
+        roster: roster.clone(),
+        state_dir: cx.state_dir(),
+        tasks: cx.tasks().clone(),
+        tell,
+    };
     let courier = Courier {
         ledger: ledger.clone(),
         checkpoints: checkpoints.clone(),
         roster,
+        operators: Operators::new(told),
         coverage: report,
         post: Pipes(MeshPipes::new(cx.paths(), cx.credentials())),
         shutdown: cx.shutdown().clone(),
@@ -103,7 +114,8 @@ pub(crate) async fn start(
     let router = Router::new()
         .route("/ledger/witness", get(report_all))
         .route("/ledger/covered", get(covered))
-        .with_state(shown);
+        .with_state(shown)
+        .merge(Router::new().route("/ledger/cosign", post(operator::cosign)).with_state(desk));
     Ok(Witnessing { gate, router })
 }
 

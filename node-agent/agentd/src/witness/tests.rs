@@ -19,12 +19,13 @@ use osmoda_node_api::witness::{Alarm, Finding, Peer, Question, Reply, Roster};
 use osmoda_types::{ErrorCode, NodeId, PublicKey};
 use rusqlite::Connection;
 use serde_json::{Map, json};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use super::courier::{Courier, Post};
 use super::coverage::Coverage;
 use super::duty::{Duty, DutyParts};
 use super::gate::WitnessGate;
+use super::operator::Operators;
 use super::store::{FILE_NAME, WitnessStore};
 use crate::approval::gate::HeadGate;
 use crate::checkpoint::tests::rehash_from;
@@ -110,6 +111,7 @@ impl Fleet {
             checkpoints: checkpoints.clone(),
             roster,
             coverage: report,
+            operators: Operators::new(mpsc::channel(1).1),
             post: Road { from: id(number), duties: self.duties.clone() },
             shutdown: tasks.shutdown().clone(),
         };

@@ -259,7 +259,10 @@ impl Fleet<'_> {
         let first = self.first.get(&ledger.node);
         verdict.rows = first.map_or(known, |first| first.rows.max(verdict.verified));
         if let Some(reason) = &report.refused {
-            let evidence = notes.newest().into_iter().chain(own_text.clone()).collect();
+            let kept = self.own.get(&ledger.node).map(|head| head.note.clone());
+            let mut evidence: Vec<String> =
+                kept.or_else(|| notes.newest()).into_iter().chain(own_text.clone()).collect();
+            evidence.dedup();
             verdict.caught(format!("it takes no more rows: {reason}"), evidence);
         }
         if let Some(fault) = &report.fault {

@@ -250,8 +250,11 @@ async fn what_no_voter_has_yet_may_come_and_what_is_not_here_is_no_blob() {
     let world = World::new();
     world.voter(1, None);
     let node = world.node(3);
-    assert_eq!(world.get(&node, &[1, 9]).await.unwrap_err().code, ErrorCode::RaftUnavailable);
-    assert_eq!(world.get(&node, &[]).await.unwrap_err().code, ErrorCode::RaftUnavailable);
+    for (voters, code) in
+        [(&[1][..], ErrorCode::RaftUnavailable), (&[], ErrorCode::RaftUnavailable), (&[1, 9], ErrorCode::PeerOffline)]
+    {
+        assert_eq!(world.get(&node, voters).await.unwrap_err().code, code, "{voters:?}");
+    }
     assert_eq!(node.as_blob(hash()).await.unwrap_err().code, ErrorCode::ManifestUnknown);
     // The same fetch, when it is there.
     let (late, _) = world.voter(9, None);

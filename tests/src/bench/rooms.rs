@@ -39,8 +39,8 @@ const NODES: usize = 16;
 /// Messages of each half.
 const PER_SIDE: usize = 10_000;
 
-/// Rounds; the median of three survives one disturbed round.
-const ROUNDS: usize = 3;
+/// Rounds; the median of five survives two disturbed ones.
+const ROUNDS: usize = 5;
 
 /// Messages a node writes at once: as many share a commit.
 const WRITERS: usize = 32;

@@ -16,14 +16,16 @@ use osmoda_kit::fsio;
 use osmoda_kit::http::{Caller, Json, UnixClient};
 use osmoda_kit::tasks::Tasks;
 use osmoda_kit::version::VERSION;
-use osmoda_node_api::agentd_card::{AgentCard, CardKey, CardService, GenerateCard};
+use osmoda_node_api::agentd_card::{AgentCard, CardKey, CardService, CardWitnesses, GenerateCard};
 use osmoda_types::ErrorCode;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
+use tokio::sync::watch;
 
 use crate::api::{ledger_error, new_row};
 use crate::ledger::Ledger;
 use crate::limits::{Limit, too_large};
+use crate::witness::Coverage;
 
 /// Name of the file in the daemon's state folder.
 pub const FILE_NAME: &str = "agent-card.json";
@@ -31,9 +33,12 @@ pub const FILE_NAME: &str = "agent-card.json";
 /// The form that EIP-8004 gives to registration files.
 const KIND: &str = "https://eips.ethereum.org/EIPS/eip-8004#registration-v1";
 
-/// Why this node may be trusted: its ledger. Registries and witnesses are added
-/// when the node is in one, or has some.
+/// Why this node may be trusted: its ledger. Registries are added when the node
+/// is in one.
 const TRUST: &str = "hash-chain-ledger";
+
+/// And while enough other nodes cosign it.
+const WITNESSED: &str = "witnessed-ledger";
 
 /// How long a daemon may take to say that it is there. It is a round trip on
 /// one host; one that needs longer is not serving.
@@ -74,6 +79,10 @@ pub struct Card {
     pub daemons: Vec<(&'static str, UnixClient)>,
     /// This daemon's own socket.
     pub own_socket: PathBuf,
+    /// The key that signs the ledger's checkpoints, as hex.
+    pub ledger_key: String,
+    /// Which other nodes cosign them, and how far.
+    pub coverage: watch::Receiver<Coverage>,
 }
 
 impl Card {
@@ -109,6 +118,7 @@ impl Card {
         let answers = futures_util::future::join_all(answers).await;
         services.extend(answers.into_iter().flatten());
         services.extend(words.services.into_iter().map(|service| CardService { verified: false, ..service }));
+        let witnesses = self.witnesses();
         AgentCard {
             kind: KIND.to_owned(),
             name: words.name,
@@ -116,14 +126,33 @@ impl Card {
             image: None,
             services,
             active: self.ledger.state().is_writable,
-            supported_trust: vec![TRUST.to_owned()],
+            supported_trust: [Some(TRUST), witnesses.is_some_and(|now| now.answer).then_some(WITNESSED)]
+                .into_iter()
+                .flatten()
+                .map(str::to_owned)
+                .collect(),
+            witnesses,
             version: VERSION.version.to_owned(),
             keys: self.keys().await,
         }
     }
 
-    /// The keys by which the mesh knows this node; none while it is not up.
+    /// Who cosigns the ledger now; nothing where nobody could.
+    fn witnesses(&self) -> Option<CardWitnesses> {
+        let coverage = self.coverage.borrow();
+        let (needed, of) = coverage.quorum();
+        let (needed, of) = (needed as u64, of as u64);
+        (needed > 0).then(|| CardWitnesses { needed, of, answer: coverage.is_ready(), rows: coverage.rows() })
+    }
+
+    /// The ledger's key, and those by which the mesh knows this node while it is up.
     async fn keys(&self) -> Vec<CardKey> {
+        let mut keys = vec![CardKey { purpose: "ledger_key".to_owned(), key: self.ledger_key.clone() }];
+        keys.extend(self.mesh_keys().await);
+        keys
+    }
+
+    async fn mesh_keys(&self) -> Vec<CardKey> {
         let Some((_, mesh)) = self.daemons.iter().find(|(daemon, _)| *daemon == "mesh") else { return Vec::new() };
         let identity: Result<Map<String, Value>, _> =
             mesh.clone().with_time_limit(ASK_TIME_LIMIT).get("/identity").await;

@@ -13,6 +13,7 @@ use osmoda_node_api::execd::ExecdClient;
 use crate::approval::Approvals;
 use crate::backup::{self, BackupSettings, Backups, Restoring};
 use crate::card::{self, Card};
+use crate::checkpoint::Checkpoints;
 use crate::config::Config;
 use crate::incidents::{self, Incidents};
 use crate::ledger::Ledger;
@@ -20,6 +21,7 @@ use crate::ledger::file::FILE_NAME;
 use crate::memory::{self, Memory};
 use crate::receipts;
 use crate::system::{self, System};
+use crate::witness::WitnessGate;
 
 /// Starts every part on an open ledger.
 ///
@@ -28,6 +30,7 @@ use crate::system::{self, System};
 pub(crate) async fn start(
     ledger: &Ledger,
     approvals: &Approvals,
+    witnessed: (&Checkpoints, &WitnessGate),
     cx: &Boot,
     config: &Config,
 ) -> Result<(Router, Memory), BootError> {
@@ -43,7 +46,7 @@ pub(crate) async fn start(
         .merge(receipts::router(ledger.clone()))
         .merge(system::router(system))
         .merge(backup::router(restoring))
-        .merge(card::router(card(ledger, cx)));
+        .merge(card::router(card(ledger, witnessed, cx)));
     Ok((router, memory))
 }
 
@@ -58,12 +61,14 @@ fn backups(ledger: &Ledger, cx: &Boot, config: &Config) -> Backups {
     Backups::new(settings, ledger.clone(), cx.clock(), cx.tasks().clone())
 }
 
-fn card(ledger: &Ledger, cx: &Boot) -> Card {
+fn card(ledger: &Ledger, (checkpoints, gate): (&Checkpoints, &WitnessGate), cx: &Boot) -> Card {
     Card {
         file: cx.state_dir().join(card::FILE_NAME),
         ledger: ledger.clone(),
         tasks: cx.tasks().clone(),
         daemons: Card::asked().map(|daemon| (daemon, cx.client(daemon))).collect(),
         own_socket: cx.paths().socket(cx.name()),
+        ledger_key: checkpoints.public_key(),
+        coverage: gate.coverage.clone(),
     }
 }

@@ -13,10 +13,11 @@ use osmoda_kit::http::CallerTable;
 use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::{BlockingFailed, TaskKind, Tasks};
 use osmoda_kit::version::VERSION;
-use osmoda_node_api::approval_files::POLICY_NAME;
+use osmoda_node_api::approval_files::{POLICY_NAME, store_trust};
 use osmoda_node_api::execd::ExecdClient;
 use osmoda_node_api::fleet::FleetClient;
 use osmoda_node_api::mesh::MeshClient;
+use osmoda_permit::trust::TRUST_FILE;
 use osmoda_types::PublicKey;
 use serde_json::{Map, json};
 
@@ -31,6 +32,9 @@ use crate::reads::{self, ReadsParts};
 use crate::retention::{Keep, Retention};
 use crate::subkey::Registration;
 use crate::witness::{self, WitnessGate};
+
+/// Between two looks for trust: execd may not be up yet, the node not enrolled.
+const TRUST_EVERY: Duration = Duration::from_secs(10);
 
 /// The newest rows that retention never drops, however large they are.
 const KEPT_ROWS: u64 = 4096;
@@ -85,8 +89,9 @@ impl Daemon for Agentd {
         let witnessing = witness::start(&cx, &ledger, &checkpoints, key, watched.clone()).await?;
         let gate = witnessing.gate.clone();
         let approvals = approvals(&ledger, &cx, witnessing.gate);
+        cx.tasks().spawn(TaskKind::BACKGROUND, "inherited trust", inherit_trust(cx.clone()));
         cx.tasks().spawn(TaskKind::BACKGROUND, "approval sweep", approvals.clone().sweep());
-        let (parts, memory) = parts::start(&ledger, &approvals, &cx, &config).await?;
+        let (parts, memory) = parts::start(&ledger, &approvals, (&checkpoints, &gate), &cx, &config).await?;
         let retention = retention(&ledger, &checkpoints, gate, &cx, &config);
         // The index has the words of rows that are gone; it is made anew without them.
         let retaining = retention.run(cx.tasks().clone(), move || memory.rebuild());
@@ -173,4 +178,28 @@ async fn record_lifted(ledger: &Ledger, cx: &Boot) -> Result<(), ApiError> {
     let seal = Arc::clone(ledger.seal_file());
     cx.tasks().blocking("forget seal", move || seal.forget_lifted()).await.map_err(ApiError::internal)??;
     Ok(())
+}
+
+/// A node enrolled before there were approvals has no trust here: the executor,
+/// which is root, has it from watch. What is there is never touched.
+async fn inherit_trust(cx: Boot) {
+    let executor = ExecdClient::new(cx.client("execd"));
+    let mut tick = tokio::time::interval(TRUST_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        let state_dir = cx.state_dir();
+        if state_dir.join(TRUST_FILE).exists() {
+            return;
+        }
+        let Ok(trust) = executor.trusted().await else { continue };
+        let operators = trust.operators.len();
+        match cx.tasks().blocking("write trust", move || store_trust(&state_dir, &trust)).await {
+            Ok(Ok(())) => {
+                tracing::warn!(operators, "this node was enrolled before approvals: it trusts watch's operators now");
+            }
+            Ok(Err(error)) => tracing::warn!(code = %error.code, "trust not written"),
+            Err(error) => tracing::warn!(%error, "trust not written"),
+        }
+    }
 }

@@ -16,6 +16,7 @@ use osmoda_agentd::approval::{Answer, Approvals, Parts, Resolver};
 use osmoda_agentd::backup::{self, BackupSettings, Backups, Maker, Restoring};
 use osmoda_agentd::card::{self, Card};
 use osmoda_agentd::ledger::file::LedgerFile;
+use osmoda_agentd::witness::Coverage;
 use osmoda_backup::{Archive, Limits, Listed, Plan, Source};
 use osmoda_kit::clock::Clock;
 use osmoda_kit::error::ApiError;
@@ -23,7 +24,7 @@ use osmoda_kit::http::{Credentials, Isolation, UnixClient, testing::TestServer};
 use osmoda_kit::testing::{FakeClock, wait_for};
 use osmoda_node_api::agentd::EventQuery;
 use osmoda_node_api::agentd_backup::Backup;
-use osmoda_node_api::agentd_card::{CardService, GenerateCard};
+use osmoda_node_api::agentd_card::{CardService, CardWitnesses, GenerateCard};
 use osmoda_node_api::approval::AskedCall;
 use osmoda_node_api::approval_files::store_trust;
 use osmoda_node_api::execd::{ExecdClient, MadeBackup};
@@ -173,12 +174,18 @@ async fn scheduled_backups_are_made_when_the_newest_is_old() {
 }
 
 fn card(host: &Host, other: &TestServer) -> Card {
+    let mut covered = Coverage::default();
+    covered.set_witnesses([NodeId::from_bytes([7; 32])], 1);
+    covered.cosigned(NodeId::from_bytes([7; 32]), 3);
+    let (_, coverage) = tokio::sync::watch::channel(covered);
     Card {
         file: host.dir.path().join(card::FILE_NAME),
         ledger: host.ledger.clone(),
         tasks: host.tasks.clone(),
         daemons: vec![("watch", other.client()), ("fleetd", host.serve(axum::Router::new()).client())],
         own_socket: "/run/osmoda/agentd.sock".into(),
+        ledger_key: "ab".repeat(32),
+        coverage,
     }
 }
 
@@ -195,7 +202,12 @@ async fn the_card_lists_what_answers_and_nothing_else() {
     let names: Vec<_> = found.services.iter().map(|service| (service.name.as_str(), service.verified)).collect();
     assert_eq!(names, [("mcp", true), ("safeswitch", true)], "fleetd does not answer");
     assert_eq!(found.services[1].version.as_deref(), Some("9.9"));
-    assert_eq!((found.active, found.supported_trust), (true, vec!["hash-chain-ledger".to_owned()]));
+    assert_eq!(
+        (found.active, found.supported_trust.join(" ")),
+        (true, "hash-chain-ledger witnessed-ledger".to_owned())
+    );
+    assert_eq!((found.keys[0].purpose.as_str(), found.keys[0].key.len()), ("ledger_key", 64));
+    assert_eq!(found.witnesses, Some(CardWitnesses { needed: 1, of: 1, answer: true, rows: 3 }));
     watch.stop(LIMIT).await;
     host.close(server).await;
 }

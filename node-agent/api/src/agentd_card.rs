@@ -34,6 +34,22 @@ pub struct AgentCard {
     /// Public keys by which it can be known.
     #[serde(default)]
     pub keys: Vec<CardKey>,
+    /// Who cosigns its ledger; absent where nobody can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witnesses: Option<CardWitnesses>,
+}
+
+/// The witnesses of a node's ledger, as they are now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CardWitnesses {
+    /// How many must cosign.
+    pub needed: u64,
+    /// Out of how many.
+    pub of: u64,
+    /// Whether enough answered when they were asked last.
+    pub answer: bool,
+    /// Rows that enough of them have cosigned.
+    pub rows: u64,
 }
 
 /// A service of the card.

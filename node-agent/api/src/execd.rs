@@ -2,7 +2,7 @@
 
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::UnixClient;
-use osmoda_permit::SignedPermit;
+use osmoda_permit::{HostTrust, SignedPermit};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use std::time::Duration;
@@ -44,6 +44,14 @@ impl ExecdClient {
     /// As [`UnixClient::post`].
     pub async fn run(&self, request: &RunRequest) -> Result<RunAnswer, ApiError> {
         self.http.clone().with_time_limit(RUN_TIME_MAX).post("/exec/run", request).await
+    }
+
+    /// Whom the executor believes.
+    ///
+    /// # Errors
+    /// As [`UnixClient::get`]; `principal_unknown` while it believes nobody.
+    pub async fn trusted(&self) -> Result<HostTrust, ApiError> {
+        self.http.get("/trust").await
     }
 
     /// Makes a backup of every daemon's state now.

@@ -9,10 +9,10 @@ use osmoda_kit::error::ApiError;
 use osmoda_kit::version::VERSION;
 use osmoda_node_api::agentd_backup::Backup;
 use osmoda_node_api::approval::AskedCall;
-use osmoda_node_api::approval_files::add_trust;
+use osmoda_node_api::approval_files::{add_trust, load_trust};
 use osmoda_node_api::execd::{Health, MadeBackup, Resolved, RunAnswer, RunRequest};
 use osmoda_node_api::watch::Trusted;
-use osmoda_permit::{TrustOrder, json};
+use osmoda_permit::{HostTrust, TrustOrder, json};
 use osmoda_types::ErrorCode;
 use serde::de::DeserializeOwned;
 
@@ -26,6 +26,7 @@ impl Executor {
             .route("/health", get(health))
             .route("/exec/resolve", post(resolve))
             .route("/exec/run", post(run))
+            .route("/trust", get(trusted))
             .route("/trust/add", post(trust))
             .with_state(self)
     }
@@ -81,6 +82,12 @@ async fn resolve(State(executor): State<Executor>, bytes: Bytes) -> Result<Json<
 async fn run(State(executor): State<Executor>, bytes: Bytes) -> Result<Json<RunAnswer>, ApiError> {
     let request: RunRequest = body(&bytes)?;
     Ok(Json(executor.run(request).await?))
+}
+
+async fn trusted(State(executor): State<Executor>) -> Result<Json<HostTrust>, ApiError> {
+    let state_dir = executor.parts.state_dir.clone();
+    let read = move || load_trust(&state_dir);
+    Ok(Json(executor.parts.tasks.blocking("read trust", read).await.map_err(ApiError::internal)??))
 }
 
 async fn trust(State(executor): State<Executor>, bytes: Bytes) -> Result<Json<Trusted>, ApiError> {

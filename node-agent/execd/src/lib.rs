@@ -13,6 +13,7 @@ mod config;
 mod executor;
 pub mod hands;
 mod http;
+mod inherit;
 mod reconcile;
 mod service;
 mod spent;

@@ -12,12 +12,14 @@ use osmoda_node_api::agentd::AgentdClient;
 use osmoda_node_api::approval::ApprovalClient;
 use osmoda_node_api::approval_files::POLICY_NAME;
 use osmoda_node_api::callers;
+use osmoda_node_api::mesh::MeshClient;
 use osmoda_node_api::registry::DAEMONS;
 
 use crate::config::Config;
 use crate::executor::{Executor, Parts};
 use crate::hands::{Daemons, Hands, NodeBackups, NodeBackupsParts, Systemctl};
 use crate::http;
+use crate::inherit::Inherit;
 
 /// How long agentd may take to let a call begin: other nodes sign first.
 const BEGIN_TIME_MAX: Duration = Duration::from_secs(30);
@@ -67,6 +69,13 @@ impl Daemon for Execd {
         let open = move || Executor::open(parts);
         let executor = cx.tasks().blocking("open executor", open).await.map_err(ApiError::internal)??;
         cx.tasks().spawn(TaskKind::BACKGROUND, "open runs", executor.clone().reconcile());
+        let inherit = Inherit {
+            own: cx.state_dir(),
+            watch: paths.state("watch"),
+            mesh: MeshClient::new(cx.client("mesh")),
+            tasks: cx.tasks().clone(),
+        };
+        cx.tasks().spawn(TaskKind::BACKGROUND, "inherited trust", inherit.run());
         Ok(Service::new(executor.router().merge(http::backups(backups))))
     }
 }

@@ -21,6 +21,7 @@ mod session;
 mod store;
 mod sweep;
 mod view;
+mod words;
 
 use std::future::Future;
 use std::path::PathBuf;

@@ -1,8 +1,7 @@
 //! The earlier product's `/approval/*`, with its shapes.
 //!
 //! Where it was wrong (`weaknesses.md` B) the shape is kept and the answer is
-//! true: nothing is approved automatically by a list of words, a time has
-//! bounds, and `approve` without an approver's signature leaves the approval
+//! true: `auto_approved` is an answer and no permit, a time has bounds, and `approve` without an approver's signature leaves the approval
 //! pending and says so.
 
 use axum::body::Bytes;
@@ -13,15 +12,24 @@ use osmoda_kit::error::ApiError;
 use osmoda_kit::http::Caller;
 use osmoda_node_api::approval::{Approval, ApprovalDecision, ApprovalRequest, PermitView};
 use osmoda_permit::tool::COMMAND_BYTES_MAX;
-use osmoda_permit::{Decision, State as Standing};
+use osmoda_permit::{Decision, EffectClass, State as Standing};
 use osmoda_types::ErrorCode;
+use serde_json::json;
+use sha2::{Digest as _, Sha256};
 
 use super::Approvals;
-use super::ask::REASON_BYTES_MAX;
+use super::ask::{REASON_BYTES_MAX, object};
 use super::http::{body, permit_id};
+use super::words;
+use crate::api::{ledger_error, new_row};
 
 /// Longest actor, the earlier product's limit.
 const ACTOR_BYTES_MAX: usize = 256;
+
+/// The status of a text that the earlier product had no word against.
+const AUTO_APPROVED: &str = "auto_approved";
+
+const ADVICE: &str = "a list of words found nothing; this is no permit and unlocks nothing on this node";
 
 const UNSIGNED: &str = "an approval needs the signature of an approver; this one did not count";
 
@@ -40,6 +48,10 @@ pub(super) async fn request(
         if text.len() > bytes_max {
             return Err(ApiError::new(ErrorCode::BadRequest, format!("{name} is over {bytes_max} bytes")));
         }
+    }
+    if !words::is_destructive(&request.command) {
+        let auto = approvals.record_automatic(&request.command, caller).await?;
+        return Ok((StatusCode::OK, Json(Approval { command: request.command, reason: request.reason, ..auto })));
     }
     let view = approvals.ask_text(request.command, request.reason, request.ttl_secs, caller).await?;
     Ok((StatusCode::CREATED, Json(approval(&view, None))))
@@ -95,6 +107,39 @@ pub(super) async fn deny(
         }
     };
     Ok(Json(approval(&view, None)))
+}
+
+impl Approvals {
+    /// The answer of the earlier product for a text it had no word against, with
+    /// a row: somebody may act on it somewhere else.
+    async fn record_automatic(&self, command: &str, caller: Caller) -> Result<Approval, ApiError> {
+        let sha256 = data_encoding::HEXLOWER.encode(&Sha256::digest(command));
+        let actor = caller.who.to_string();
+        let row = new_row(
+            "approval.auto_approved".to_owned(),
+            object(json!({ "sha256": sha256 })),
+            &actor,
+            caller.isolation,
+        )?;
+        self.parts.ledger.append(row).await.map_err(ledger_error)?;
+        let now = self.parts.clock.now_wall().to_string();
+        Ok(Approval {
+            id: String::new(),
+            command: String::new(),
+            actor,
+            reason: String::new(),
+            status: AUTO_APPROVED.to_owned(),
+            created_at: now.clone(),
+            expires_at: now,
+            decided_at: None,
+            decided_by: None,
+            is_destructive: false,
+            class: EffectClass::RawExec,
+            approvers_needed: 0,
+            approvers_signed: 0,
+            note: Some(ADVICE.to_owned()),
+        })
+    }
 }
 
 /// The earlier product answers 404 for what is not pending.

@@ -75,6 +75,11 @@ pub(crate) const SCHEMA: &str = "
 /// Most permits in one list; more cannot wait at once.
 const LIST_MAX: u32 = 200;
 
+/// Permits that are over since before a time, at most as many as one commit
+/// should remove. Their rows in the ledger stay.
+const PRUNABLE: &str = "SELECT id FROM permits WHERE state NOT IN ('pending', 'approved') AND wall_end < ?1
+    AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.permit = permits.id AND runs.outcome IS NULL) LIMIT 500";
+
 /// One hour and one day, in milliseconds.
 const HOUR_MS: i64 = 3_600_000;
 const DAY_MS: i64 = 24 * HOUR_MS;
@@ -318,6 +323,26 @@ pub(super) fn consume(
         (id.to_string(), position, now.wall_ms, signed(now.boot_ms), &now.boot_id, call.to_string()),
     )?;
     Ok(changed == 1)
+}
+
+/// How many permits are over since before `ended_ms` and have no open run.
+pub(super) fn prunable(connection: &Connection, ended_ms: i64) -> rusqlite::Result<u32> {
+    connection.query_row(&format!("SELECT count(*) FROM ({PRUNABLE})"), [ended_ms], |row| row.get(0))
+}
+
+/// Removes them with all that hangs on them, and denials that are as old. Runs
+/// without a permit stay: nothing but them says that such a call was done.
+pub(super) fn prune(connection: &Connection, ended_ms: i64) -> rusqlite::Result<()> {
+    let ids: Vec<String> =
+        connection.prepare_cached(PRUNABLE)?.query_map([ended_ms], |row| row.get(0))?.collect::<Result<_, _>>()?;
+    for id in ids {
+        for table in ["permit_signatures", "permit_calls", "runs"] {
+            connection.execute(&format!("DELETE FROM {table} WHERE permit = ?1"), [&id])?;
+        }
+        connection.execute("DELETE FROM permits WHERE id = ?1", [&id])?;
+    }
+    connection.execute("DELETE FROM denials WHERE wall_end < ?1", [ended_ms])?;
+    Ok(())
 }
 
 /// Whether the session has read content from outside.

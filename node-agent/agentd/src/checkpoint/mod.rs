@@ -191,6 +191,12 @@ impl Checkpoints {
         &self.inner.verifier
     }
 
+    /// The same key, as hex: how the fleet's log has it.
+    #[must_use]
+    pub fn public_key(&self) -> String {
+        osmoda_types::PublicKey::from_bytes(self.inner.key.public()).to_string()
+    }
+
     /// The newest checkpoint, without cosignatures.
     #[must_use]
     pub fn newest(&self) -> Option<Arc<SignedCheckpoint>> {

@@ -1,0 +1,193 @@
+//! Who and what is refused, whatever is signed.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::SeqCst;
+use std::time::Duration;
+
+use osmoda_agentd::approval::Answer;
+use osmoda_agentd::approval::gate::{HeadGate, NoWitness};
+use osmoda_kit::boot::Daemon;
+use osmoda_kit::http::{Isolation, MODEL_UID_FIRST};
+use osmoda_node_api::approval::{Approval, RunBegin};
+use osmoda_permit::testing::sign;
+use osmoda_permit::{Decision, EffectClass, State};
+use osmoda_types::ErrorCode;
+use serde_json::json;
+
+use crate::host::{Host, Witnesses, begin, code, request};
+
+#[tokio::test]
+async fn p01_no_identity_near_a_model_can_approve() {
+    let host = Host::new();
+    let view = host.ask("/etc/motd").await.unwrap();
+    let id = view.signed.permit.id;
+    let callers = osmoda_kit::http::Callers::by_users(osmoda_agentd::Agentd::callers(), "root:x:0:0::/:/x\n");
+    assert_eq!(code(callers.identify(MODEL_UID_FIRST, None, None, Some("execd"))), ErrorCode::CallerDenied);
+    // The administrator without a key: the shape is kept, nothing is unlocked.
+    let admin = host.server.client();
+    for body in [json!({}), json!({ "decided_by": "ada" })] {
+        let answer: Approval = admin.post(&format!("/approval/{id}/approve"), &body).await.unwrap();
+        assert_eq!((answer.status.as_str(), answer.approvers_signed), ("pending", 0));
+        assert!(answer.note.is_some());
+    }
+    // Keys of nobody, of somebody without the right, and a copied signature of another permit.
+    let other = host.ask("/etc/issue").await.unwrap().signed.permit;
+    for signature in [sign(9, &view.signed.permit, Decision::Approve), sign(1, &other, Decision::Approve)] {
+        let refused = code(host.admin().sign(&id, &signature).await);
+        assert!(matches!(refused, ErrorCode::PrincipalUnknown | ErrorCode::SignatureInvalid), "{refused}");
+    }
+    for daemon in ["agentd", "execd", "watch"] {
+        let client = host.server.client_as(daemon);
+        let tried = client.post::<Approval>(&format!("/approval/{id}/approve"), &json!({})).await;
+        assert_eq!(code(tried), ErrorCode::CallerDenied, "{daemon}");
+    }
+    assert_eq!(host.admin().show(&id).await.unwrap().state, State::Pending);
+    assert_eq!(host.kinds().iter().filter(|kind| *kind == "approval.refused").count(), 2);
+    host.close().await;
+}
+
+#[tokio::test]
+async fn p12_a_denial_is_final_for_its_time_and_in_every_session() {
+    let host = Host::new();
+    let view = host.ask("/etc/motd").await.unwrap();
+    let permit = view.signed.permit;
+    let denied = host.admin().sign(&permit.id, &sign(2, &permit, Decision::Deny)).await.unwrap();
+    assert_eq!((denied.state, denied.decided_by.as_deref()), (State::Denied, Some("bob")));
+    assert_eq!(
+        code(host.admin().sign(&permit.id, &sign(1, &permit, Decision::Approve)).await),
+        ErrorCode::ApprovalDenied
+    );
+    assert_eq!(
+        code(host.admin().sign(&permit.id, &sign(3, &permit, Decision::BreakGlass)).await),
+        ErrorCode::ApprovalDenied
+    );
+    for session in ["s-1", "s-2"] {
+        assert_eq!(code(host.admin().request(&request("/etc/motd", session)).await), ErrorCode::ApprovalDenied);
+    }
+    assert!(host.ask("/etc/issue").await.is_ok(), "another call is another matter");
+    host.clock.advance(Duration::from_secs(601));
+    assert!(host.ask("/etc/motd").await.is_ok(), "the denial's time is over");
+    host.close().await;
+}
+
+#[tokio::test]
+async fn p14_many_small_changes_become_one_that_needs_a_permit() {
+    let host = Host::new();
+    let mut results = Vec::new();
+    for n in 0..40 {
+        // Reversible: below a write root. Each call is asked for, then run without a permit.
+        let view = host.admin().request(&request(&format!("/srv/www/{n}"), &format!("s-{n}"))).await.unwrap();
+        assert_eq!(view.signed.permit.class, EffectClass::ChangeReversible);
+        let free = RunBegin { permit: None, ..begin(&view, 0) };
+        results.push(host.execd().begin(&free).await.map(|_| ()).map_err(|error| error.code));
+    }
+    assert_eq!(results.iter().filter(|result| result.is_ok()).count(), 30, "the folder's quota");
+    assert_eq!(results[30], Err(ErrorCode::QuotaExceeded));
+    let one = |session: String| {
+        let host = &host;
+        async move {
+            let view = host.admin().request(&request("/srv/data/one", &session)).await.unwrap();
+            host.execd().begin(&RunBegin { permit: None, ..begin(&view, 0) }).await
+        }
+    };
+    for n in 0..6 {
+        one(format!("t-{n}")).await.unwrap();
+    }
+    assert_eq!(code(one("t-7".into()).await), ErrorCode::QuotaExceeded, "the object's quota");
+    // Over the quota it runs with a permit.
+    let view = host.approved("/srv/www/more").await;
+    host.execd().begin(&begin(&view, 0)).await.unwrap();
+    host.close().await;
+}
+
+#[tokio::test]
+async fn p18_without_executor_policy_trust_or_witnesses_nothing_is_approved() {
+    let host = Host::new();
+    host.eyes.0.store(true, SeqCst);
+    assert_eq!(code(host.ask("/etc/motd").await), ErrorCode::DaemonUnavailable);
+    host.eyes.0.store(false, SeqCst);
+    let view = host.approved("/etc/motd").await;
+    std::fs::write(host.dir.path().join("approvals.toml"), "automatic = [\"destructive\"]\n").unwrap();
+    assert_eq!(code(host.execd().begin(&begin(&view, 0)).await), ErrorCode::ConfigInvalid);
+    std::fs::write(host.dir.path().join("approvals.toml"), "").unwrap();
+    let trust = host.dir.path().join("trust.json");
+    std::fs::write(&trust, "{}").unwrap();
+    assert_eq!(code(host.execd().begin(&begin(&view, 0)).await), ErrorCode::PrincipalUnknown);
+    std::fs::remove_file(&trust).unwrap();
+    assert_eq!(code(host.execd().begin(&begin(&view, 0)).await), ErrorCode::PrincipalUnknown);
+    assert_eq!(code(host.ask("/etc/motd").await), ErrorCode::PrincipalUnknown);
+    host.close().await;
+
+    let alone = Host::with(Arc::new(NoWitness), "break_glass = [\"root\"]\n");
+    let view = alone.approved("/etc/motd").await;
+    assert_eq!(code(alone.execd().begin(&begin(&view, 0)).await), ErrorCode::WitnessUnavailable);
+    let id = view.signed.permit.id;
+    assert_eq!(alone.admin().show(&id).await.unwrap().state, State::Approved, "the permit was not used up");
+    let permit = &view.signed.permit;
+    let not_named = alone.admin().sign(&id, &sign(1, permit, Decision::BreakGlass)).await;
+    assert_eq!(code(not_named), ErrorCode::PrincipalDenied);
+    let broken = alone.admin().sign(&id, &sign(3, permit, Decision::BreakGlass)).await.unwrap();
+    assert_eq!(broken.break_glass.as_deref(), Some("root"));
+    alone.execd().begin(&begin(&view, 0)).await.unwrap();
+    assert!(alone.kinds().contains(&"approval.break_glass".to_owned()));
+    alone.close().await;
+}
+
+/// Witnesses that are there when asked and gone when needed.
+struct Fleeting;
+
+impl HeadGate for Fleeting {
+    fn ready(&self) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn witnessed(&self, intent: u64) -> Answer<'_, ()> {
+        Box::pin(async move { NoWitness.witnessed(intent).await })
+    }
+}
+
+#[tokio::test]
+async fn witnesses_lost_after_the_intent_stop_the_effect_and_the_outcome_says_so() {
+    let host = Host::with(Arc::new(Fleeting), "");
+    let view = host.approved("/etc/motd").await;
+    assert_eq!(code(host.execd().begin(&begin(&view, 0)).await), ErrorCode::WitnessUnavailable);
+    assert_eq!(host.execd().open_runs().await.unwrap(), []);
+    assert_eq!(host.kinds().last().unwrap(), "exec.run.outcome");
+    host.close().await;
+}
+
+#[tokio::test]
+async fn p19_a_flood_of_requests_meets_limits() {
+    let host = Host::new();
+    let ask = |n: u32, session: String| {
+        let host = &host;
+        async move { host.admin().request(&request(&format!("/etc/f{n}"), &session)).await.map_err(|error| error.code) }
+    };
+    let mut taken = 0;
+    for n in 0..50 {
+        taken += u32::from(ask(n, "s-1".into()).await.is_ok());
+    }
+    assert_eq!(taken, 10, "one session in one minute");
+    for n in 50..300 {
+        taken += u32::from(ask(n, format!("s-{n}")).await.is_ok());
+    }
+    assert_eq!(taken, 100, "as many as may wait");
+    for hour in 0..10 {
+        host.clock.advance(Duration::from_secs(3600));
+        for n in 0..50 {
+            taken += u32::from(ask(1000 + hour * 50 + n, format!("h-{hour}-{n}")).await.is_ok());
+        }
+    }
+    assert!(taken <= 200, "{taken} in a day");
+    host.close().await;
+}
+
+#[tokio::test]
+async fn where_daemons_share_a_user_grave_classes_are_refused() {
+    let host =
+        Host::at(tempfile::tempdir().unwrap(), Arc::new(Witnesses), "write_roots = [\"/srv\"]", 2, Isolation::None);
+    assert_eq!(code(host.ask("/etc/motd").await), ErrorCode::ClassRefused);
+    assert!(host.ask("/srv/a").await.is_ok());
+    assert_eq!(host.ledger.state().head.size, 1);
+    host.close().await;
+}

@@ -8,7 +8,8 @@
 //! check that the daemon has. Rounds are interleaved, so that a slow minute of
 //! the machine hits all three; ratios are taken within a round.
 
-mod alone;
+pub mod alone;
+mod witnessed;
 
 use std::io::Write;
 use std::os::unix::fs::FileExt;
@@ -261,22 +262,40 @@ fn cpu_time() -> anyhow::Result<Duration> {
 
 /// One client: a keep-alive connection, one append at a time.
 async fn client(socket: &Path, request: Arc<Vec<u8>>, open: Instant, close: Instant) -> anyhow::Result<Vec<Duration>> {
-    let mut stream = UnixStream::connect(socket).await?;
+    let mut client = Client { stream: UnixStream::connect(socket).await?, request, answer: Vec::with_capacity(1024) };
     let mut latencies = Vec::new();
-    let mut answer = Vec::with_capacity(1024);
     loop {
         let begin = Instant::now();
         if begin >= close {
             return Ok(latencies);
         }
-        stream.write_all(&request).await?;
-        answer.clear();
-        while !is_whole(&answer)? {
-            anyhow::ensure!(stream.read_buf(&mut answer).await? > 0, "the server closed a connection");
-        }
+        client.append().await?;
         if begin >= open {
             latencies.push(begin.elapsed());
         }
+    }
+}
+
+struct Client {
+    stream: UnixStream,
+    request: Arc<Vec<u8>>,
+    answer: Vec<u8>,
+}
+
+impl Client {
+    async fn connect(server: &Server) -> anyhow::Result<Self> {
+        let stream = UnixStream::connect(&server.socket).await?;
+        Ok(Self { stream, request: Arc::new(request(&server.token)), answer: Vec::with_capacity(1024) })
+    }
+
+    /// One append, to its whole answer.
+    async fn append(&mut self) -> anyhow::Result<()> {
+        self.stream.write_all(&self.request).await?;
+        self.answer.clear();
+        while !is_whole(&self.answer)? {
+            anyhow::ensure!(self.stream.read_buf(&mut self.answer).await? > 0, "the server closed a connection");
+        }
+        Ok(())
     }
 }
 

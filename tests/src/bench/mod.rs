@@ -75,8 +75,15 @@ pub const ALL: &[Bench] = &[
     Bench { name: "memory", about: "what the processes of an idle fleet hold in memory", run: memory::run },
 ];
 
-/// Finds a benchmark by its name.
+/// Parts of benchmarks that can be run by themselves.
+pub const PARTS: &[Bench] = &[Bench {
+    name: "ledger-alone",
+    about: "of `ledger`: lone appends, a million rows verified, proofs, witness before act",
+    run: ledger::alone::run_alone,
+}];
+
+/// Finds a benchmark, or a part of one, by its name.
 #[must_use]
 pub fn find(name: &str) -> Option<&'static Bench> {
-    ALL.iter().find(|bench| bench.name == name)
+    ALL.iter().chain(PARTS).find(|bench| bench.name == name)
 }

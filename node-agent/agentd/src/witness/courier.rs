@@ -37,7 +37,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 const TRIES: usize = 3;
 
 /// How a witness is reached: the mesh, or in tests something that misbehaves.
-pub(crate) trait Post: Clone + Send + Sync + 'static {
+pub trait Post: Clone + Send + Sync + 'static {
     /// Asks one question.
     fn ask(&self, witness: NodeId, question: Question) -> BoxFuture<'static, Result<Reply, ApiError>>;
 }

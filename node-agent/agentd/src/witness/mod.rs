@@ -17,13 +17,16 @@ mod coverage;
 mod duty;
 mod gate;
 mod operator;
+mod parts;
 mod store;
 #[cfg(test)]
 mod tests;
 
+pub use courier::Post;
 pub use coverage::{Coverage, Who};
 pub use gate::WitnessGate;
-pub use store::{WitnessError, WitnessStore};
+pub use parts::{WitnessDuty, WitnessParts, start_parts};
+pub use store::{FILE_NAME, WitnessError, WitnessStore};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -44,7 +47,7 @@ use osmoda_node_api::witness::{LoggedHead, Question, Reply, Roster, WitnessRepor
 use osmoda_types::{NodeId, PublicKey};
 use tokio::sync::{mpsc, watch};
 
-use self::courier::{Courier, Post};
+use self::courier::Courier;
 use self::duty::{Duty, DutyParts};
 use self::operator::{Desk, Operators};
 use crate::checkpoint::{Checkpoints, Watched};

@@ -19,7 +19,7 @@ use osmoda_types::NodeId;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior};
 
 /// Name of the file in the daemon's state folder.
-pub(super) const FILE_NAME: &str = "witness.db";
+pub const FILE_NAME: &str = "witness.db";
 
 /// Shorter checkpoints in a row that make an alarm. One may be an old request
 /// that was held up on the way and overtaken; a second one is no accident.

@@ -1,6 +1,6 @@
-//! The ledger without a socket: what the writer does alone, what a raw commit of
-//! SQLite costs beside it, how fast a million rows are verified, how large and
-//! how quick a proof is.
+//! One at a time and alone: what the writer does without a socket, what one append
+//! costs beside a raw commit of SQLite, with and without the socket, how fast a
+//! million rows are verified, how large and how quick a proof is.
 
 use std::convert::Infallible;
 use std::path::Path;
@@ -14,11 +14,12 @@ use osmoda_agentd::ledger::{Ledger, LedgerThreads, NewRow, Synchronous, WriterOp
 use osmoda_kit::clock::SystemClock;
 use osmoda_ledger::record::{ChainHash, Row};
 use osmoda_ledger::tree::{Frontier, HASH_BYTES, HashSource, Node, TreeHash, inclusion, verify_inclusion};
+use osmoda_ledger::walk::Threads;
 use osmoda_node_api::agentd::AppendRequest;
 use rusqlite::Connection;
 
 use super::super::report::{Report, Target};
-use super::{BODY, ROUNDS};
+use super::{BODY, Client, Mode, ROUNDS, Server, witnessed};
 
 /// Appends that wait at once: a full batch.
 const BATCH: usize = 256;
@@ -45,12 +46,24 @@ const VERIFY_S_MAX: f64 = 2.0;
 const VERIFY_OVER_HASHING_MIN: f64 = 0.5;
 const PROOF_BYTES_MAX: f64 = 1024.0;
 
+/// Runs this part alone.
+///
+/// # Errors
+/// As [`super::run`].
+pub fn run_alone() -> anyhow::Result<Report> {
+    let mut report = Report::new("ledger-alone");
+    let here = std::env::current_exe()?.parent().context("the program lies in a folder")?.to_owned();
+    run(&here, &mut report)?;
+    Ok(report)
+}
+
 /// Adds everything to the report.
 pub(super) fn run(here: &Path, report: &mut Report) -> anyhow::Result<()> {
     let body: AppendRequest = serde_json::from_str(BODY)?;
     let row = NewRow::new(body.kind.clone(), "watch".to_owned(), Payload::new(&body.payload)?)?;
     writer(here, &row, report)?;
     lone(here, &row, report)?;
+    witnessed::run(here, &row, report)?;
     verify_and_prove(here, &row, report)
 }
 
@@ -96,33 +109,47 @@ fn writer(here: &Path, row: &NewRow, report: &mut Report) -> anyhow::Result<()> 
     Ok(())
 }
 
-/// One append at a time against one commit of plain SQLite at a time, in turns.
+/// One append at a time, by the handle and over the socket, against one commit of
+/// plain SQLite at a time, in turns.
 fn lone(here: &Path, row: &NewRow, report: &mut Report) -> anyhow::Result<()> {
-    let (mut ours, mut raws, mut ratio) = (Vec::new(), Vec::new(), Vec::new());
+    let [mut ours, mut sockets, mut raws, mut ratio, mut socket_ratio] = [const { Vec::new() }; 5];
     let runtime = runtime()?;
     for _ in 0..ROUNDS {
-        let dir = tempfile::Builder::new().prefix("osmb").tempdir_in(here)?;
-        let (ledger, threads) = open(dir.path(), WriterOptions::default())?;
-        let raw = raw(&dir.path().join("raw.db"))?;
-        let (mut own, mut other) = (Vec::new(), Vec::new());
+        let [one, two] = [(); 2].map(|()| tempfile::Builder::new().prefix("osmb").tempdir_in(here));
+        let (one, two) = (one?, two?);
+        let (ledger, threads) = open(one.path(), WriterOptions::default())?;
+        let server = Server::start(two.path(), Mode::Group)?;
+        let raw = raw(&one.path().join("raw.db"))?;
+        let mut client = runtime.block_on(Client::connect(&server))?;
+        let [mut own, mut socket, mut other] = [const { Vec::new() }; 3];
         for n in 0..COMMITS {
-            let begin = Instant::now();
-            runtime.block_on(ledger.append(row.clone()))?;
-            own.push(begin.elapsed().as_secs_f64() * 1e3);
-            let begin = Instant::now();
-            raw.execute("INSERT INTO events (body) VALUES (?1)", [format!("{n} {BODY} {BODY}")])?;
-            other.push(begin.elapsed().as_secs_f64() * 1e3);
+            own.push(millis(|| Ok(runtime.block_on(ledger.append(row.clone())).map(drop)?))?);
+            socket.push(millis(|| runtime.block_on(client.append()))?);
+            let insert = || raw.execute("INSERT INTO events (body) VALUES (?1)", [format!("{n} {BODY} {BODY}")]);
+            other.push(millis(|| Ok(insert().map(drop)?))?);
         }
+        drop(client);
+        server.stop()?;
         threads.close()?;
-        let (own, other) = (median(&mut own), median(&mut other));
+        let (own, socket, other) = (median(&mut own), median(&mut socket), median(&mut other));
         ours.push(own);
+        sockets.push(socket);
         raws.push(other);
         ratio.push(own / other);
+        socket_ratio.push(socket / other);
     }
     report.add("lone_append_p50_ms", &ours, None)?;
+    report.add("lone_append_over_socket_p50_ms", &sockets, None)?;
     report.add("raw_sqlite_commit_p50_ms", &raws, None)?;
     report.add("lone_append_over_raw_commit", &ratio, Some(Target::AtMost(LONE_OVER_RAW_MAX)))?;
+    report.add("lone_socket_append_over_raw_commit", &socket_ratio, Some(Target::AtMost(LONE_OVER_RAW_MAX)))?;
     Ok(())
+}
+
+fn millis(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {
+    let begin = Instant::now();
+    work()?;
+    Ok(begin.elapsed().as_secs_f64() * 1e3)
 }
 
 /// A plain table with the ledger's settings and as many bytes a row.
@@ -152,25 +179,39 @@ fn verify_and_prove(here: &Path, row: &NewRow, report: &mut Report) -> anyhow::R
     };
     let state = runtime.block_on(fill)?;
     threads.close()?;
-    let file = LedgerFile::open(&dir.path().join(FILE_NAME))?;
-    let (mut seconds, mut rates, mut hashing, mut ratio) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+    let path = dir.path().join(FILE_NAME);
+    let [mut seconds, mut rates, mut hashing, mut ratio, mut alone] = [const { Vec::new() }; 5];
     for _ in 0..ROUNDS {
-        let begin = Instant::now();
-        let checked = file.verify(|_| {})?;
-        let took = begin.elapsed().as_secs_f64();
-        anyhow::ensure!(checked.is_intact() && checked.total == state.head.size, "the ledger made here is broken");
         let pure = pure_hashing();
-        let rate = checked.total as f64 / took;
-        seconds.push(took * ROWS as f64 / checked.total as f64);
-        rates.push(rate);
+        let two = verify_rate(&path, Threads::Two, state.head.size)?;
+        let one = verify_rate(&path, Threads::One, state.head.size)?;
+        seconds.push(ROWS as f64 / two);
+        rates.push(two);
         hashing.push(pure);
-        ratio.push(rate / pure);
+        ratio.push(two / pure);
+        alone.push(one / pure);
     }
+    report.note(
+        "pure hashing: chain hash, leaf and tree over records in memory, on one thread; verifying reads the file \
+         and checks everything, on two threads (one reads and judges, both hash), beside it on one",
+    );
     report.add("verify_rows_per_s", &rates, None)?;
     report.add("pure_hashing_rows_per_s", &hashing, None)?;
     report.add("verify_1m_s", &seconds, Some(Target::AtMost(VERIFY_S_MAX)))?;
     report.add("verify_over_pure_hashing", &ratio, Some(Target::AtLeast(VERIFY_OVER_HASHING_MIN)))?;
+    report.add("verify_on_one_thread_over_pure_hashing", &alone, None)?;
+    let file = LedgerFile::open(&path)?;
     prove(dir.path(), file, state.head.size, state.root, report)
+}
+
+/// Rows per second of a whole verification.
+fn verify_rate(path: &Path, threads: Threads, rows: u64) -> anyhow::Result<f64> {
+    let file = LedgerFile::open(path)?.on(threads);
+    let begin = Instant::now();
+    let checked = file.verify(|_| {})?;
+    let took = begin.elapsed().as_secs_f64();
+    anyhow::ensure!(checked.is_intact() && checked.total == rows, "the ledger made here is broken");
+    Ok(rows as f64 / took)
 }
 
 /// Chain and tree over records like those of the file, in memory.

@@ -9,6 +9,7 @@
 //! (`tests/one/bounded.rs`).
 
 mod handshake;
+mod trust;
 mod words;
 
 use osmoda_mesh::fuzz::fuzz_datagram;
@@ -16,6 +17,7 @@ use osmoda_mesh_rooms::{fuzz_reconcile, fuzz_room_frame, fuzz_room_message, fuzz
 use osmoda_meshd::fuzz::{fuzz_blob, fuzz_message};
 
 pub use handshake::{handshake, transport_parameters};
+pub use trust::{note, permit};
 pub use words::{command, frame, invite, keys, knock, preamble, witness};
 
 /// A parser under test.
@@ -54,6 +56,8 @@ pub const TARGETS: &[Target] = &[
     Target { name: "blob", before_admission: false, rounds: COSTLY, body: fuzz_blob },
     Target { name: "witness", before_admission: false, rounds: CHEAP, body: witness },
     Target { name: "command", before_admission: false, rounds: CHEAP, body: command },
+    Target { name: "note", before_admission: false, rounds: CHEAP, body: note },
+    Target { name: "permit", before_admission: false, rounds: CHEAP, body: permit },
     // The last, because it is there only with its feature.
     #[cfg(feature = "swim")]
     Target { name: "swim", before_admission: false, rounds: CHEAP, body: osmoda_mesh::fuzz::fuzz_swim },

@@ -126,6 +126,8 @@ bounded!(
     blob,
     witness,
     command,
+    note,
+    permit,
     #[cfg(feature = "swim")]
     swim
 );

@@ -4,6 +4,11 @@
 use std::{fs, path::PathBuf};
 
 use ed25519_dalek::SigningKey;
+use osmoda_ledger::checkpoint::Checkpoint;
+use osmoda_ledger::exchange::AddCheckpoint;
+use osmoda_ledger::note::Note;
+use osmoda_ledger::record::{ChainHash, Row};
+use osmoda_ledger::tree::TreeHash;
 use osmoda_mesh_crypto::QUIC_VERSION;
 use osmoda_mesh_protocol::{
     Admitted, Answer, FRAME_VERSION, Hello, Invite, JoinRequest, KeysAnswer, KeysAsk, Limits, Member, Members,
@@ -11,6 +16,7 @@ use osmoda_mesh_protocol::{
 };
 use osmoda_mesh_rooms::{Blob, Body, Frame, Hlc, Message, MessageId, Opener, RoomId, Snapshot, Unverified, Verified};
 use osmoda_node_api::witness::{Question, Reply};
+use osmoda_permit::SignedPermit;
 use osmoda_proto::encode_command;
 use osmoda_types::command::{Body as Order, Command};
 use osmoda_types::{
@@ -22,7 +28,7 @@ const FRAME: usize = 64 * 1024;
 
 /// All seeds: target, file, bytes.
 fn seeds() -> Vec<(&'static str, &'static str, Vec<u8>)> {
-    [mesh(), handshakes(), rooms(), services()].concat()
+    [mesh(), handshakes(), rooms(), services(), trust()].concat()
 }
 
 fn mesh() -> Vec<(&'static str, &'static str, Vec<u8>)> {
@@ -173,6 +179,43 @@ fn services() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("command", "voter", command(voter)),
         ("swim", "ping", swim_packet(0, 2, true)),
         ("swim", "announce", swim_packet(6, 3, false)),
+    ]
+}
+
+/// What ledgers, witnesses and approvers say.
+fn trust() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let key = SigningKey::from_bytes(&[1; 32]);
+    let hash = ChainHash::of_record(b"record");
+    let leaf = TreeHash::of_leaf(b"record");
+    let checkpoint = Checkpoint { origin: "osmoda.ledger/test".to_owned(), size: 7, root: leaf, chain: hash };
+    let note = checkpoint.sign(&key).unwrap();
+    let cosigned = Note::cosign(note.text(), "osmoda.witness/1", &key, 1_800_000_000).unwrap();
+    let request = AddCheckpoint { old: 5, proof: vec![leaf, leaf], note: note.clone() };
+    let payload = r#"{"intent":3,"ok":true,"text":"a|b","nested":{"n":[1,-2,null]}}"#;
+    let row = Row {
+        id: 4,
+        ts: b"2026-01-02T03:04:05.678Z",
+        kind: b"watch.activate.outcome",
+        actor: b"watch",
+        payload: payload.as_bytes(),
+        prev_hash: hash.as_bytes(),
+        hash: b"",
+    };
+    let mut record = Vec::new();
+    row.record_into(&mut record);
+    let call = osmoda_permit::testing::call();
+    let permit = osmoda_permit::testing::permit(call.hash().unwrap());
+    let signatures = vec![osmoda_permit::testing::sign(1, &permit, osmoda_permit::Decision::Approve)];
+    vec![
+        ("note", "checkpoint", note.to_string().into_bytes()),
+        ("note", "request", request.to_string().into_bytes()),
+        ("note", "cosignature", format!("{cosigned}\n").into_bytes()),
+        ("note", "line", cosigned.to_string().into_bytes()),
+        ("note", "conflict", b"20852014\n".to_vec()),
+        ("note", "record", record),
+        ("note", "payload", br#"{"intent":3,"nested":{"n":[1,-2,null]},"ok":true,"text":"a|b"}"#.to_vec()),
+        ("permit", "call", call.canonical().unwrap().into_bytes()),
+        ("permit", "signed", json(SignedPermit { permit, plan: Vec::new(), signatures })),
     ]
 }
 

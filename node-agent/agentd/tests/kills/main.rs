@@ -171,6 +171,23 @@ fn fleet(host: &Host, tasks: &Tasks, forkers: &[Forker]) {
     stand_in(&host.root, &host.tokens, tasks, "fleetd", FLEETD, router);
 }
 
+/// The last look over everything; what was tried, in a line.
+fn conclude(host: &Host, permits: &[Tried], forkers: &[Forker]) -> String {
+    let all: Vec<_> = host.rows.clone().into_iter().collect();
+    host.check(&all);
+    let used = check_permits(&host.root, permits);
+    let cosigned: usize = forkers.iter().map(|forker| forker.cosigned).sum();
+    let refused: usize = forkers.iter().map(|forker| forker.refusals).sum();
+    assert!(used > 0 && cosigned > 0 && !host.shown.is_empty());
+    format!(
+        "{} rows, {used} of {} permits used, {cosigned} heads cosigned, {refused} second histories refused, \
+         {} checkpoints shown: nothing lost, nothing twice",
+        host.rows.len(),
+        permits.len(),
+        host.shown.len(),
+    )
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn r15_nothing_acknowledged_is_lost_or_done_twice_wherever_it_is_killed() {
     let kills = variable("OSMODA_KILLS").unwrap_or(KILLS);
@@ -231,21 +248,9 @@ async fn r15_nothing_acknowledged_is_lost_or_done_twice_wherever_it_is_killed() 
         host.rows.extend(rows);
         permits.extend(tried.into_iter().flatten());
     }
-    let all: Vec<_> = host.rows.clone().into_iter().collect();
-    host.check(&all);
-    let used = check_permits(&host.root, &permits);
-    let cosigned: usize = forkers.iter().map(|forker| forker.cosigned).sum();
-    let refused: usize = forkers.iter().map(|forker| forker.refusals).sum();
-    writeln!(
-        std::io::stderr(),
-        "seed {seed}: {kills} kills {hits:?}; {} rows, {used} of {} permits used, {cosigned} heads cosigned, \
-         {refused} second histories refused, {} checkpoints shown: nothing lost, nothing twice",
-        host.rows.len(),
-        permits.len(),
-        host.shown.len(),
-    )
-    .unwrap();
-    assert!(host.rows.len() as u64 > kills && used > 0 && cosigned > 0 && !host.shown.is_empty());
+    writeln!(std::io::stderr(), "seed {seed}: {kills} kills {hits:?}; {}", conclude(&host, &permits, &forkers))
+        .unwrap();
+    assert!(host.rows.len() as u64 > kills);
     tasks.shutdown().request(StopReason::Asked("end of test".into()));
     tasks.drain(LIMIT).await;
 }

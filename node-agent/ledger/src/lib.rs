@@ -15,6 +15,7 @@
 
 mod acts;
 pub mod audit;
+mod base64;
 mod canonical;
 pub mod checkpoint;
 pub mod evidence;

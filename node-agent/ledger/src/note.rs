@@ -13,6 +13,8 @@ use data_encoding::{BASE64, HEXLOWER};
 use ed25519_dalek::{Signature, SigningKey, VerifyingKey};
 use sha2::{Digest, Sha256};
 
+use crate::base64;
+
 /// Longest note, in bytes. A checkpoint is 250 bytes and each signature 200 at
 /// most, so this is room for hundreds; anything longer is an attack on memory.
 pub const NOTE_BYTES_MAX: usize = 64 << 10;
@@ -127,7 +129,7 @@ impl VerifierKey {
         let (Some(name), Some(id), Some(key)) = (parts.next(), parts.next(), parts.next()) else {
             return Err(NoteError::Key("not three parts joined by plus"));
         };
-        let bytes = BASE64.decode(key.as_bytes()).map_err(|_| NoteError::Key("the key is not base64"))?;
+        let bytes = base64::decode(key).ok_or(NoteError::Key("the key is not base64"))?;
         let kind = match bytes.first() {
             Some(0x01) => KeyKind::Log,
             Some(0x04) => KeyKind::Witness,
@@ -197,8 +199,7 @@ impl NoteSignature {
         if !is_name(name) {
             return Err(NoteError::Form("the name of a key is empty, too long, or has a space or a plus"));
         }
-        let bytes =
-            BASE64.decode(signature.as_bytes()).map_err(|_| NoteError::Form("a signature is not plain base64"))?;
+        let bytes = base64::decode(signature).ok_or(NoteError::Form("a signature is not plain base64"))?;
         let (id, bytes) =
             bytes.split_first_chunk::<KEY_ID_BYTES>().ok_or(NoteError::Form("a signature is shorter than its id"))?;
         if bytes.is_empty() {

@@ -79,8 +79,7 @@ impl TreeHash {
     /// Reads standard base64 with padding, in its one canonical spelling.
     #[must_use]
     pub fn from_base64(text: &str) -> Option<Self> {
-        // `BASE64` refuses trailing bits, white space and missing padding.
-        Self::from_slice(&BASE64.decode(text.as_bytes()).ok()?)
+        Self::from_slice(&crate::base64::decode(text)?)
     }
 
     /// Standard base64 with padding.

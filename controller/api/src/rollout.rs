@@ -39,7 +39,7 @@ pub struct RolloutSummary {
     /// The manifest.
     #[schema(value_type = String, pattern = "^[0-9a-f]{64}$")]
     pub manifest: ManifestHash,
-    /// What it is doing (`rollout.md` 5.2).
+    /// What it is doing.
     #[schema(value_type = String, example = "wave")]
     pub state: RolloutState,
     /// Why it is paused or undone, as a fixed word: `operator`,

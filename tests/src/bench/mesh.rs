@@ -36,7 +36,7 @@ use self::wire::Wire;
 use super::fleet::{count_of, say};
 use super::report::{Report, Target};
 
-/// Rounds; the issue asks for five or more.
+/// Rounds; five or more give a median worth the name.
 const ROUNDS: usize = 7;
 const ROUNDS_VARIABLE: &str = "OSMODA_BENCH_MESH_ROUNDS";
 

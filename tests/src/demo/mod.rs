@@ -22,7 +22,7 @@ use osmoda_ctl::dev::member::Programs;
 
 use report::{Reporter, Style};
 
-/// How many nodes, and how many of them vote (the main job).
+/// How many nodes, and how many of them vote (the main job).
 const NODES: usize = 5;
 const VOTERS: usize = 3;
 

@@ -1,7 +1,7 @@
 //! Sixteen nodes in two halves that cannot see each other; then they can.
 //!
-//! Every frame is encoded and decoded and its bytes are counted. The full size
-//! of the issue (10,000 messages a side) runs in `cargo xtask bench rooms`, over
+//! Every frame is encoded and decoded and its bytes are counted. The full
+//! size (10,000 messages a side) runs in `cargo xtask bench rooms`, over
 //! real links; here it is small enough for every test run.
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -49,8 +49,8 @@ impl Approvals {
         let clock = self.parts.clock.clone();
         let keep = move |connection: &rusqlite::Connection, _| {
             let Some(stored) = store::load(connection, &id)? else { return Ok(Err(unknown())) };
-            if let Err(refusal) = may_sign(&stored, signature.decision, &now(&clock)) {
-                return Ok(Err(refusal.into()));
+            if let Err(no) = may_sign(connection, &stored, signature.decision, &now(&clock))? {
+                return Ok(Err(no));
             }
             store::add_signature(connection, &id, &signature)?;
             Ok(Ok(()))
@@ -86,8 +86,8 @@ impl Approvals {
         let approve = move |connection: &rusqlite::Connection, _| {
             let Some(stored) = store::load(connection, &id)? else { return Ok(Err(unknown())) };
             let now = now(&clock);
-            if let Err(refusal) = may_sign(&stored, decision, &now) {
-                return Ok(Err(refusal.into()));
+            if let Err(no) = may_sign(connection, &stored, decision, &now)? {
+                return Ok(Err(no));
             }
             let done = store::decide(connection, &id, from, State::Approved, &by, glass.as_deref(), &now)?;
             Ok(if done { Ok(()) } else { Err(unknown()) })
@@ -137,12 +137,21 @@ impl Approvals {
 }
 
 /// Whether a signature still says something: while the permit waits, and, where
-/// somebody breaks the glass, while it is approved and not used up.
-fn may_sign(stored: &Stored, decision: Decision, now: &Moment) -> Result<(), Refusal> {
+/// somebody breaks the glass, while it is approved and not used up. Never over a
+/// denial of one of its calls, under whichever permit that was made.
+fn may_sign(
+    connection: &rusqlite::Connection,
+    stored: &Stored,
+    decision: Decision,
+    now: &Moment,
+) -> rusqlite::Result<Result<(), No>> {
     match stored.standing.step(&stored.signed.permit, Event::Approve, now) {
-        Err(Refusal::Approved) if decision == Decision::BreakGlass => Ok(()),
-        other => other.map(|_| ()),
+        Ok(_) => {}
+        Err(Refusal::Approved) if decision == Decision::BreakGlass => {}
+        Err(refusal) => return Ok(Err(refusal.into())),
     }
+    let is_denied = store::is_denied(connection, &stored.signed.permit.id, now)?;
+    Ok(if is_denied { Err(No::denied()) } else { Ok(()) })
 }
 
 fn unknown() -> No {

@@ -18,6 +18,11 @@ impl No {
     pub(super) fn new(code: ErrorCode, text: impl Into<String>) -> Self {
         Self { code, text: text.into() }
     }
+
+    /// A denial of the same call, under this permit or another.
+    pub(super) fn denied() -> Self {
+        Self::new(ErrorCode::ApprovalDenied, "the same call was denied, and the denial still holds")
+    }
 }
 
 impl From<Refusal> for No {

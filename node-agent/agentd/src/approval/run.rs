@@ -89,6 +89,9 @@ impl Approvals {
                 return Ok(Err(No::new(ErrorCode::ApprovalSpent, "this call was begun before")));
             }
             if let Some(id) = permit {
+                if store::is_denied(connection, &id, &now)? {
+                    return Ok(Err(No::denied()));
+                }
                 if !store::consume(connection, &id, position, &hash, &now)? {
                     return Ok(Err(why_not(connection, &id, position, &hash, &now)?));
                 }

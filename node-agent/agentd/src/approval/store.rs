@@ -154,8 +154,11 @@ pub(super) fn open_ids(connection: &Connection) -> rusqlite::Result<Vec<PermitId
     let mut statement = connection.prepare_cached(
         "SELECT id FROM permits WHERE state IN ('pending', 'approved') ORDER BY created_ms DESC, id LIMIT ?1",
     )?;
-    let id = |row: &Row<'_>| row.get::<_, String>(0)?.parse().map_err(|_| damaged("permit id"));
-    statement.query_map([LIST_MAX], id)?.collect()
+    statement.query_map([LIST_MAX], read_id)?.collect()
+}
+
+fn read_id(row: &Row<'_>) -> rusqlite::Result<PermitId> {
+    row.get::<_, String>(0)?.parse().map_err(|_| damaged("permit id"))
 }
 
 fn read_permit(row: &Row<'_>) -> rusqlite::Result<Stored> {
@@ -199,10 +202,10 @@ pub(super) fn insert(
     policy: &Policy,
     now: &Moment,
 ) -> rusqlite::Result<Result<(), No>> {
-    use osmoda_types::ErrorCode::{ApprovalDenied, QuotaExceeded};
+    use osmoda_types::ErrorCode::QuotaExceeded;
     for call in &new.calls {
         if denied(connection, &call.subject, now)? {
-            return Ok(Err(No::new(ApprovalDenied, "the same call was denied, and the denial still holds")));
+            return Ok(Err(No::denied()));
         }
     }
     let count =
@@ -261,6 +264,43 @@ fn denied(connection: &Connection, subject: &CallHash, now: &Moment) -> rusqlite
     )
 }
 
+/// Whether a denial holds for any call of the permit, whichever permit it was
+/// made for: one denial is final for the call, not for one request of it.
+pub(super) fn is_denied(connection: &Connection, id: &PermitId, now: &Moment) -> rusqlite::Result<bool> {
+    connection.query_row(
+        "SELECT EXISTS (SELECT 1 FROM permit_calls JOIN denials ON denials.subject = permit_calls.subject
+                        WHERE permit_calls.permit = ?1 AND (wall_end > ?2 OR (boot_id = ?3 AND boot_end > ?4)))",
+        (id.to_string(), now.wall_ms, &now.boot_id, signed(now.boot_ms)),
+        |row| row.get(0),
+    )
+}
+
+/// Open permits that are over by either clock, or of another boot: the
+/// condition of [`consume`], from the columns alone, so that one permit whose
+/// text cannot be read any more does not keep the others open.
+pub(super) fn over_ids(connection: &Connection, now: &Moment) -> rusqlite::Result<Vec<PermitId>> {
+    let mut statement = connection.prepare_cached(
+        "SELECT id FROM permits WHERE state IN ('pending', 'approved')
+                                  AND (wall_end <= ?1 OR boot_end <= ?2 OR boot_id <> ?3)
+         ORDER BY created_ms, id LIMIT ?4",
+    )?;
+    statement.query_map((now.wall_ms, signed(now.boot_ms), &now.boot_id, LIST_MAX), read_id)?.collect()
+}
+
+/// Open permits whose call was denied under another permit.
+pub(super) fn denied_ids(connection: &Connection, now: &Moment) -> rusqlite::Result<Vec<PermitId>> {
+    let mut denied = open_ids(connection)?;
+    let mut failed = Ok(());
+    denied.retain(|id| match is_denied(connection, id, now) {
+        Ok(is_denied) => is_denied,
+        Err(error) => {
+            failed = Err(error);
+            false
+        }
+    });
+    failed.map(|()| denied)
+}
+
 /// Keeps a signature; the same one twice is once.
 pub(super) fn add_signature(
     connection: &Connection,
@@ -296,12 +336,18 @@ pub(super) fn decide(
     Ok(done)
 }
 
-/// Makes a denial hold for every call of the permit until the permit's end.
+/// Makes a denial hold for every call of the permit until the permit's end. One
+/// that holds longer already is not made shorter, by either clock.
 pub(super) fn deny_subjects(connection: &Connection, stored: &Stored) -> rusqlite::Result<()> {
     let (id, end) = (stored.signed.permit.id.to_string(), &stored.signed.permit.not_after);
     for call in &stored.calls {
         connection.execute(
-            "INSERT OR REPLACE INTO denials (subject, permit, wall_end, boot_end, boot_id) VALUES (?1, ?2, ?3, ?4, ?5)",
+            "INSERT INTO denials (subject, permit, wall_end, boot_end, boot_id) VALUES (?1, ?2, ?3, ?4, ?5)
+             ON CONFLICT (subject) DO UPDATE SET
+                 permit = CASE WHEN ?3 > wall_end THEN ?2 ELSE permit END,
+                 wall_end = max(wall_end, ?3),
+                 boot_end = CASE WHEN boot_id = ?5 THEN max(boot_end, ?4) ELSE ?4 END,
+                 boot_id = ?5",
             (call.subject.to_string(), &id, end.wall_ms, signed(end.boot_ms), &end.boot_id),
         )?;
     }

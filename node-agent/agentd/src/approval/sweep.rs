@@ -1,13 +1,14 @@
 //! Writes down that permits have expired. Nothing waits for it: expiry is
 //! checked at every use (A4); the sweep only gives it its row (A7).
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::Isolation;
 use osmoda_kit::shutdown::Stage;
 use osmoda_permit::State;
-use osmoda_types::PermitId;
+use osmoda_types::{ErrorCode, PermitId};
 use serde_json::json;
 
 use super::ask::object;
@@ -15,6 +16,7 @@ use super::refusal::{No, refused};
 use super::store::{self, unreadable};
 use super::{Approvals, now};
 use crate::api::{ledger_error, new_row};
+use crate::ledger::Guarded;
 
 /// Between two looks, as in the earlier product.
 const EVERY: Duration = Duration::from_secs(30);
@@ -26,6 +28,16 @@ const PRUNE_EVERY: u32 = 120;
 /// its boot; two days are as long as the executor remembers what it began, so
 /// there is always one list more than time alone that refuses a replay.
 const KEPT_MS: i64 = 2 * 24 * 3_600_000;
+
+/// An end that comes by itself.
+struct End {
+    row: &'static str,
+    state: State,
+    by: &'static str,
+}
+
+const EXPIRED: End = End { row: "approval.expired", state: State::Expired, by: "time" };
+const DENIED: End = End { row: "approval.denied", state: State::Denied, by: "a denial of the same call" };
 
 impl Approvals {
     /// Sweeps until the stop.
@@ -53,18 +65,24 @@ impl Approvals {
         }
     }
 
-    /// Expires what is over; returns how many.
+    /// Ends what is over and what was denied under another permit; returns how many.
     pub(super) async fn expire(&self) -> Result<usize, ApiError> {
-        let read = self.parts.ledger.read(|file| store::open_ids(file.connection())).await;
-        let mut expired = 0;
-        for id in read.map_err(ledger_error)?.map_err(unreadable)? {
-            let stored = self.stored(id).await?;
-            if stored.standing.at(&stored.signed.permit, &self.now()) == State::Expired {
-                self.expire_one(id).await?;
-                expired += 1;
-            }
+        let now = self.now();
+        let read = self.parts.ledger.read(move |file| {
+            let connection = file.connection();
+            let over = store::over_ids(connection, &now)?.into_iter().map(|id| (id, &EXPIRED));
+            let denied = store::denied_ids(connection, &now)?.into_iter().map(|id| (id, &DENIED));
+            // An expired one is not denied as well.
+            let mut ends: BTreeMap<PermitId, &End> = denied.collect();
+            ends.extend(over);
+            Ok(ends)
+        });
+        let ends = read.await.map_err(ledger_error)?.map_err(unreadable)?;
+        let count = ends.len();
+        for (id, end) in ends {
+            self.end_one(id, end).await?;
         }
-        Ok(expired)
+        Ok(count)
     }
 
     /// Removes what has long been over.
@@ -81,16 +99,21 @@ impl Approvals {
         self.parts.ledger.append_if(row, prune).await.map(|_| ()).map_err(refused)
     }
 
-    async fn expire_one(&self, id: PermitId) -> Result<(), ApiError> {
+    async fn end_one(&self, id: PermitId, end: &'static End) -> Result<(), ApiError> {
         let isolation: Isolation = self.parts.isolation;
-        let row = new_row("approval.expired".to_owned(), object(json!({ "permit": id })), "agentd", isolation)?;
+        let payload = json!({ "permit": id, "by": end.by });
+        let row = new_row(end.row.to_owned(), object(payload), "agentd", isolation)?;
         let clock = self.parts.clock.clone();
-        let expire = move |connection: &rusqlite::Connection, _| {
+        let finish = move |connection: &rusqlite::Connection, _| {
             let from = [State::Pending, State::Approved];
-            let done = store::decide(connection, &id, &from, State::Expired, "time", None, &now(&clock))?;
-            let gone = No::new(osmoda_types::ErrorCode::Conflict, "decided meanwhile");
+            let done = store::decide(connection, &id, &from, end.state, end.by, None, &now(&clock))?;
+            let gone = No::new(ErrorCode::Conflict, "decided meanwhile");
             Ok(if done { Ok(()) } else { Err(gone) })
         };
-        self.parts.ledger.append_if(row, expire).await.map(|_| ()).map_err(refused)
+        match self.parts.ledger.append_if(row, finish).await {
+            // Decided meanwhile: it is ended, which is what was wanted.
+            Err(Guarded::Refused(No { code: ErrorCode::Conflict, .. })) => Ok(()),
+            other => other.map(|_| ()).map_err(refused),
+        }
     }
 }

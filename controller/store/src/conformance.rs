@@ -201,8 +201,10 @@ pub async fn what_witnesses_say_is_kept(store: &dyn Store) {
         assert_eq!(kept, shown < ALARMS_OF_A_WITNESS_MAX, "{shown}");
     }
     assert!(store.record_alarm(alarm(3, 0)).await.expect(OK));
+    let other = AlarmRow { node: node(4), ..alarm(2, 0) };
+    assert!(store.record_alarm(other.clone()).await.expect(OK), "one ledger's share hides no other");
     let all = store.alarms().await.expect(OK);
-    assert_eq!((all.len(), &all[0]), (ALARMS_OF_A_WITNESS_MAX as usize + 1, &alarm(2, 0)));
+    assert_eq!((all.len(), &all[0]), (ALARMS_OF_A_WITNESS_MAX as usize + 2, &alarm(2, 0)));
 }
 
 /// A token's hash can be set and set again.

@@ -191,9 +191,10 @@ pub struct AlarmRow {
     pub received_ms: i64,
 }
 
-/// Alarms kept of one witness, as many as it keeps itself: one that invents them
-/// must not fill the disk.
-pub const ALARMS_OF_A_WITNESS_MAX: u32 = 64;
+/// Alarms kept of one witness about one ledger, as many as it keeps itself: one
+/// that invents them must not fill the disk, and a ledger that is caught again and
+/// again must not hide another.
+pub const ALARMS_OF_A_WITNESS_MAX: u32 = 8;
 
 /// Held notes kept of one witness: four times the largest fleet, for members
 /// that left.
@@ -260,8 +261,8 @@ pub trait Store: Send + Sync + 'static {
     /// Reads what the witnesses hold of one node's ledger, by witness.
     fn held_of(&self, node: NodeId) -> StoreFuture<'_, Vec<HeldRow>>;
 
-    /// Stores an alarm; returns whether it is new. Of a witness at most
-    /// [`ALARMS_OF_A_WITNESS_MAX`], the first ones.
+    /// Stores an alarm; returns whether it is new. Of a witness about one
+    /// ledger at most [`ALARMS_OF_A_WITNESS_MAX`], the first ones.
     fn record_alarm(&self, row: AlarmRow) -> StoreFuture<'_, bool>;
 
     /// Reads the alarms, in the order they came.

@@ -154,6 +154,10 @@ pub struct Cosigned {
     pub size: u64,
 }
 
-/// Alarms that a witness keeps: one ledger that is caught every second must not
-/// fill its disk, and the first ones prove as much as all.
+/// Alarms of one ledger that a witness keeps: one that is caught every second
+/// must not fill its disk, and the first ones prove as much as all. Of each ledger
+/// on its own, so that one cannot hide what another does.
+pub const ALARMS_OF_LEDGER_MAX: usize = 8;
+
+/// Alarms in one report.
 pub const ALARMS_MAX: usize = 64;

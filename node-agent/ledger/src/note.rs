@@ -298,6 +298,14 @@ impl Note {
         &self.signatures
     }
 
+    /// The same text with the lines of one key alone. Whoever keeps a note keeps
+    /// this: the lines of others were not asked for and can be made to any length.
+    #[must_use]
+    pub fn only_of(&self, key: &VerifierKey) -> Self {
+        let is_of = |line: &&NoteSignature| line.name == key.name && line.id == key.id;
+        Self { text: self.text.clone(), signatures: self.signatures.iter().filter(is_of).take(1).cloned().collect() }
+    }
+
     /// Adds a line, in the place of one of the same key.
     pub fn add(&mut self, signature: NoteSignature) {
         let same = |other: &&mut NoteSignature| other.name == signature.name && other.id == signature.id;

@@ -66,7 +66,7 @@ pub(super) async fn held_of(pool: &SqlitePool, node: NodeId) -> Result<Vec<HeldR
 pub(super) async fn record_alarm(pool: &SqlitePool, row: AlarmRow) -> Result<bool> {
     let query = "INSERT INTO ledger_alarms (witness, node, finding, held, shown, time_s, received_ms) \
                  SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7 \
-                 WHERE (SELECT COUNT(*) FROM ledger_alarms WHERE witness = ?1) < ?8 \
+                 WHERE (SELECT COUNT(*) FROM ledger_alarms WHERE witness = ?1 AND node = ?2) < ?8 \
                  AND NOT EXISTS (SELECT 1 FROM ledger_alarms WHERE witness = ?1 AND node = ?2 AND finding = ?3 \
                  AND held = ?4 AND shown = ?5)";
     let done = sqlx::query(query)

@@ -14,7 +14,7 @@ use osmoda_ledger::exchange::AddCheckpoint;
 use osmoda_ledger::note::{Note, NoteError, VerifierKey};
 use osmoda_ledger::tree::TreeHash;
 use osmoda_ledger::witness::{Decision, Witness, WitnessedHead};
-use osmoda_node_api::witness::{ALARMS_MAX, Alarm, Finding, HeldNote};
+use osmoda_node_api::witness::{ALARMS_MAX, ALARMS_OF_LEDGER_MAX, Alarm, Finding, HeldNote};
 use osmoda_types::NodeId;
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior};
 
@@ -92,6 +92,8 @@ impl WitnessStore {
         request: &AddCheckpoint,
         now_s: u64,
     ) -> Result<Judged, WitnessError> {
+        let lean = ledger.map(|key| AddCheckpoint { note: request.note.only_of(key), ..request.clone() });
+        let request = lean.as_ref().unwrap_or(request);
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let stored = match ledger {
             Some(key) => held(&tx, key)?,
@@ -138,14 +140,16 @@ impl WitnessStore {
         .collect()
     }
 
-    /// Everybody who was caught, oldest first.
+    /// Everybody who was caught, at most [`ALARMS_MAX`]: the first of each ledger
+    /// come before the second of any.
     ///
     /// # Errors
     /// [`WitnessError`].
     pub fn alarms(&self) -> Result<Vec<Alarm>, WitnessError> {
-        let sql = "SELECT node, finding, held, shown, time_s FROM alarms ORDER BY rowid";
+        let sql = "SELECT node, finding, held, shown, time_s FROM alarms
+                   ORDER BY row_number() OVER (PARTITION BY node ORDER BY rowid), rowid LIMIT ?1";
         let mut statement = self.conn.prepare_cached(sql)?;
-        let rows = statement.query_map([], |row| {
+        let rows = statement.query_map([i64::try_from(ALARMS_MAX).unwrap_or(i64::MAX)], |row| {
             let texts = [row.get::<_, String>(0)?, row.get(1)?, row.get(2)?, row.get(3)?];
             Ok((texts, row.get::<_, i64>(4)?))
         })?;
@@ -203,8 +207,10 @@ fn finding(
 
 /// Keeps an alarm; returns whether it is news.
 fn raise(tx: &Transaction<'_>, alarm: &Alarm) -> Result<bool, WitnessError> {
-    let count: i64 = tx.prepare_cached("SELECT count(*) FROM alarms")?.query_row([], |row| row.get(0))?;
-    if usize::try_from(count).unwrap_or(usize::MAX) >= ALARMS_MAX {
+    // Of each ledger on its own: a node that fills its share hides no other.
+    let sql = "SELECT count(*) FROM alarms WHERE node = ?1";
+    let count: i64 = tx.prepare_cached(sql)?.query_row([alarm.node.to_string()], |row| row.get(0))?;
+    if usize::try_from(count).unwrap_or(usize::MAX) >= ALARMS_OF_LEDGER_MAX {
         return Ok(false);
     }
     let sql = "INSERT OR IGNORE INTO alarms (node, finding, held, shown, time_s) VALUES (?1, ?2, ?3, ?4, ?5)";

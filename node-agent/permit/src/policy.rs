@@ -101,6 +101,9 @@ impl Policy {
             let plain = root.starts_with('/') && !root.split('/').skip(1).any(|part| matches!(part, "" | "." | ".."));
             if !plain {
                 faults.push(format!("write_roots: {root:?} is no plain absolute path"));
+            } else if crate::protected::is_too_wide(root) {
+                let text = format!("write_roots: {root:?} is, or has below it, what runs later or guards the host");
+                faults.push(text);
             }
         }
         faults
@@ -166,9 +169,9 @@ mod tests {
     #[test]
     fn faults_are_all_named_and_lives_are_bounded() {
         let approvers = [("destructive".to_owned(), 0), ("bogus".to_owned(), 2)].into();
-        let write_roots = vec!["srv".to_owned(), "/a/../b".to_owned(), "/srv".to_owned()];
+        let write_roots = vec!["srv".to_owned(), "/a/../b".to_owned(), "/srv".to_owned(), "/etc".to_owned()];
         let policy = Policy { approvers, write_roots, ..Policy::default() };
-        assert_eq!(policy.faults().len(), 4);
+        assert_eq!(policy.faults().len(), 5);
         assert_eq!(policy.approvers(EffectClass::Destructive), 1, "never none");
         assert_eq!(ttl_ms(None), Ok(600_000));
         for secs in [i64::MIN, -1, 0, 4, 28_801, i64::MAX] {

@@ -7,65 +7,29 @@
 
 /// Folders and files; a path is protected when it is one of them or below.
 const PATHS: &[&str] = &[
-    // Our own policy, trust, state and sockets.
-    "/etc/osmoda",
+    // Configuration: too much of it is run, by root, at a login, a mount, a lease
+    // or a renewal (`update-motd.d`, `network/if-up.d`, `dhcp`, `ppp`, `grub.d`)
+    // for a list of what is harmless or not to stay true.
+    "/etc",
+    // Our own state, backups and sockets.
     "/var/lib/osmoda",
     "/var/backups/osmoda",
     "/run/osmoda",
     // Generations and how the host boots.
     "/nix",
-    "/etc/nixos",
     "/boot",
     "/efi",
     // Units, timers, cron.
-    "/etc/systemd",
     "/run/systemd",
     "/usr/lib/systemd",
     "/usr/local/lib/systemd",
     "/lib/systemd",
     "/var/lib/systemd",
-    "/etc/init.d",
-    "/etc/rc.local",
-    "/etc/inittab",
-    "/etc/crontab",
-    "/etc/anacrontab",
     "/var/spool",
     "/var/at",
-    // Who may log in and become whom.
-    "/etc/passwd",
-    "/etc/passwd-",
-    "/etc/shadow",
-    "/etc/shadow-",
-    "/etc/group",
-    "/etc/gshadow",
-    "/etc/sudoers",
-    "/etc/sudoers.d",
-    "/etc/doas.conf",
-    "/etc/pam.d",
-    "/etc/security",
-    "/etc/polkit-1",
-    "/etc/dbus-1",
-    "/etc/ssh",
+    // Root's home.
     "/root",
-    // What every program or shell reads at its start.
-    "/etc/environment",
-    "/etc/shells",
-    "/etc/bashrc",
-    "/etc/bash.bashrc",
-    "/etc/zshrc",
-    "/etc/zsh",
-    "/etc/fish",
-    "/etc/gitconfig",
-    "/etc/nsswitch.conf",
     // The kernel and what loads into it.
-    "/etc/udev",
-    "/etc/kernel",
-    "/etc/modprobe.d",
-    "/etc/modules",
-    "/etc/modules-load.d",
-    "/etc/tmpfiles.d",
-    "/etc/binfmt.d",
-    "/etc/apt",
     "/proc",
     "/sys",
     "/dev",
@@ -77,10 +41,6 @@ const PATHS: &[&str] = &[
     "/usr",
     "/opt",
 ];
-
-/// Beginnings of names in `/etc`: `cron.d`, `cron.daily`, `profile.d`,
-/// `ld.so.preload`, `sysctl.conf` and their kin.
-const ETC_BEGINNINGS: &[&str] = &["cron", "at.", "profile", "ld.so", "sysctl", "rc", "logrotate", "xdg", "X11"];
 
 /// Parts of a path, anywhere, that a shell, git or a login reads.
 const PARTS: &[&str] = &[
@@ -129,15 +89,19 @@ pub fn is_protected(path: &str) -> bool {
     let lower = path.to_lowercase();
     // File systems that fold case would let `/ETC/Cron.d` through.
     let listed = |path: &str| PATHS.iter().any(|entry| path == *entry || is_below(path, entry));
-    let etc = lower
-        .strip_prefix("/etc/")
-        .is_some_and(|rest| ETC_BEGINNINGS.iter().any(|beginning| rest.starts_with(&beginning.to_lowercase())));
     let unit = [".service", ".timer", ".socket", ".path", ".mount", ".target", ".desktop"];
     listed(path)
         || listed(&lower)
-        || etc
         || lower.split('/').any(|part| PARTS.contains(&part))
         || unit.iter().any(|ending| lower.ends_with(ending))
+}
+
+/// Whether a folder is above something protected, or protected itself: no root
+/// for writing without a permit.
+#[must_use]
+pub fn is_too_wide(folder: &str) -> bool {
+    let folder = folder.trim_end_matches('/');
+    folder.is_empty() || is_protected(folder) || PATHS.iter().any(|entry| is_below(entry, folder))
 }
 
 /// Whether restarting the unit stops the host's own guards.
@@ -169,11 +133,21 @@ mod tests {
             "/root/x",
             "/usr/bin/ls",
             "/etc/passwd",
+            "/etc/motd",
+            "/etc/update-motd.d/00-header",
+            "/etc/NetworkManager/dispatcher.d/x",
+            "/Etc/network/if-up.d/x",
         ] {
             assert!(is_protected(path), "{path}");
         }
-        for path in ["/srv/www/index.html", "/etc/motd", "/etc/nginx/nginx.conf", "/var/lib/app/data", "/etc/osmodax"] {
+        for path in ["/srv/www/index.html", "/var/lib/app/data", "/var/lib/osmodax", "/home/u/notes"] {
             assert!(!is_protected(path), "{path}");
+        }
+        for folder in ["/", "/etc", "/etc/nginx", "/var", "/var/lib", "/srv/.git", "/usr/local/"] {
+            assert!(is_too_wide(folder), "{folder}");
+        }
+        for folder in ["/srv", "/srv/www/", "/home", "/var/www"] {
+            assert!(!is_too_wide(folder), "{folder}");
         }
         assert!(is_own_unit("osmoda-execd.service") && is_own_unit("sshd.service") && !is_own_unit("nginx.service"));
         assert!(!is_below("/srv", "/srv") && is_below("/srv/a", "/srv/") && !is_below("/srvx/a", "/srv"));

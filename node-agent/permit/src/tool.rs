@@ -309,9 +309,15 @@ mod tests {
         let roots = ["/srv/www".to_owned(), "/etc".to_owned()];
         let class = |path: &str| Operation::FileWrite { path: path.into(), content: String::new() }.class(&roots);
         assert_eq!(class("/srv/www/a"), EffectClass::ChangeReversible);
-        assert_eq!(class("/etc/motd"), EffectClass::ChangeReversible);
-        for path in ["/srv/wwwx", "/srv/www", "/usr/a", "/etc/cron.d/x", "/etc/osmoda/a.toml", "/srv/www/.git/hooks/a"]
-        {
+        for path in [
+            "/srv/wwwx",
+            "/srv/www",
+            "/usr/a",
+            "/etc/motd",
+            "/etc/cron.d/x",
+            "/etc/osmoda/a.toml",
+            "/srv/www/.git/hooks/a",
+        ] {
             assert_eq!(class(path), EffectClass::Destructive, "{path}");
         }
     }

@@ -151,6 +151,10 @@ fn refuse(fault: &GrammarFault) -> ApiError {
     ApiError::new(code, fault.to_string())
 }
 
+/// Beginnings of types that agentd writes itself, in the transaction of what they
+/// tell: believed as such by the executor, the verifier and people.
+const OWN_TYPES: [&str; 4] = ["approval.", "backup.", "exec.run.", "ledger."];
+
 async fn append(
     State(api): State<Api>,
     Extension(caller): Extension<Caller>,
@@ -161,6 +165,10 @@ async fn append(
     let Value::Object(payload) = body.payload.0 else {
         return Err(refuse(&PayloadError::NotObject.into()));
     };
+    if OWN_TYPES.iter().any(|own| body.kind.starts_with(own)) {
+        let text = format!("rows of type {:?} are agentd's own", body.kind.chars().take(64).collect::<String>());
+        return Err(ApiError::new(ErrorCode::CallerDenied, text));
+    }
     let row = new_row(body.kind, payload, &caller.who.to_string(), caller.isolation)?;
     let head = api.ledger.append(row).await.map_err(ledger_error)?;
     Ok(Json(Appended { id: head.size, hash: head.hash.to_string() }))

@@ -10,9 +10,10 @@ use std::time::Duration;
 use crate::agentd_backup::Backup;
 use crate::approval::{AskedCall, RunOutcome};
 
-/// How long a run may take: a service's stop and start, or a restore. The
-/// executor has its own, shorter limits for each tool.
-const RUN_TIME_MAX: Duration = Duration::from_secs(180);
+/// How long a run may take. The longest is a restoration: checking, stopping,
+/// putting back and starting have two minutes each in the executor, and witnesses
+/// half a minute before them.
+const RUN_TIME_MAX: Duration = Duration::from_secs(540);
 
 /// How long making a backup may take: what its own limit is, and the answer.
 const BACKUP_TIME_MAX: Duration = Duration::from_secs(610);

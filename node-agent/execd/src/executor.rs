@@ -8,7 +8,7 @@ use osmoda_kit::audit::Audit;
 use osmoda_kit::clock::SharedClock;
 use osmoda_kit::error::{ApiError, chain};
 use osmoda_kit::http::Isolation;
-use osmoda_kit::tasks::Tasks;
+use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_node_api::approval::{ApprovalClient, AskedCall, RunBegin, RunEnd, RunOutcome};
 use osmoda_node_api::approval_files::{load_policy, load_trust};
 use osmoda_node_api::execd::{RunAnswer, RunRequest};
@@ -16,7 +16,7 @@ use osmoda_permit::check::{Running, judge};
 use osmoda_permit::{Call, CallFault, EffectClass, HostTrust, Moment, Policy, Taint, Tool};
 use osmoda_types::{CallHash, ErrorCode};
 use serde_json::json;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, oneshot};
 
 use crate::hands::{ActError, Hands, Object};
 use crate::spent::Spent;
@@ -100,11 +100,26 @@ impl Executor {
     /// when it was begun and its outcome is not in the ledger.
     ///
     /// # Cancel safety
-    /// Dropped before it resolves, the call may have been done; it is then
-    /// closed as `unknown`.
+    /// Dropped before it resolves, the call goes on to its end and its outcome is
+    /// recorded; only the answer is lost.
     pub async fn run(&self, request: RunRequest) -> Result<RunAnswer, ApiError> {
         let turn = Arc::clone(&self.turn).try_acquire_owned();
-        let _turn = turn.map_err(|_| ApiError::new(ErrorCode::Busy, "another call runs"))?;
+        let turn = turn.map_err(|_| ApiError::new(ErrorCode::Busy, "another call runs"))?;
+        // A caller that hangs up must not leave an act half done: a restoration has
+        // stopped the node's daemons and has to start them again.
+        let (reply, answer) = oneshot::channel();
+        let this = self.clone();
+        self.parts.tasks.spawn(TaskKind::REQUEST, "run a call", async move {
+            let _turn = turn;
+            if reply.send(this.carry_out(request).await).is_err() {
+                tracing::info!("a call ended after its caller had left");
+            }
+        });
+        let cut = |_| ApiError::new(ErrorCode::OutcomeUnknown, "the executor stopped while the call ran");
+        answer.await.map_err(cut)?
+    }
+
+    async fn carry_out(&self, request: RunRequest) -> Result<RunAnswer, ApiError> {
         let judged = match self.judge(&request).await {
             Ok(judged) => judged,
             Err(error) => {

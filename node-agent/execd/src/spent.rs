@@ -32,6 +32,8 @@ const FILE_BYTES_MAX: u64 = 8 << 20;
 pub(crate) struct Spent {
     path: PathBuf,
     file: File,
+    /// Bytes of whole lines; what a failed write left behind them is cut off.
+    bytes: u64,
     begun: BTreeMap<CallHash, i64>,
 }
 
@@ -40,11 +42,16 @@ impl Spent {
     pub(crate) fn open(state_dir: &Path, now_ms: i64) -> Result<Self, ApiError> {
         let path = state_dir.join(NAME);
         let bytes = fsio::read_limited(&path, FILE_BYTES_MAX)?.unwrap_or_default();
-        let begun = parse(&bytes, now_ms)?;
+        Self::rewrite(path, parse(&bytes)?, now_ms)
+    }
+
+    /// Writes the list anew without what is too old.
+    fn rewrite(path: PathBuf, mut begun: BTreeMap<CallHash, i64>, now_ms: i64) -> Result<Self, ApiError> {
+        begun.retain(|_, at| at.saturating_add(KEEP_MS) > now_ms);
         let lines: String = begun.iter().map(|(hash, at)| line(hash, *at)).collect();
         fsio::write_atomic(&path, lines.as_bytes(), 0o600)?;
         let file = open(&path)?;
-        Ok(Self { path, file, begun })
+        Ok(Self { path, file, bytes: lines.len() as u64, begun })
     }
 
     /// Whether the call was begun before.
@@ -57,10 +64,29 @@ impl Spent {
         if self.contains(&hash) {
             return Err(ApiError::new(ErrorCode::ApprovalSpent, "this call was begun before"));
         }
-        let done = self.file.write_all(line(&hash, now_ms).as_bytes()).and_then(|()| self.file.sync_data());
-        // Even when the disk refused it: what may be on disk counts as used.
+        let text = line(&hash, now_ms);
+        if self.bytes + text.len() as u64 > FILE_BYTES_MAX {
+            *self = Self::rewrite(self.path.clone(), self.begun.clone(), now_ms)?;
+        }
+        if self.bytes + text.len() as u64 > FILE_BYTES_MAX {
+            return Err(ApiError::new(ErrorCode::QuotaExceeded, "too many calls were begun in two days"));
+        }
+        // Even when the disk refuses it: what may be on disk counts as used.
         self.begun.insert(hash, now_ms);
-        done.map_err(|source| fsio::FsError::new("write", &self.path, source).into())
+        let done =
+            self.whole().and_then(|()| self.file.write_all(text.as_bytes())).and_then(|()| self.file.sync_data());
+        done.map_err(|source| fsio::FsError::new("write", &self.path, source))?;
+        self.bytes += text.len() as u64;
+        Ok(())
+    }
+
+    /// Cuts off what a write that failed may have left: the next line must not be
+    /// glued to half of one.
+    fn whole(&self) -> std::io::Result<()> {
+        match self.file.metadata()?.len() == self.bytes {
+            true => Ok(()),
+            false => self.file.set_len(self.bytes),
+        }
     }
 }
 
@@ -75,7 +101,7 @@ fn line(hash: &CallHash, at_ms: i64) -> String {
 
 /// A last line without its end was never followed by an effect. Anything else
 /// that is no line of ours means that the list cannot be believed.
-fn parse(bytes: &[u8], now_ms: i64) -> Result<BTreeMap<CallHash, i64>, ApiError> {
+fn parse(bytes: &[u8]) -> Result<BTreeMap<CallHash, i64>, ApiError> {
     let damaged = || ApiError::new(ErrorCode::StateDirUnusable, "the list of begun calls is damaged");
     let text = std::str::from_utf8(bytes).map_err(|_| damaged())?;
     let whole = text.rfind('\n').map_or("", |end| &text[..=end]);
@@ -83,8 +109,7 @@ fn parse(bytes: &[u8], now_ms: i64) -> Result<BTreeMap<CallHash, i64>, ApiError>
         let (hash, at) = line.split_once(' ')?;
         Some((hash.parse::<CallHash>().ok()?, at.parse::<i64>().ok()?))
     };
-    let entries = whole.lines().map(|line| entry(line).ok_or_else(damaged)).collect::<Result<Vec<_>, _>>()?;
-    Ok(entries.into_iter().filter(|(_, at)| at.saturating_add(KEEP_MS) > now_ms).collect())
+    whole.lines().map(|line| entry(line).ok_or_else(damaged)).collect()
 }
 
 #[cfg(test)]
@@ -111,6 +136,12 @@ mod tests {
         drop(spent);
         let later = Spent::open(dir.path(), 1000 + KEEP_MS).unwrap();
         assert!(!later.contains(&one), "two days later its permit's expiry refuses it");
+        drop(later);
+        let mut spent = Spent::open(dir.path(), 1000).unwrap();
+        OpenOptions::new().append(true).open(&path).unwrap().write_all(b"half a li").unwrap();
+        spent.add(two, 1000).unwrap();
+        drop(spent);
+        assert!(Spent::open(dir.path(), 1000).unwrap().contains(&two), "half a line is cut off before the next");
         std::fs::write(&path, "nonsense\n").unwrap();
         assert_eq!(Spent::open(dir.path(), 0).unwrap_err().code, ErrorCode::StateDirUnusable);
     }

@@ -79,7 +79,9 @@ impl Write {
         }
         let temporary = format!(".osmoda-{}", self.run);
         let kept = self.keep_old(found.old.as_ref()).map_err(ActError::Refused)?;
-        let made = make(&found, &temporary, self.content.as_bytes());
+        let file = create(&found, &temporary)?;
+        // From here on the name is ours, and ours to remove.
+        let made = fill(file, &found, &temporary, self.content.as_bytes());
         let placed = made.and_then(|()| place(&found, &temporary));
         let removed = match unlinkat(&found.parent, &temporary, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => Ok(()),
@@ -166,12 +168,16 @@ fn old(parent: &OwnedFd, name: &str, path: &str) -> Result<Option<Old>, ApiError
     }))
 }
 
-/// Makes the new file beside the old one, durable, with the old one's owner.
-fn make(found: &Found, temporary: &str, content: &[u8]) -> Result<(), ActError> {
-    let refused = |what: &'static str| move |error| ActError::Refused(system(what, error));
+/// Makes the new file beside the old one; a name that is taken is refused.
+fn create(found: &Found, temporary: &str) -> Result<File, ActError> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(&found.parent, temporary, flags, Mode::from_raw_mode(0o600)).map_err(refused("make the file"))?;
-    let mut file = File::from(file);
+    let made = openat(&found.parent, temporary, flags, Mode::from_raw_mode(0o600));
+    made.map(File::from).map_err(|error| ActError::Refused(system("make the file", error)))
+}
+
+/// Fills the new file, durable, with the old one's owner.
+fn fill(mut file: File, found: &Found, temporary: &str, content: &[u8]) -> Result<(), ActError> {
+    let refused = |what: &'static str| move |error| ActError::Refused(system(what, error));
     let written = file.write_all(content).and_then(|()| file.sync_all());
     written.map_err(|error| ActError::Refused(fsio::FsError::new("write", Path::new(temporary), error).into()))?;
     if let Some(old) = &found.old {

@@ -56,6 +56,12 @@ impl Systemctl {
         if !output.success() || property("LoadState") != "loaded" {
             return Err(ApiError::new(ErrorCode::NotFound, format!("no unit {unit} is loaded")));
         }
+        // The class of a call comes from the name that was asked for, so that name has
+        // to be the unit's own: an alias could hide one of ours.
+        if property("Id") != unit {
+            let text = format!("{unit} is another name of {}; ask for that", property("Id"));
+            return Err(ApiError::new(ErrorCode::CallMalformed, text));
+        }
         let mut files = Vec::new();
         let paths = [property("FragmentPath")]
             .into_iter()
@@ -81,6 +87,11 @@ impl Systemctl {
         let unit = object.get("unit").and_then(Value::as_str).filter(|unit| !unit.is_empty());
         let unit =
             unit.ok_or_else(|| ActError::Refused(ApiError::new(ErrorCode::CallMalformed, "object has no unit")))?;
+        // Witnesses were waited for since the last look. What is left between this
+        // one and systemd's own is systemd's: it runs what it has loaded.
+        if self.look(unit).await.map_err(ActError::Refused)? != *object {
+            return Err(ActError::Refused(ApiError::new(ErrorCode::ObjectChanged, "the unit was changed meanwhile")));
+        }
         let output = self.run(&["restart", "--", unit], RESTART_TIME_MAX).await.map_err(ActError::Failed)?;
         if output.success() {
             return Ok(format!("{unit} restarted"));

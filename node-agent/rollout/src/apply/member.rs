@@ -78,8 +78,11 @@ impl FleetState {
         let entry = self.invites.get(&spend.invite).ok_or(ErrorCode::InviteUnknown)?;
         match entry.state {
             // Idempotent on (invite, joiner key): a joiner that lost the answer asks again.
+            // Only while it is a member by that key: an answer to this order carries the
+            // newest secret, which a revoked or replaced key must not get again.
             InviteState::Spent { joiner, node } if joiner == spend.member.mesh_key && node == spend.member.node => {
-                return Done::BEFORE;
+                let is_member = self.members.get(&node).is_some_and(|entry| entry.member.mesh_key == joiner);
+                return if is_member { Done::BEFORE } else { Err(ErrorCode::NodeRevoked) };
             }
             InviteState::Spent { .. } => return Err(ErrorCode::InviteSpent),
             InviteState::Expired => return Err(ErrorCode::InviteExpired),

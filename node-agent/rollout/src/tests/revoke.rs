@@ -40,9 +40,13 @@ fn a_revoked_member_has_nothing_left_and_its_keys_never_come_back() {
     disguised.identity_key = member(0, Role::Voter).identity_key;
     assert_eq!(log.apply(spend(51, disguised, 1)).reply.refused, Some(ErrorCode::NodeRevoked));
     assert!(log.apply(spend(51, member(9, Role::Voter), 1)).reply.result().is_ok());
+    // Nor does the invite that let it in: repeating its joining gets no answer any more.
+    assert!(log.apply(spend(51, member(9, Role::Voter), 1)).reply.repeated);
+    assert_eq!(log.apply(revoke(9, 2)).reply.result(), Ok(()));
+    assert_eq!(log.apply(spend(51, member(9, Role::Voter), 1)).reply.refused, Some(ErrorCode::NodeRevoked));
     // The order may be given again; nothing happens twice.
-    assert!(log.apply(revoke(0, 2)).reply.repeated);
-    assert_eq!(log.apply(revoke(77, 3)).reply.refused, Some(ErrorCode::NodeUnknown));
+    assert!(log.apply(revoke(0, 3)).reply.repeated);
+    assert_eq!(log.apply(revoke(77, 4)).reply.refused, Some(ErrorCode::NodeUnknown));
 }
 
 #[test]

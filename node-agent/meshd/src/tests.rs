@@ -48,6 +48,30 @@ async fn a_pipe_goes_through_two_daemons_and_the_list_survives_a_restart() {
     b.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_left_is_out_though_the_disk_takes_no_list() {
+    let (mut a, mut b) = (Host::new(), Host::new());
+    a.start().await;
+    b.start().await;
+    let members = introduce([&a, &b], 2).await;
+    let expected = format!("voter {}:through two daemons", a.keys.node());
+    a.heard(b.keys.node(), Service::Raft, &expected).await;
+    // A folder where the file belongs: no write can replace it, whoever writes.
+    let list = a.root.paths().state("mesh").join("members.json");
+    std::fs::remove_file(&list).unwrap();
+    std::fs::create_dir_all(list.join("taken")).unwrap();
+    let mut left = Members { index: 3, ..members };
+    left.members.retain(|member| member.node == a.keys.node());
+    for _ in 0..2 {
+        a.mesh("fleetd").set_members(&left).await.unwrap_err();
+        assert_eq!(a.mesh("watch").peers().await.unwrap(), [], "no peer, and the list is asked for again");
+    }
+    std::fs::remove_dir_all(&list).unwrap();
+    assert_eq!(a.mesh("fleetd").set_members(&left).await.unwrap().index, 3);
+    a.stop().await;
+    b.stop().await;
+}
+
 #[tokio::test]
 async fn only_fleetd_changes_members_and_each_daemon_gets_its_own_key_endorsed() {
     let mut host = Host::new();

@@ -1,14 +1,15 @@
 //! The messages of one room, in their order; an index, not their bytes.
 //!
-//! Order: a message comes after everything it depends on, then by (time,
-//! author, number, id). Each message has an *effective time*, the larger of its
-//! own time and the moment after the effective times of its dependencies; sorted
-//! by it, parents come first whatever an author wrote as its time, and for
-//! honest authors it is their time.
+//! Order: (time, author, number, id), all of it signed by the author. Whoever
+//! keeps the rules writes a time after those of all it has seen, so parents come
+//! first. An author that names something of the same or a later time lies: it is
+//! flagged, and its message stands where its own time puts it.
 //!
 //! Invariant: the order is a function of the set of messages, whatever order
-//! they came in (`tests/one/order.rs`). Invariant: two messages with one author and
-//! number are both kept and the author is flagged.
+//! they came in (`tests/one/order.rs`), and one message moves no other. (Moving a
+//! liar's messages behind what they name would let one author make every node sort
+//! its whole room anew for each message it hands out backwards.) Invariant: two
+//! messages with one author and number are both kept and the author is flagged.
 
 use std::collections::{BTreeMap, BTreeSet, btree_map};
 
@@ -22,7 +23,7 @@ use crate::message::Verified;
 /// A message's place in the order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Key {
-    effective: Hlc,
+    hlc: Hlc,
     author: PublicKey,
     seq: u64,
     id: MessageId,
@@ -31,7 +32,6 @@ struct Key {
 #[derive(Debug, Clone)]
 struct Entry {
     hlc: Hlc,
-    effective: Hlc,
     author: PublicKey,
     seq: u64,
     bytes: u32,
@@ -41,7 +41,7 @@ struct Entry {
 
 impl Entry {
     fn key(&self, id: MessageId) -> Key {
-        Key { effective: self.effective, author: self.author, seq: self.seq, id }
+        Key { hlc: self.hlc, author: self.author, seq: self.seq, id }
     }
 }
 
@@ -52,8 +52,8 @@ pub struct Author {
     pub seq: u64,
     /// The message with that number; of two, the one that was seen first.
     pub head: Option<MessageId>,
-    /// It used one number twice, or a message of it names a wrong one before
-    /// it. Never cleared.
+    /// It used one number twice, a message of it names a wrong one before it, or
+    /// one that is not older than itself. Never cleared.
     pub forked: bool,
     /// Messages kept.
     pub messages: u32,
@@ -162,10 +162,10 @@ impl RoomLog {
             return Inserted::Pruned;
         }
         let fork = self.follow_author(message);
+        self.look_for_lies(message);
         let dependencies: Box<[MessageId]> = content.dependencies().collect();
         let mut entry = Entry {
             hlc: content.hlc,
-            effective: content.hlc,
             author: content.author,
             seq: content.seq,
             // Bounded by MESSAGE_BYTES_MAX.
@@ -173,7 +173,6 @@ impl RoomLog {
             late: false,
             dependencies,
         };
-        entry.effective = self.effective(&entry);
         entry.late = self.order.last().is_some_and(|last| *last > entry.key(id));
         let late = entry.late;
         for dependency in &entry.dependencies {
@@ -187,7 +186,6 @@ impl RoomLog {
         self.by_time.insert((entry.hlc.wall_ms(), id));
         self.bytes += u64::from(entry.bytes);
         self.entries.insert(id, entry);
-        self.settle_children(id);
         Inserted::New { late, fork }
     }
 
@@ -221,25 +219,18 @@ impl RoomLog {
         fork
     }
 
-    fn effective(&self, entry: &Entry) -> Hlc {
-        let known = entry.dependencies.iter().filter_map(|dependency| self.entries.get(dependency));
-        known.map(|before| before.effective.next()).fold(entry.hlc, Hlc::max)
-    }
-
-    /// Moves the messages that depend on this one to where they belong now.
-    fn settle_children(&mut self, changed: MessageId) {
-        let mut todo = self.children.get(&changed).cloned().unwrap_or_default();
-        while let Some(id) = todo.pop() {
-            let Some(entry) = self.entries.get(&id) else { continue };
-            let effective = self.effective(entry);
-            if effective == entry.effective {
-                continue;
-            }
-            let Some(entry) = self.entries.get_mut(&id) else { continue };
-            self.order.remove(&entry.key(id));
-            entry.effective = effective;
-            self.order.insert(entry.key(id));
-            todo.extend(self.children.get(&id).into_iter().flatten().copied());
+    /// Flags whoever names a message that is not older than its own: the author of
+    /// this one, or of those that came before it and name it.
+    fn look_for_lies(&mut self, message: &Verified) {
+        let (id, content) = (message.id(), message.message());
+        let is_lie = content
+            .dependencies()
+            .any(|before| self.entries.get(&before).is_some_and(|before| before.hlc >= content.hlc));
+        let children = self.children.get(&id).into_iter().flatten();
+        let liars = children.filter_map(|child| self.entries.get(child)).filter(|child| child.hlc <= content.hlc);
+        let liars: Vec<PublicKey> = liars.map(|child| child.author).chain(is_lie.then_some(content.author)).collect();
+        for liar in liars {
+            self.authors.entry(liar).or_default().forked = true;
         }
     }
 
@@ -269,7 +260,6 @@ impl RoomLog {
             author.messages = author.messages.saturating_sub(1);
             author.bytes = author.bytes.saturating_sub(u64::from(entry.bytes));
         }
-        self.settle_children(*id);
         Some(entry.bytes)
     }
 
@@ -343,7 +333,7 @@ impl RoomLog {
     /// The largest time of any message.
     #[must_use]
     pub fn newest(&self) -> Hlc {
-        self.order.last().map_or(Hlc::default(), |key| key.effective)
+        self.order.last().map_or(Hlc::default(), |key| key.hlc)
     }
 
     /// What is known of an author.

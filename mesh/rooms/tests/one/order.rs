@@ -1,34 +1,20 @@
 //! The same set has the same order, whatever order it came in and whatever
 //! times its authors wrote.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use osmoda_mesh_rooms::{Hlc, Inserted, MessageId, RoomLog, Verified};
 use proptest::prelude::*;
 
 use crate::world::{raw, write};
 
-/// An independent oracle: effective times by recursion, then one sort.
+/// An independent oracle: one sort of what the authors signed.
 fn expected(messages: &[Verified]) -> Vec<MessageId> {
-    fn effective(id: &MessageId, all: &BTreeMap<MessageId, &Verified>, known: &mut BTreeMap<MessageId, Hlc>) -> Hlc {
-        if let Some(time) = known.get(id) {
-            return *time;
-        }
-        let message = all[id].message();
-        let mut time = message.hlc;
-        for before in message.dependencies().filter(|before| all.contains_key(before)) {
-            time = time.max(effective(&before, all, known).next());
-        }
-        known.insert(*id, time);
-        time
-    }
-    let all: BTreeMap<_, _> = messages.iter().map(|message| (message.id(), message)).collect();
-    let mut known = BTreeMap::new();
-    let mut keys: Vec<_> = all
-        .iter()
-        .map(|(id, message)| (effective(id, &all, &mut known), message.message().author, message.message().seq, *id))
-        .collect();
-    keys.sort_unstable();
+    let of = |message: &Verified| {
+        let content = message.message();
+        (content.hlc, content.author, content.seq, message.id())
+    };
+    let keys: BTreeSet<_> = messages.iter().map(of).collect();
     keys.into_iter().map(|(.., id)| id).collect()
 }
 
@@ -86,11 +72,16 @@ proptest! {
             mixed ^ seed
         });
         prop_assert_eq!(&order(shuffled), &expected);
-        // Parents come first.
+        // Parents come first, or their child's author is flagged for its time.
         let place: BTreeMap<_, _> = expected.iter().enumerate().map(|(n, id)| (*id, n)).collect();
+        let mut log = RoomLog::default();
+        for message in messages.iter().rev() {
+            log.insert(message);
+        }
         for message in &messages {
             for before in message.message().dependencies() {
-                prop_assert!(place.get(&before).is_none_or(|before| *before < place[&message.id()]));
+                let is_first = place.get(&before).is_none_or(|before| *before < place[&message.id()]);
+                prop_assert!(is_first || log.author(&message.message().author).forked);
             }
         }
     }
@@ -119,4 +110,22 @@ proptest! {
         }
         prop_assert_eq!(fresh.ids().collect::<Vec<_>>(), log.ids().collect::<Vec<_>>());
     }
+}
+
+#[test]
+fn a_chain_of_one_time_handed_out_backwards_moves_nothing_and_flags_its_author() {
+    let mut chain: Vec<Verified> = Vec::new();
+    for seq in 1..=200 {
+        let prev = chain.last().map(Verified::id);
+        chain.push(raw(1, seq, prev, vec![], Hlc::at(7), "same time"));
+    }
+    let mut log = RoomLog::default();
+    for (n, message) in chain.iter().rev().enumerate() {
+        let before: Vec<_> = log.ids().collect();
+        log.insert(message);
+        let after: Vec<_> = log.ids().filter(|id| *id != message.id()).collect();
+        assert_eq!(before, after, "message {n} moved another");
+    }
+    assert!(log.author(&crate::world::public(1)).forked);
+    assert_eq!(log.ids().collect::<Vec<_>>(), expected(&chain));
 }

@@ -13,7 +13,7 @@ use osmoda_mesh::state::MeshState;
 use osmoda_mesh::{
     KeyChange, Mesh, MeshConfig, MeshError, MeshHandle, Tuning, fetch_epoch, incoming_stream, tonic_channel,
 };
-use osmoda_mesh_protocol::{Member, Members, Service};
+use osmoda_mesh_protocol::{Members, Service};
 use osmoda_proto::link::v1::link_server::LinkServer;
 use osmoda_rollout::FleetState;
 use osmoda_types::{NodeId, Role};
@@ -82,18 +82,12 @@ pub(crate) fn start(
 /// The allow-list as the log has it. A member whose entry the mesh cannot use
 /// is left out and named: one bad entry must not lock out the others.
 pub(crate) fn members_of(state: &FleetState) -> Members {
-    let members = state.members().filter_map(|entry| {
-        let member = Member::from(&entry.member);
-        let alone = Members { index: 0, epoch: state.mesh_epoch().0, members: vec![member.clone()] };
-        match alone.check() {
-            Ok(()) => Some(member),
-            Err(error) => {
-                tracing::warn!(node = %member.node, %error, "member cannot be used by the mesh");
-                None
-            }
-        }
-    });
-    Members { index: state.members_index(), epoch: state.mesh_epoch().0, members: members.collect() }
+    let members = state.members().map(|entry| &entry.member);
+    let (members, left_out) = Members::of_log(state.members_index(), state.mesh_epoch().0, members);
+    for (node, error) in left_out {
+        tracing::warn!(%node, %error, "member cannot be used by the mesh");
+    }
+    members
 }
 
 /// Keeps the mesh's allow-list, on disk and in force, up with the log.

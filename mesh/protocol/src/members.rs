@@ -9,6 +9,7 @@
 
 use std::net::SocketAddr;
 
+pub use osmoda_types::member::{NAME_BYTES_MAX, name_is_valid};
 use osmoda_types::{MeshEpoch, MeshKey, NodeId, PublicKey, Role};
 use serde::{Deserialize, Serialize};
 
@@ -18,8 +19,6 @@ use serde::{Deserialize, Serialize};
 pub const MEMBERS_MAX: usize = 1024;
 /// Bound on the addresses of one member; each failed one costs a dial.
 pub const ADDRESSES_MAX: usize = 8;
-/// Bound on a member's name, as for a DNS label.
-pub const NAME_BYTES_MAX: usize = 63;
 
 /// One member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -81,6 +80,31 @@ pub struct Members {
 }
 
 impl Members {
+    /// The members as the log has them. Those that the mesh cannot use are left out
+    /// and named: one of them must neither lock out the others nor keep a revocation
+    /// from coming into force.
+    #[must_use]
+    pub fn of_log<'a>(
+        index: u64,
+        epoch: MeshEpoch,
+        members: impl Iterator<Item = &'a osmoda_types::Member>,
+    ) -> (Self, Vec<(NodeId, MembersError)>) {
+        let (mut usable, mut left_out) = (Self { index, epoch, members: Vec::new() }, Vec::new());
+        for member in members {
+            usable.members.push(Member::from(member));
+            let last = usable.members.len() - 1;
+            let alone = Self { members: usable.members[last..].to_vec(), ..Self::default() };
+            let error = match alone.check() {
+                Ok(()) if last < MEMBERS_MAX => continue,
+                Ok(()) => MembersError::TooMany(last + 1),
+                Err(error) => error,
+            };
+            usable.members.truncate(last);
+            left_out.push((member.node, error));
+        }
+        (usable, left_out)
+    }
+
     /// Checks the invariant and the bounds.
     ///
     /// # Errors
@@ -133,16 +157,6 @@ pub fn node_id(mesh_key: &MeshKey, identity_key: &PublicKey) -> NodeId {
     hasher.update(mesh_key.as_bytes());
     hasher.update(identity_key.as_bytes());
     NodeId::from_bytes(*hasher.finalize().as_bytes())
-}
-
-/// Whether a member may be called this: 1 to 63 of `a-z 0-9 . -`, beginning
-/// with a letter or digit. Names are printed on terminals and used in paths.
-#[must_use]
-pub fn name_is_valid(name: &str) -> bool {
-    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    name.len() <= NAME_BYTES_MAX
-        && name.bytes().next().is_some_and(plain)
-        && name.bytes().all(|byte| plain(byte) || byte == b'-' || byte == b'.')
 }
 
 /// Why a snapshot is not usable.
@@ -220,12 +234,29 @@ mod tests {
     }
 
     #[test]
-    fn names_are_plain() {
-        for good in ["a", "node-1.rack.2", "0"] {
-            assert!(name_is_valid(good), "{good}");
-        }
-        for bad in ["", "-a", ".", "A", "a b", "ä", &"a".repeat(64)] {
-            assert!(!name_is_valid(bad), "{bad}");
-        }
+    fn members_that_cannot_be_used_are_left_out_and_lock_nobody_out() {
+        let named = |seed: u16, name: &str| {
+            let bytes = |tag: u8| {
+                let mut bytes = [tag; 32];
+                bytes[..2].copy_from_slice(&seed.to_be_bytes());
+                bytes
+            };
+            osmoda_types::Member {
+                node: NodeId::from_bytes(bytes(1)),
+                name: name.to_owned(),
+                role: Role::Node,
+                mesh_key: MeshKey::from_bytes(bytes(2)),
+                identity_key: PublicKey::from_bytes(bytes(3)),
+                addresses: vec!["10.0.0.1:1".to_owned(), "a.host.name:1".to_owned()],
+            }
+        };
+        let all = [named(1, "a"), named(2, "../x"), named(3, "c")];
+        let (usable, left_out) = Members::of_log(7, MeshEpoch(2), all.iter());
+        assert_eq!((usable.index, usable.epoch, usable.check()), (7, MeshEpoch(2), Ok(())));
+        assert_eq!(usable.members.iter().map(|of| of.name.as_str()).collect::<Vec<_>>(), ["a", "c"]);
+        assert_eq!(left_out, [(all[1].node, MembersError::Name(all[1].node))]);
+        let many: Vec<_> = (0..MEMBERS_MAX as u16 + 2).map(|seed| named(seed, "n")).collect();
+        let (usable, left_out) = Members::of_log(8, MeshEpoch(2), many.iter());
+        assert_eq!((usable.members.len(), usable.check(), left_out.len()), (MEMBERS_MAX, Ok(()), 2));
     }
 }

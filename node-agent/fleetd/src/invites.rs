@@ -13,8 +13,7 @@ use osmoda_kit::clock::SharedClock;
 use osmoda_kit::error::ApiError;
 use osmoda_kit::secret::Secret;
 use osmoda_node_api::mesh::{
-    Enrolment, INVITE_LIFE_MS_MAX, Member as MeshMember, Members, MeshClient, OpenInvite, Operator, SecretBytes,
-    SpendRequest,
+    Enrolment, INVITE_LIFE_MS_MAX, Members, MeshClient, OpenInvite, Operator, SecretBytes, SpendRequest,
 };
 use osmoda_proto::fleet::v1 as pb;
 use osmoda_rollout::{FleetState, InviteState};
@@ -131,6 +130,10 @@ impl Invites {
             Some(InviteState::Spent { node, .. }) if node == joiner.node => {}
             _ => return Err(ApiError::new(ErrorCode::InviteSpent, "the invite was used by another key")),
         }
+        // Revoked, or with other keys by now: this answer carries the newest secret.
+        if view.state.member(&joiner.node).is_none_or(|entry| entry.member.mesh_key != joiner.mesh_key) {
+            return Err(ApiError::new(ErrorCode::NodeRevoked, "these keys are no member's any more"));
+        }
         Ok(Enrolment {
             role,
             members: members_of(&view.state),
@@ -171,11 +174,12 @@ fn unavailable(text: &str) -> ApiError {
 
 /// The allow-list that the log says.
 pub(crate) fn members_of(state: &FleetState) -> Members {
-    Members {
-        index: state.members_index(),
-        epoch: state.mesh_epoch().0,
-        members: state.members().map(|entry| MeshMember::from(&entry.member)).collect(),
+    let members = state.members().map(|entry| &entry.member);
+    let (members, left_out) = Members::of_log(state.members_index(), state.mesh_epoch().0, members);
+    for (node, error) in left_out {
+        tracing::warn!(%node, %error, "member cannot be used by the mesh");
     }
+    members
 }
 
 fn operators_of(state: &FleetState) -> Vec<Operator> {

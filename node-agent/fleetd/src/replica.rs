@@ -183,7 +183,9 @@ impl Follower {
                 Err(_) => return Ok(Err(silent())),
             };
             match item {
-                pb::watch_item::Item::Snapshot(snapshot) => self.restore(snapshot.index + 1, &snapshot.state)?,
+                pb::watch_item::Item::Snapshot(snapshot) => {
+                    self.restore(snapshot.index.saturating_add(1), &snapshot.state)?;
+                }
                 pb::watch_item::Item::Entry(entry) => {
                     let commands = entry.commands.iter().map(Vec::as_slice);
                     self.apply(entry.index, RaftId(entry.proposer), commands).await;
@@ -225,7 +227,7 @@ impl Follower {
             for command in commands {
                 events.extend(state.apply_bytes(index, proposer, command).events);
             }
-            view.next_index = index + 1;
+            view.next_index = index.saturating_add(1);
         });
         for event in events {
             // The reader ends only with the process; then nobody wants events.

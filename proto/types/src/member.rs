@@ -9,6 +9,20 @@ pub const ADDRESS_BYTES_MAX: usize = 128;
 /// Most open invites: each costs one HMAC per unknown Initial (`mesh.md` 8).
 pub const INVITES_OPEN_MAX: usize = 64;
 
+/// Longest name of a member, as for a DNS label.
+pub const NAME_BYTES_MAX: usize = 63;
+
+/// Whether a member may be called this: 1 to 63 of `a-z 0-9 . -`, beginning
+/// with a letter or digit. Names are printed on terminals and used in paths. One
+/// rule for the log and the mesh: what one admits the other can use.
+#[must_use]
+pub fn name_is_valid(name: &str) -> bool {
+    let plain = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    name.len() <= NAME_BYTES_MAX
+        && name.bytes().next().is_some_and(plain)
+        && name.bytes().all(|byte| plain(byte) || byte == b'-' || byte == b'.')
+}
+
 /// A node or controller that was admitted.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -104,4 +118,19 @@ pub struct Invite {
     pub expires_ms: i64,
     /// The voter that holds the secret.
     pub issuer: NodeId,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_plain() {
+        for good in ["a", "node-1.rack.2", "0"] {
+            assert!(name_is_valid(good), "{good}");
+        }
+        for bad in ["", "-a", ".", "A", "a b", "ä", &"a".repeat(64)] {
+            assert!(!name_is_valid(bad), "{bad}");
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 
 use osmoda_types::command::{Genesis, LedgerHead, SpendInvite};
 use osmoda_types::manifest::validate_name;
+use osmoda_types::member::name_is_valid;
 use osmoda_types::member::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, INVITES_OPEN_MAX};
 use osmoda_types::principal::PRINCIPALS_MAX;
 use osmoda_types::{ErrorCode, Invite, InviteId, Member, NodeId, RaftId, Role, Subkey, statement};
@@ -211,7 +212,9 @@ impl FleetState {
 }
 
 fn check_member(member: &Member) -> Result<(), ErrorCode> {
-    validate_name(&member.name).map_err(|_| ErrorCode::BadRequest)?;
+    if !name_is_valid(&member.name) {
+        return Err(ErrorCode::BadRequest);
+    }
     check_addresses(&member.addresses)
 }
 

@@ -47,6 +47,7 @@ mod trust;
 mod voter;
 mod voter_plan;
 mod voters;
+mod watchers;
 mod wire;
 mod witnessed;
 

@@ -13,7 +13,6 @@ use osmoda_kit::error::ApiError;
 use osmoda_proto::fleet::v1::{self as pb, fleet_server::Fleet};
 use osmoda_types::command::{Body, Command};
 use osmoda_types::{ErrorCode, ManifestHash, NodeId, Role};
-use tokio::sync::Semaphore;
 use tonic::{Request, Response, Status};
 
 use crate::authority::may_submit;
@@ -23,11 +22,8 @@ use crate::invites::Invites;
 use crate::reports::{self, Reports};
 use crate::sources::Sources;
 use crate::voter::Voter;
+use crate::watchers::Watchers;
 use crate::wire::{refuse, status_of};
-
-/// Followers of the log at once: every node of a full mesh, its controllers,
-/// and room for reconnects. More are told `busy` and come back.
-const WATCHERS_MAX: usize = 256;
 
 /// The service; clones are the same.
 #[derive(Clone)]
@@ -40,13 +36,13 @@ struct Inner {
     sources: Sources,
     reports: Reports,
     invites: Invites,
-    watchers: Arc<Semaphore>,
+    watchers: Watchers,
 }
 
 impl FleetService {
     /// The service of this voter.
     pub(crate) fn new(voter: Voter, sources: Sources, reports: Reports, invites: Invites) -> Self {
-        let watchers = Arc::new(Semaphore::new(WATCHERS_MAX));
+        let watchers = Watchers::default();
         Self { inner: Arc::new(Inner { voter, sources, reports, invites, watchers }) }
     }
 
@@ -121,14 +117,14 @@ impl Fleet for FleetService {
     type WatchStream = WatchStream;
 
     async fn watch(&self, request: Request<pb::WatchRequest>) -> Result<Response<WatchStream>, Status> {
-        Caller::of(request.extensions())?;
-        let permit = self.inner.watchers.clone().try_acquire_owned();
-        let permit = permit.map_err(|_| refuse(ErrorCode::Busy, "too many followers of the log"))?;
+        let caller = Caller::of(request.extensions())?;
+        let place = self.inner.watchers.take(caller.node);
+        let place = place.ok_or_else(|| refuse(ErrorCode::Busy, "too many followers of the log"))?;
         let voter = self.inner.voter.clone();
         let log = voter.committed_from(request.get_ref().from_index).into_stream();
         let steps = log.map(move |step| {
-            // The permit lives as long as the stream.
-            let _held = &permit;
+            // The place is taken as long as the stream lives.
+            let _held = &place;
             step.map(item_of).map_err(|error| refuse(ErrorCode::RaftUnavailable, error.to_string()))
         });
         let heads = Heads::new(voter).into_stream().map(Ok);

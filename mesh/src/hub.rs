@@ -39,6 +39,11 @@ use crate::{
 /// How long closing waits for the peers to hear of it.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
 
+/// Replaced links to one peer that may finish their streams: one that was renewed
+/// and one that was crossed. Bounds hold for each link, so a peer that renews all
+/// the time must not gather links.
+const DRAINING_OF_ONE_MAX: usize = 2;
+
 struct Dialler {
     task: TaskHandle,
     member: Member,
@@ -122,7 +127,7 @@ impl Hub {
                     close(&connection, CLOSE_DUPLICATE);
                     return false;
                 }
-                Old::Drains if !lost => {
+                Old::Drains if !lost && self.drains(&peer) < DRAINING_OF_ONE_MAX => {
                     old.state.followed.store(true, Ordering::Relaxed);
                     self.followed.insert(old.connection.stable_id(), (peer, old.clone()));
                     self.shared.counters.note(if renews { Event::LinkRenewed } else { Event::LinksCrossed });
@@ -143,6 +148,10 @@ impl Hub {
         self.links.insert(peer, link);
         self.publish();
         true
+    }
+
+    fn drains(&self, peer: &NodeId) -> usize {
+        self.followed.values().filter(|(of, _)| of == peer).count()
     }
 
     fn end(&mut self, peer: NodeId, connection: usize) {

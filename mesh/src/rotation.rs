@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use osmoda_kit::{
     fsio::{self, FsError},
-    keys,
+    keys::{self, KeyError},
 };
 use osmoda_mesh_crypto::StaticKey;
 use osmoda_mesh_protocol::{Members, Succession};
@@ -46,8 +46,11 @@ pub fn prepare(dir: &Path, network: &NetworkId) -> Result<Succession, StateError
     match prepared(dir) {
         Ok(Some((succession, _))) => return Ok(succession),
         Ok(None) => {}
-        // Nobody can ever use them.
-        Err(StateError::Key(error)) => tracing::warn!(%error, "damaged keys were prepared; others are made"),
+        // Nobody can ever use them. Keys that are whole, but open to others or on a disk
+        // that does not answer, may be in the log already and are kept.
+        Err(StateError::Key(error @ (KeyError::Missing { .. } | KeyError::Partial { .. }))) => {
+            tracing::warn!(%error, "damaged keys were prepared; others are made");
+        }
         Err(error) => return Err(error),
     }
     // Keys without their succession were shown to nobody.

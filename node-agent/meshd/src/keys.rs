@@ -199,7 +199,14 @@ impl Keys {
             match fetch_rejoins(&self.handle, voter, &missing).await {
                 Ok(found) if found.is_empty() => {}
                 Ok(found) => {
-                    if let Err(error) = self.learn(found).await {
+                    // Who was revoked meanwhile leaves no secret here.
+                    let handle = self.handle.clone();
+                    let keep = move |rejoins: &mut BTreeMap<NodeId, SecretBytes>| {
+                        let now = handle.members();
+                        let members = found.into_iter().filter(|of| now.by_node(&of.node).is_some());
+                        rejoins.extend(members.map(|of| (of.node, of.secret)));
+                    };
+                    if let Err(error) = self.change(keep).await {
                         tracing::warn!(code = %error.code, %error, "secrets of members not kept");
                     }
                 }

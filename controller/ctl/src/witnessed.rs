@@ -254,6 +254,9 @@ impl Fleet<'_> {
             verdict.find(Outcome::Stale, "it never told anything about its ledger");
             return;
         };
+        if own.is_none() {
+            verdict.find(Outcome::Stale, "no note of its own was shown that its key signed, so nothing can be checked");
+        }
         let own_text = report.covered.clone();
         let known = notes.largest().max(ledger.logged.as_ref().map_or(0, |logged| logged.size)).max(report.rows);
         let first = self.first.get(&ledger.node);
@@ -379,6 +382,11 @@ impl Verdict {
             "{}: verified up to {verified} of {rows}, quorum {cosigned} of {of} ({needed} needed), newest cosignature {age}\n",
             self.name
         );
+        if self.of == 0 {
+            text.push_str(
+                "  no witness: a history rewritten as a whole cannot be told from this alone; see osmoda ledger cosign\n",
+            );
+        }
         for finding in &self.findings {
             // Writing to a string cannot fail.
             writeln!(text, "  {}: {}", word(finding.outcome), finding.what).expect("a string takes text");

@@ -50,10 +50,13 @@ impl Seal {
         fsio::write_atomic(&self.folder.join(FILE), format!("{reason}\n").as_bytes(), 0o600)
     }
 
-    /// Why the ledger was sealed before a person opened it.
+    /// Why the ledger was sealed before a person opened it. An opening whose reason
+    /// cannot be read is written down all the same.
     pub(crate) fn lifted(&self) -> Option<String> {
-        let text = fsio::read_limited(&self.folder.join(LIFTED), REASON_BYTES_MAX).ok()??;
-        Some(String::from_utf8_lossy(&text).trim().to_owned())
+        match fsio::read_limited(&self.folder.join(LIFTED), REASON_BYTES_MAX) {
+            Ok(text) => text.map(|text| String::from_utf8_lossy(&text).trim().to_owned()),
+            Err(error) => Some(format!("the reason cannot be read: {error}")),
+        }
     }
 
     /// The opening was written down.

@@ -51,6 +51,16 @@ impl From<FsError> for ApiError {
     }
 }
 
+/// Bytes that whoever asks may still write on the file system of `path`: blocks
+/// kept back for root do not count, quotas are not known here.
+///
+/// # Errors
+/// [`FsError`] when the path is not there or the file system does not say.
+pub fn free_bytes(path: &Path) -> Result<u64, FsError> {
+    let stat = rustix::fs::statvfs(path).map_err(|errno| FsError::new("look at the space of", path, errno.into()))?;
+    Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
 /// Makes a folder and its parents with mode 0700; an existing one is left as it is.
 ///
 /// # Errors

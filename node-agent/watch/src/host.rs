@@ -7,6 +7,7 @@ use osmoda_journal::generation::{
 };
 use osmoda_journal::{Cause, GuardLock, Holder, LOCK_FILE, Plan};
 use osmoda_kit::error::{ApiError, chain};
+use osmoda_kit::fsio;
 use osmoda_kit::process::{Spec, run, start_detached};
 use osmoda_types::{AttemptId, ErrorCode, StorePath};
 use std::path::{Path, PathBuf};
@@ -151,11 +152,7 @@ impl Host {
         let profiles = self.settings.profile.parent().unwrap_or(Path::new("/")).to_owned();
         let boot = self.settings.host_root.join("boot");
         for folder in [self.settings.state_dir.clone(), profiles, boot].into_iter().filter(|folder| folder.is_dir()) {
-            let fail = |errno: rustix::io::Errno| {
-                Cause::new(ErrorCode::StateDirUnusable, format!("{}: {errno}", folder.display()))
-            };
-            let stat = rustix::fs::statvfs(&folder).map_err(fail)?;
-            let free = stat.f_bavail.saturating_mul(stat.f_frsize);
+            let free = fsio::free_bytes(&folder).map_err(|error| Cause::new(error.code(), chain(&error)))?;
             if free < self.settings.free_bytes_min {
                 let text = format!("{} has {free} bytes free", folder.display());
                 return Err(Cause::new(ErrorCode::DiskFull, text));

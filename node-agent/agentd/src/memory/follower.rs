@@ -1,9 +1,10 @@
 //! Fills the index behind the commits.
 //!
-//! One thread of the lowest priority: under load the writer and its callers
-//! come first, and searches look through the newest rows themselves until the
-//! index has caught up. It reads the ledger through a connection of its own,
-//! in short transactions, so the write-ahead log is never held back.
+//! One thread of the lowest priority that, while rows come fast, works a tenth of
+//! the time: then the writer and its callers come first, and searches look through
+//! the newest rows themselves until the index has caught up. It reads the ledger
+//! through a connection of its own, in short transactions, so the write-ahead log
+//! is never held back.
 //!
 //! This file decides when to index; `index.rs` how.
 
@@ -33,6 +34,17 @@ const STEP_BYTES: usize = 1 << 20;
 /// milliseconds under load; a transaction for each would cost more than the
 /// words. What is younger is searched without the index.
 const REST: Duration = Duration::from_millis(100);
+
+/// Rows per second from which on the ledger is under load: more than one client
+/// can append (2,400 on the disk of `docs/benchmarks.md`), less than a gathered
+/// commit of 32 brings.
+const LOAD_ROWS_PER_SECOND: f64 = 4000.0;
+
+/// Under load, a step is followed by a rest this many times as long. Low priority
+/// is not enough: a thread that is let in while the writer waits for its disk
+/// keeps the core's caches and its other half. Smaller costs the appends more
+/// (0 times: a fifth of them); larger lets the index fall behind faster.
+const LOAD_REST: u32 = 9;
 
 /// Rest after a failure, such as a full disk.
 const RETRY: Duration = Duration::from_secs(5);
@@ -117,18 +129,26 @@ async fn follow(
 ) -> Result<(), ThreadError> {
     let stop = tasks.shutdown().token(Stage::FinishAccepted);
     let mut state = ledger.follow();
+    // A commit wakes the thread once in `REST` at most: it sleeps that long anyway.
+    let mut commits_seen_from = tokio::time::Instant::now();
     loop {
+        let grown = async {
+            tokio::time::sleep_until(commits_seen_from).await;
+            state.changed().await
+        };
         let word = tokio::select! {
             biased;
             // Cancel-safe: a token's state is not consumed.
             () = stop.cancelled() => break,
             // Cancel-safe: a permit that was stored stays stored.
             () = damage.notified() => Wake::Damaged,
-            // Cancel-safe: what changed is still seen as changed by the next call.
-            changed = state.changed() => {
+            // Cancel-safe: the timer has its time from outside, and what changed is
+            // still seen as changed by the next call.
+            changed = grown => {
                 if changed.is_err() {
                     break;
                 }
+                commits_seen_from = tokio::time::Instant::now() + REST;
                 Wake::Grown
             }
         };
@@ -165,9 +185,11 @@ impl Worker {
             tracing::debug!(%error, "the index runs at normal priority");
         }
         let (mut state, mut is_damaged) = (None, false);
+        let mut pace = Pace::new(Instant::now());
         loop {
+            let begin = Instant::now();
             let (rest, has_reason) = match self.step(&mut state, is_damaged) {
-                Ok(has_more) => (if has_more { Duration::ZERO } else { REST }, has_more),
+                Ok(step) => (pace.rest(&step, begin, Instant::now()), step.has_more()),
                 Err(error) => {
                     tracing::warn!(error = chain(&error), "search index behind");
                     self.publish.send_modify(|progress| progress.is_usable = false);
@@ -182,8 +204,8 @@ impl Worker {
         }
     }
 
-    /// Indexes one step; `true` when there is probably more.
-    fn step(&self, state: &mut Option<(LedgerFile, Index)>, is_damaged: bool) -> Result<bool, IndexError> {
+    /// Indexes one step.
+    fn step(&self, state: &mut Option<(LedgerFile, Index)>, is_damaged: bool) -> Result<Step, IndexError> {
         if is_damaged || state.as_ref().is_some_and(|(_, index)| !index.is_there()) {
             *state = None;
             Index::anew(&self.index_path)?;
@@ -200,6 +222,7 @@ impl Worker {
                 state.insert((ledger, index))
             }
         };
+        let last = ledger.last_id()?;
         let events = ledger.after(index.position(), STEP_ROWS, STEP_BYTES)?;
         match index.add(&events) {
             Err(error) if error.is_damage() => {
@@ -207,7 +230,7 @@ impl Worker {
                 *state = None;
                 Index::anew(&self.index_path)?;
                 self.rebuilt();
-                return Ok(true);
+                return Ok(Step { indexed: 0, last });
             }
             added => added?,
         }
@@ -217,7 +240,8 @@ impl Worker {
             progress.is_usable = true;
         });
         metrics::gauge!("osmoda_memory_indexed_rows").set(position as f64);
-        Ok(!events.is_empty() && (events.len() == STEP_ROWS || ledger.last_id()? > position))
+        // Nothing behind the position is the end, whatever the last id says.
+        Ok(Step { indexed: if events.is_empty() { last } else { position }, last })
     }
 
     fn rebuilt(&self) {
@@ -227,6 +251,48 @@ impl Worker {
             progress.is_usable = false;
             progress.rebuilds += 1;
         });
+    }
+}
+
+/// What one step found and did.
+#[derive(Debug, Clone, Copy)]
+struct Step {
+    /// The last row that is indexed now.
+    indexed: i64,
+    /// The last row there was when the step began.
+    last: i64,
+}
+
+impl Step {
+    /// Whether there was more than the step took.
+    const fn has_more(self) -> bool {
+        self.indexed < self.last
+    }
+}
+
+/// How fast the ledger grows, and what rest follows from it.
+#[derive(Debug)]
+struct Pace {
+    /// The ledger's last row as the step before saw it, and when.
+    seen: Option<i64>,
+    at: Instant,
+}
+
+impl Pace {
+    const fn new(now: Instant) -> Self {
+        Self { seen: None, at: now }
+    }
+
+    /// The rest after a step that went on from `begin` until `now`.
+    fn rest(&mut self, step: &Step, begin: Instant, now: Instant) -> Duration {
+        let grown = self.seen.map_or(0, |seen| (step.last - seen).max(0));
+        let rate = grown as f64 / begin.duration_since(self.at).as_secs_f64().max(f64::MIN_POSITIVE);
+        (self.seen, self.at) = (Some(step.last), begin);
+        match step.has_more() {
+            false => REST,
+            true if rate >= LOAD_ROWS_PER_SECOND => now.duration_since(begin) * LOAD_REST,
+            true => Duration::ZERO,
+        }
     }
 }
 
@@ -252,5 +318,35 @@ fn pause(woken: &Receiver<Wake>, rest: Duration, mut has_reason: bool) -> Option
             Err(RecvTimeoutError::Timeout) if left.is_zero() => return Some(is_damaged),
             Err(RecvTimeoutError::Timeout) => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The rest after a step of 10 ms that came `after_ms` behind the one before.
+    fn rest(seen: Option<i64>, after_ms: u64, indexed: i64, last: i64) -> Duration {
+        let start = Instant::now();
+        let begin = start + Duration::from_millis(after_ms);
+        Pace { seen, at: start }.rest(&Step { indexed, last }, begin, begin + Duration::from_millis(10))
+    }
+
+    #[test]
+    fn under_load_a_tenth_of_the_time_is_for_the_index() {
+        assert_eq!(rest(Some(1000), 100, 1256, 3000), Duration::from_millis(90));
+        assert_eq!(rest(Some(1000), 100, 1256, 1399), Duration::ZERO, "390 rows in 100 ms are no load");
+    }
+
+    #[test]
+    fn a_long_ledger_that_does_not_grow_is_indexed_without_rest() {
+        assert_eq!(rest(Some(1_000_000), 10, 256, 1_000_000), Duration::ZERO);
+        assert_eq!(rest(None, 0, 256, 1_000_000), Duration::ZERO, "the first step knows no rate");
+    }
+
+    #[test]
+    fn what_is_caught_up_rests_whatever_the_load() {
+        assert_eq!(rest(Some(1000), 10, 2000, 2000), REST);
+        assert_eq!(rest(Some(2000), 10, 500, 1000), Duration::ZERO, "a ledger that shrank is no load");
     }
 }

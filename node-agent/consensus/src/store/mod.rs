@@ -25,6 +25,8 @@ use std::sync::{Arc, Mutex, MutexGuard};
 
 use openraft::storage::{LogFlushed, LogState, RaftLogStorage};
 use openraft::{AnyError, OptionalSend, RaftLogReader, StorageError, StorageIOError};
+use osmoda_kit::error::chain;
+use osmoda_kit::fsio;
 
 use crate::types::{Entry, LogId, TypeConfig, Vote};
 use tail::Tail;
@@ -35,6 +37,14 @@ use writer::{Op, Writer};
 /// One megabyte crosses a gigabit link in 10 ms; a follower far behind is then
 /// sent many messages, each inside the heartbeat's deadline.
 const REPLICATE_BYTES_MAX: usize = 1024 * 1024;
+
+/// Free space below which a log is not opened.
+///
+/// One message of replication. On a full disk small writes fit now and then into
+/// pages that an earlier transaction gave back: such a voter would answer once,
+/// stop on the next entry and be started again, while the others count on it.
+/// Larger keeps voters out that could work; smaller lets them come and go.
+const FREE_BYTES_MIN: u64 = REPLICATE_BYTES_MAX as u64;
 
 /// File name of the log inside the data directory.
 const FILE: &str = "raft.redb";
@@ -70,9 +80,13 @@ impl LogStore {
     /// Opens or creates the log of `raft_id` in `dir`.
     ///
     /// # Errors
-    /// [`StoreFault::Corrupt`] for a damaged file and [`StoreFault::Foreign`]
-    /// for the log of another Raft id; nothing is changed then.
+    /// [`StoreFault::Corrupt`] for a damaged file, [`StoreFault::Foreign`] for
+    /// the log of another Raft id and [`StoreFault::DiskFull`] without a
+    /// megabyte of free space; nothing is changed then.
     pub(crate) fn open(dir: &Path, raft_id: u64, counters: Arc<Counters>) -> Result<Self, StoreFault> {
+        let free = fsio::free_bytes(dir)
+            .map_err(|error| StoreFault::Io { doing: "looking for space", reason: chain(&error) })?;
+        has_room(free)?;
         Self::start(Engine::open(&dir.join(FILE), raft_id, counters.clone())?, counters)
     }
 
@@ -132,6 +146,11 @@ impl LogStore {
         }
         Ok(entries)
     }
+}
+
+/// Whether a log may be opened on a disk with this much free space.
+const fn has_room(free_bytes: u64) -> Result<(), StoreFault> {
+    if free_bytes < FREE_BYTES_MIN { Err(StoreFault::DiskFull) } else { Ok(()) }
 }
 
 fn read_error(fault: &StoreFault) -> StorageError<u64> {

@@ -100,6 +100,13 @@ async fn truncating_behind_entries_that_are_only_on_disk_keeps_the_last_one() {
     assert_eq!(log.try_get_log_entries(..).await.unwrap(), expected);
 }
 
+#[test]
+fn a_log_is_not_opened_on_a_disk_that_is_as_good_as_full() {
+    assert_eq!(has_room(0), Err(StoreFault::DiskFull));
+    assert_eq!(has_room(FREE_BYTES_MIN - 1), Err(StoreFault::DiskFull));
+    assert_eq!(has_room(FREE_BYTES_MIN), Ok(()));
+}
+
 #[tokio::test]
 async fn the_log_of_another_voter_is_refused() {
     let dir = tempfile::tempdir().unwrap();

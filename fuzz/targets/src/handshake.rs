@@ -10,6 +10,9 @@ use quinn_proto::{
     transport_parameters::TransportParameters,
 };
 
+/// What byte 0 chooses from.
+const STEPS: u8 = 6;
+
 const NETWORK: NetworkId = NetworkId::from_bytes([3; 32]);
 
 fn party(own: u8, admitted: u8) -> Party {
@@ -74,16 +77,16 @@ fn give(session: &mut Box<dyn Session>, honest: &[u8], how: &[u8]) {
     assert!(!moved || message == honest, "an attacked message was accepted");
 }
 
-/// A handshake, honest up to the message that byte 0 chooses.
+/// A handshake, honest up to the message that byte 0 chooses, or to its end.
 ///
 /// # Panics
-/// When a session goes on after an error or accepts anything but the honest
-/// message.
+/// When a session goes on after an error, accepts anything but the honest
+/// message, or has no keys for an update after the end.
 pub fn handshake(bytes: &[u8]) {
     let Some((step, how)) = bytes.split_first() else { return };
     let (mut client, mut server) = (client(b"hello"), server());
     let first = written(&mut client);
-    match step % 5 {
+    match step % STEPS {
         0 => return give(&mut server, &first, how),
         // A hello of any bytes and length, sealed as it should be.
         1 => return hello(how),
@@ -94,17 +97,31 @@ pub fn handshake(bytes: &[u8]) {
         return;
     }
     let second = written(&mut server);
-    drop(written(&mut server));
-    if step % 5 == 3 {
+    let marker = written(&mut server);
+    if step % STEPS == 3 {
         return give(&mut client, &second, how);
     }
     if client.read_handshake(&second).is_ok() {
         drop(written(&mut client));
         let third = written(&mut client);
+        if step % STEPS == 5 {
+            let ended = client.read_handshake(&marker).is_ok() && server.read_handshake(&third).is_ok();
+            assert!(ended && written(&mut server).is_empty(), "an honest message was refused");
+            return [client, server].iter_mut().for_each(|session| after_the_end(session, how));
+        }
         let message = attacked(&third, how);
         if server.read_handshake(&message).is_ok() && !server.is_handshaking() {
             assert_eq!(message, third, "an attacked message was accepted");
         }
+    }
+}
+
+/// More handshake bytes on a connection that is up, between updates of its keys.
+fn after_the_end(session: &mut Box<dyn Session>, bytes: &[u8]) {
+    for part in bytes.chunks(64) {
+        assert!(session.read_handshake(part).is_err(), "a message after the last one was accepted");
+        assert!(written(session).is_empty(), "a session went on after an error");
+        assert!(session.next_1rtt_keys().is_some(), "quinn panics without the next keys");
     }
 }
 

@@ -12,9 +12,12 @@
 //! handshake-space keys come from `hs_secret`, because snow shows neither its
 //! chaining key nor additional symmetric keys (`mesh.md` section 1, pitfalls).
 //!
-//! Invariant: after any error the Noise state is gone and every later call
+//! Invariant: after any error the Noise state is gone and every later message
 //! fails with the same constant error; `write_handshake`, which cannot fail,
 //! stores the failure instead (`tests::a_failed_session_stays_failed`).
+//! Invariant: whoever has application keys gets the next ones, whatever was read
+//! since: quinn panics without, and a peer flips the key phase when it likes
+//! (`tests::key_updates_outlive_handshake_bytes_after_the_end`).
 
 use std::any::Any;
 
@@ -146,11 +149,12 @@ impl NoiseSession {
         }
     }
 
+    /// Ends the handshake for good. The next keys stay, if there are any: packets
+    /// of a connection that is being closed are still opened.
     fn fail(&mut self) {
         self.phase = Phase::Failed;
         self.noise = None;
         self.received = Vec::new();
-        self.next = None;
         self.exporter = None;
     }
 

@@ -188,6 +188,33 @@ fn a_failed_session_stays_failed() {
     assert!(bytes.is_empty() && keys.is_none() && client.is_handshaking());
 }
 
+/// One CRYPTO byte in a 1-RTT packet, then a packet with the other key phase:
+/// quinn closes the connection at the first and needs new keys for the second.
+#[test]
+fn key_updates_outlive_handshake_bytes_after_the_end() {
+    let (mut client, mut server) = pair();
+    run(&mut client, &mut server).unwrap();
+    for session in [&mut client, &mut server] {
+        assert!(session.next_1rtt_keys().is_some());
+        for _ in 0..2 {
+            assert!(session.read_handshake(&[0]).is_err());
+            assert!(session.next_1rtt_keys().is_some());
+            let (bytes, keys) = write(session);
+            assert!(bytes.is_empty() && keys.is_none());
+        }
+        assert!(session.peer_identity().is_some());
+        assert!(session.export_keying_material(&mut [0; 8], b"", b"").is_err());
+    }
+    // A wrong marker comes when the dialler has its keys already.
+    let (mut client, mut server) = pair();
+    server.read_handshake(&write(&mut client).0).unwrap();
+    client.read_handshake(&write(&mut server).0).unwrap();
+    write(&mut client);
+    assert!(write(&mut client).1.is_some());
+    assert!(client.read_handshake(&[0]).is_err());
+    assert!(client.next_1rtt_keys().is_some());
+}
+
 #[test]
 fn the_largest_hello_arrives() {
     let hello = vec![7; HELLO_BYTES_MAX];

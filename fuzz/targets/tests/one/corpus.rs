@@ -96,6 +96,7 @@ fn handshakes() -> Vec<(&'static str, &'static str, Vec<u8>)> {
         ("handshake", "second-changed", step(3, &[1, 140, 0x80])),
         ("handshake", "third-changed", step(4, &[1, 2, 1])),
         ("handshake", "third-honest", step(4, &[1, 0])),
+        ("handshake", "after-the-end", step(5, &[0])),
         // max_idle_timeout 5 s, initial_max_data 64 KiB, initial_max_streams_uni 1
         // (RFC 9000 section 18.2).
         ("transport_parameters", "three", vec![1, 2, 0x53, 0x88, 4, 4, 0x80, 1, 0, 0, 9, 1, 1]),

@@ -7,7 +7,8 @@ use std::{
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use osmoda_mesh_protocol::{
-    Admitted, Answer, CLOSE_DUPLICATE, CLOSE_GOING, FRAME_VERSION, Limits, Preamble, Service, StreamPeer, encode_frame,
+    Admitted, Answer, CLOSE_DUPLICATE, CLOSE_GOING, CLOSE_REFUSED, FRAME_VERSION, Limits, Preamble, Service,
+    StreamPeer, encode_frame,
 };
 use osmoda_types::{ErrorCode, NodeId};
 use quinn::{RecvStream, SendStream};
@@ -41,18 +42,29 @@ pub const KEYS_OVERLAP: Duration = Duration::from_secs(45);
 
 /// Serves a link until it ends, then tells the hub.
 pub(crate) async fn serve(shared: Arc<Shared>, hub: HubSender, peer: NodeId, link: Link) {
-    if link.origin.initiator == peer
-        && let Err(error) = admit(&shared, &link).await
-    {
-        tracing::debug!(peer = %peer, %error, "link ended before admission");
+    match admit(&shared, peer, &link).await {
+        Ok(()) => {
+            raise_limits(&link.connection);
+            work(&shared, &hub, peer, &link).await;
+        }
+        Err(error) => {
+            tracing::debug!(peer = %peer, %error, "link ended before admission");
+            close(&link.connection, CLOSE_REFUSED);
+        }
     }
-    raise_limits(&link.connection);
-    work(&shared, &hub, peer, &link).await;
     hub.ended(peer, link.connection.stable_id()).await;
 }
 
-/// Tells the dialler that it is in.
-async fn admit(shared: &Shared, link: &Link) -> std::io::Result<()> {
+/// Tells a dialler that it is in, unless that was this node. It has as long for
+/// it as the dialler waits: a link is looked after only from then on.
+async fn admit(shared: &Shared, peer: NodeId, link: &Link) -> std::io::Result<()> {
+    if link.origin.initiator != peer {
+        return Ok(());
+    }
+    tokio::time::timeout(shared.tuning.handshake, say_admitted(shared, link)).await?
+}
+
+async fn say_admitted(shared: &Shared, link: &Link) -> std::io::Result<()> {
     let admitted = Admitted {
         version: FRAME_VERSION,
         epoch: link.epoch,
@@ -170,23 +182,24 @@ fn turn_over(peer: NodeId, mut send: SendStream, mut recv: RecvStream) {
 
 /// Reads a stream's preamble and hands the stream to its service, or refuses.
 async fn open(shared: &Arc<Shared>, peer: NodeId, link: &Link, send: SendStream, mut recv: RecvStream) {
-    let preamble = tokio::time::timeout(shared.tuning.handshake, read_preamble(&mut recv)).await;
+    let limit = shared.tuning.handshake;
+    let preamble = tokio::time::timeout(limit, read_preamble(&mut recv)).await;
     let Ok(Some(Preamble { service })) = preamble else {
-        return refuse(send, ErrorCode::ServiceDenied).await;
+        return refuse(send, ErrorCode::ServiceDenied, limit).await;
     };
     let who = match judge(shared, peer, link, service) {
         Ok(who) => who,
         Err(code) => {
             tracing::warn!(peer = %peer, %service, %code, "stream refused");
-            return refuse(send, code).await;
+            return refuse(send, code, limit).await;
         }
     };
     let services = shared.services.load_full();
     let Some(queue) = services.get(&service) else {
-        return refuse(send, ErrorCode::ServiceDenied).await;
+        return refuse(send, ErrorCode::ServiceDenied, limit).await;
     };
     if send.set_priority(service.priority()).is_ok() {
-        queue.put(Offer { peer: who, send, recv, in_use: link.state.in_use.clone() }).await;
+        queue.put(Offer { peer: who, send, recv, in_use: link.state.in_use.clone(), limit }).await;
     }
 }
 

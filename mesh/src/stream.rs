@@ -1,10 +1,15 @@
 //! One stream inside a link: bytes both ways, and who is at the other end.
+//!
+//! Invariant: no place of a queue is held while a peer is waited for; how much an
+//! opener lets us write is its own to say, the queue is everybody's
+//! (`tests/one/hygiene.rs`).
 
 use std::{
     io,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll},
+    time::Duration,
 };
 
 use osmoda_mesh_protocol::{Answer, StreamPeer};
@@ -82,28 +87,33 @@ pub struct Offer {
     pub(crate) send: SendStream,
     pub(crate) recv: RecvStream,
     pub(crate) in_use: InUse,
+    /// For the answer to be taken by the peer.
+    pub(crate) limit: Duration,
 }
 
 impl Offer {
     /// Says yes.
     ///
     /// # Errors
-    /// The stream is gone.
+    /// The stream is gone, or its peer did not take the answer in time.
     pub async fn accept(mut self) -> io::Result<IncomingStream> {
-        self.send.write_all(&Answer::Accepted.encode()).await?;
+        tokio::time::timeout(self.limit, self.send.write_all(&Answer::Accepted.encode())).await??;
         Ok(IncomingStream { peer: self.peer, stream: MeshStream::new(self.send, self.recv, self.in_use) })
     }
 
     /// Says no, and why.
     pub async fn refuse(self, code: ErrorCode) {
-        refuse(self.send, code).await;
+        refuse(self.send, code, self.limit).await;
     }
 }
 
-/// Answers a stream's opening with a refusal and ends it.
-pub(crate) async fn refuse(mut send: SendStream, code: ErrorCode) {
-    let written = send.write_all(&Answer::Refused(code).encode()).await;
-    if (written.is_err() || send.finish().is_err()) && send.reset(VarInt::from_u32(STREAM_REFUSED)).is_err() {
+/// Answers a stream's opening with a refusal, if the peer takes it in time, and
+/// ends it.
+pub(crate) async fn refuse(mut send: SendStream, code: ErrorCode, limit: Duration) {
+    let written = tokio::time::timeout(limit, send.write_all(&Answer::Refused(code).encode())).await;
+    if (!matches!(written, Ok(Ok(()))) || send.finish().is_err())
+        && send.reset(VarInt::from_u32(STREAM_REFUSED)).is_err()
+    {
         tracing::trace!("stream was gone already");
     }
 }
@@ -129,12 +139,8 @@ impl Queue {
     /// Hands a stream over, or refuses it.
     pub(crate) async fn put(&self, offer: Offer) {
         let full = match self {
-            // The place is taken before the peer hears yes.
-            Self::Streams(queue) => match queue.try_reserve() {
-                Ok(place) => match offer.accept().await {
-                    Ok(stream) => return place.send(stream),
-                    Err(error) => return tracing::debug!(%error, "stream ended before it was accepted"),
-                },
+            Self::Streams(queue) => match queue.try_reserve().map(drop) {
+                Ok(()) => return accept_into(queue, offer).await,
                 Err(full) => full,
             },
             Self::Offers(queue) => match queue.try_reserve() {
@@ -144,5 +150,18 @@ impl Queue {
         };
         let busy = matches!(full, TrySendError::Full(()));
         offer.refuse(if busy { ErrorCode::Busy } else { ErrorCode::ShuttingDown }).await;
+    }
+}
+
+/// Accepts a stream for which there was room. If the last place has gone while
+/// the peer took its answer, the stream ends: its opener tries again.
+async fn accept_into(queue: &mpsc::Sender<IncomingStream>, offer: Offer) {
+    match offer.accept().await {
+        Ok(stream) => {
+            if let Err(error) = queue.try_send(stream) {
+                tracing::debug!(%error, "stream ended, its place has gone");
+            }
+        }
+        Err(error) => tracing::debug!(%error, "stream ended before it was accepted"),
     }
 }

@@ -59,7 +59,8 @@ pub struct Tuning {
     /// few lost ones do not end it.
     pub keep_alive: Duration,
     /// From the first packet to the end of the handshake, and again to
-    /// `Admitted` (`mesh.md` section 7, item 5).
+    /// `Admitted` (`mesh.md` section 7, item 5); also for a peer to take the
+    /// answer to a stream's opening.
     pub handshake: Duration,
     /// How long opening a stream waits for a link, and then for the answer.
     pub open: Duration,

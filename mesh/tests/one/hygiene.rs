@@ -13,7 +13,7 @@ use std::{
 use osmoda_kit::{clock::SharedClock, testing::FakeClock, testing::wait_for};
 use osmoda_mesh::{Enroller, Event, InviteSecret, Joiner, Spend};
 use osmoda_mesh_crypto::{Mode, Psk};
-use osmoda_mesh_protocol::SecretBytes;
+use osmoda_mesh_protocol::{Preamble, SecretBytes, Service};
 use osmoda_types::{ErrorCode, InviteId, Role};
 use tokio::net::UdpSocket;
 
@@ -210,6 +210,72 @@ async fn hygiene_13_nothing_but_the_knock_depends_on_the_wall_clock() {
     }
 }
 
+/// The peer reads nothing and grants about a hundred bytes: as many streams are
+/// accepted, and all others wait for it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_takes_no_answers_costs_the_others_no_place() {
+    let adjust = |tuning: &mut osmoda_mesh::Tuning| tuning.handshake = Duration::from_secs(2);
+    let a = Start { adjust, ..Start::new(1, Role::Voter) }.run();
+    let honest = Start::new(3, Role::Voter).run();
+    let thief = member(&crate::node::identity(2), Role::Voter, vec![]);
+    let all = members(2, vec![a.member(), honest.member(), thief]);
+    a.handle.update_members(all.clone()).await.unwrap();
+    let mut accepted = a.handle.accept(Service::Keys).unwrap();
+
+    let endpoint = raw::endpoint(None);
+    let mut config = Claim::member(2).client();
+    let mut transport = quinn::TransportConfig::default();
+    transport.receive_window(quinn::VarInt::from_u32(200));
+    config.transport_config(Arc::new(transport));
+    let link = endpoint.connect_with(config, a.handle.local_address(), "mesh").unwrap().await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..256 {
+        let (mut send, recv) = link.open_bi().await.unwrap();
+        send.write_all(&Preamble { service: Service::Keys }.encode()).await.unwrap();
+        held.push((send, recv));
+    }
+
+    honest.handle.update_members(all).await.unwrap();
+    let served = async {
+        let mut streams = Vec::new();
+        while let Some(stream) = accepted.recv().await {
+            streams.push(stream);
+        }
+    };
+    let asked = async {
+        for _ in 0..100 {
+            drop(honest.handle.connect_stream(a.id(), Service::Keys).await.expect("a place"));
+        }
+        // Who does not take its answer loses the stream, not the link.
+        let (_, recv) = held.last_mut().unwrap();
+        let heard = tokio::time::timeout(LIMIT, recv.read_to_end(16)).await.expect("an end in time");
+        assert!(heard.is_ok_and(|bytes| bytes.is_empty()) && link.close_reason().is_none());
+    };
+    tokio::select! {
+        // Safe to drop: the test is over then.
+        () = served => panic!("the queue ended"),
+        () = asked => {}
+    }
+}
+
+#[tokio::test]
+async fn a_peer_that_lets_itself_not_be_admitted_loses_its_link() {
+    let adjust = |tuning: &mut osmoda_mesh::Tuning| tuning.handshake = Duration::from_millis(500);
+    let a = Start { adjust, ..Start::new(1, Role::Voter) }.run();
+    let thief = member(&crate::node::identity(2), Role::Voter, vec![]);
+    let node = thief.node;
+    a.handle.update_members(members(2, vec![a.member(), thief])).await.unwrap();
+    let endpoint = raw::endpoint(None);
+    let mut config = Claim::member(2).client();
+    let mut transport = quinn::TransportConfig::default();
+    transport.max_concurrent_uni_streams(0u8.into());
+    config.transport_config(Arc::new(transport));
+    let link = endpoint.connect_with(config, a.handle.local_address(), "mesh").unwrap().await.unwrap();
+    let quinn::ConnectionError::ApplicationClosed(close) = raw::closed(&link).await else { panic!("another close") };
+    assert_eq!(u64::from(close.error_code), u64::from(osmoda_mesh_protocol::CLOSE_REFUSED));
+    a.linked(node, false).await;
+}
+
 /// Everything that is logged while a host joins and links, at the finest level.
 #[tokio::test]
 async fn hygiene_15_no_secret_is_logged() {
@@ -280,8 +346,5 @@ async fn every_refusal_after_the_secret_looks_the_same() {
     let link = raw::dial(&endpoint, nonsense, to).await.unwrap();
     let quinn::ConnectionError::ApplicationClosed(close) = raw::closed(&link).await else { panic!("another close") };
     assert_eq!((u64::from(close.error_code), close.reason.len()), (u64::from(osmoda_mesh_protocol::CLOSE_REFUSED), 0));
-    assert_eq!(
-        a.handle.connect_stream(known.node(), osmoda_mesh_protocol::Service::Raft).await.unwrap_err().code(),
-        ErrorCode::PeerOffline
-    );
+    assert_eq!(a.handle.connect_stream(known.node(), Service::Raft).await.unwrap_err().code(), ErrorCode::PeerOffline);
 }

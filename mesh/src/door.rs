@@ -3,6 +3,7 @@
 //! handshake secret.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -20,8 +21,9 @@ use crate::{
     tuning::Tuning,
 };
 
-/// Bound on open invites. Each costs one HMAC (about 0.2 us, three time slots)
-/// per packet of a stranger (`mesh.md` section 8).
+/// Bound on invites, those that have ended included: when there is no room, the
+/// one that ended first makes some. Each costs one HMAC (about 0.2 us, three time
+/// slots) per packet of a stranger (`mesh.md` section 8).
 const INVITES_MAX: usize = 64;
 
 /// How long a used-up or expired invite is still recognised, so that its holder
@@ -67,10 +69,34 @@ pub(crate) struct Door {
     /// This node's transport key behind it.
     pub(crate) own: MeshKey,
     until: Until,
+    /// Wall time in ms when an invite was first known to be spent; until then
+    /// [`NOT_SPENT`].
+    spent_ms: AtomicI64,
     knock: KnockCheck,
 }
 
+/// Later than any time.
+const NOT_SPENT: i64 = i64::MAX;
+
 impl Door {
+    /// Notes that an invite is of no use to anybody else any more. Its holder is
+    /// still answered, for as long as there is room.
+    pub(crate) fn spend(&self, now_ms: i64) {
+        self.spent_ms.fetch_min(now_ms, Ordering::Relaxed);
+    }
+
+    /// When an invite ended, if it has at wall time `now_ms`.
+    fn ended_ms(&self, now_ms: i64) -> Option<i64> {
+        let expires_ms = if let Until::Wall(expires_ms) = self.until { expires_ms } else { NOT_SPENT };
+        let ended_ms = expires_ms.min(self.spent_ms.load(Ordering::Relaxed));
+        (ended_ms <= now_ms).then_some(ended_ms)
+    }
+
+    /// Whether an invite is recognised at wall time `now_ms`, open or not.
+    fn remembered(&self, now_ms: i64) -> bool {
+        !self.expired(now_ms.saturating_sub(INVITE_REMEMBERED_MS))
+    }
+
     /// Whether an invite's time is over at wall time `now_ms`.
     pub(crate) fn expired(&self, now_ms: i64) -> bool {
         matches!(self.until, Until::Wall(expires_ms) if now_ms >= expires_ms)
@@ -150,7 +176,8 @@ impl Doors {
     /// The door of an epoch or an invite.
     fn standing(&self, dcid: &[u8], now_ms: i64, now_boot: Duration) -> Option<Arc<Door>> {
         let (epochs, invites) = (self.epochs.load(), self.invites.load());
-        let open = epochs.iter().filter(|door| door.open_at(now_boot)).chain(invites.iter());
+        let invites = invites.iter().filter(|door| door.remembered(now_ms));
+        let open = epochs.iter().filter(|door| door.open_at(now_boot)).chain(invites);
         let mut open = open.filter(|door| door.knock.is_valid(dcid, now_ms));
         open.next().cloned()
     }
@@ -160,15 +187,21 @@ impl Doors {
         self.epochs.load().first().cloned()
     }
 
-    /// Opens an invite; opening the same id again replaces it.
+    /// Opens an invite; opening the same id again replaces it. When there is no
+    /// room, the invite that ended first is forgotten.
     pub(crate) fn open_invite(&self, invite: &InviteSecret, now_ms: i64) -> Result<(), MeshError> {
         let psk = Psk::pair(&self.network, &invite.id, invite.secret.bytes());
         let mode = Mode::Pair(invite.id);
         let door = Arc::new(self.build(psk, mode, Until::Wall(invite.expires_ms)));
-        let remembered = |door: &Arc<Door>| !door.expired(now_ms.saturating_sub(INVITE_REMEMBERED_MS));
         let mut full = false;
         self.invites.rcu(|doors| {
-            let mut next: Vec<_> = doors.iter().filter(|d| d.mode != mode && remembered(d)).cloned().collect();
+            let mut next: Vec<_> = doors.iter().filter(|d| d.mode != mode && d.remembered(now_ms)).cloned().collect();
+            let ended = next.iter().enumerate().filter_map(|(at, door)| Some((door.ended_ms(now_ms)?, at)));
+            if next.len() >= INVITES_MAX
+                && let Some((_, at)) = ended.min()
+            {
+                next.remove(at);
+            }
             full = next.len() >= INVITES_MAX;
             if !full {
                 next.push(door.clone());
@@ -205,7 +238,7 @@ impl Doors {
         config.incoming_buffer_size_total(INCOMING_BUFFER_TOTAL_BYTES);
         // Tokens for later connections would be one more thing to replay.
         config.validation_token_config(quiet_tokens());
-        Door { mode, config: Arc::new(config), own, until, knock }
+        Door { mode, config: Arc::new(config), own, until, spent_ms: NOT_SPENT.into(), knock }
     }
 }
 
@@ -213,4 +246,39 @@ fn quiet_tokens() -> ValidationTokenConfig {
     let mut tokens = ValidationTokenConfig::default();
     tokens.sent(0);
     tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use ed25519_dalek::SigningKey;
+    use osmoda_mesh_crypto::StaticKey;
+    use osmoda_mesh_protocol::knock;
+    use osmoda_types::MeshEpoch;
+
+    use super::*;
+    use crate::identity::Identity;
+
+    const NETWORK: NetworkId = NetworkId::from_bytes([7; 32]);
+
+    #[test]
+    fn an_invite_is_recognised_for_a_day_after_its_end_and_no_longer() {
+        let identity = Identity::new(StaticKey::from_bytes(&[1; 32]), SigningKey::from_bytes(&[2; 32]));
+        let secrets = EpochSecret { epoch: MeshEpoch(1), secret: SecretBytes::new([3; 32]) }.into();
+        let epochs = Epochs::begin(&secrets, 0, Duration::ZERO).unwrap();
+        let keyring = Arc::new(Keyring::new(Arc::new(identity)));
+        let doors = Doors::new(NETWORK, keyring, Tuning::default(), Arc::default(), &epochs, &[]);
+        let (id, secret) = (InviteId::from_bytes([5; 16]), SecretBytes::new([6; 32]));
+        let key = Psk::pair(&NETWORK, &id, secret.bytes()).knock_key();
+        doors.open_invite(&InviteSecret { id, secret, expires_ms: 1_000 }, 0).unwrap();
+        let is_recognised = |now_ms| {
+            let dcid = knock(key.bytes(), [1; 8], now_ms);
+            let door = doors.knocked(&dcid, now_ms, Duration::ZERO);
+            assert_eq!(door.is_some(), doors.has_knocked(&dcid, now_ms, Duration::ZERO));
+            door.map(|door| door.expired(now_ms))
+        };
+        assert_eq!(is_recognised(999), Some(false));
+        assert_eq!(is_recognised(1_000), Some(true));
+        assert_eq!(is_recognised(999 + INVITE_REMEMBERED_MS), Some(true));
+        assert_eq!(is_recognised(1_000 + INVITE_REMEMBERED_MS), None);
+    }
 }

@@ -35,8 +35,15 @@ const PROVEN: Rate = Rate { per_second: 20, burst: 128 };
 /// Handshakes of all: 200 a second are about 6 % of one core.
 const TOTAL: Rate = Rate { per_second: 200, burst: 400 };
 
-/// Refused joiners of one prefix. People mistype; programs that guess need
-/// 2^256 tries.
+/// Joiners under way at once. Whoever holds an old invite may take all of them,
+/// so they are few beside the members' places; each has its answer within
+/// `Tuning::spend` and is gone a `Tuning::handshake` later. More than these join
+/// in turn.
+pub(crate) const JOINERS_MAX: usize = 16;
+
+/// Joiners of one prefix that were not admitted, or not yet: the token is taken
+/// when one begins and given back when it is in. People mistype; programs that
+/// guess need 2^256 tries.
 const PAIR_REFUSALS: Rate = Rate { per_second: 1, burst: 10 };
 
 /// Members let in without a knock: a fleet whose clock jumped comes back in
@@ -83,6 +90,8 @@ pub(crate) struct Gate {
     unproven: Buckets,
     proven: Buckets,
     refusals: Buckets,
+    /// At most [`JOINERS_MAX`].
+    joiners: usize,
     total: Bucket,
     fallbacks: Bucket,
     policy: KnockFallback,
@@ -141,7 +150,7 @@ impl Gate {
         let buckets = |rate| Buckets::new(rate, seed);
         let (total, fallbacks, known, used) = (Bucket::full(), Bucket::full(), Known::default(), Used::default());
         let (unproven, proven, refusals) = (buckets(UNPROVEN), buckets(PROVEN), buckets(PAIR_REFUSALS));
-        Self { unproven, proven, refusals, total, fallbacks, policy, known, used }
+        Self { unproven, proven, refusals, joiners: 0, total, fallbacks, policy, known, used }
     }
 
     /// Judges a first packet at boot time `now`, with so many handshakes under
@@ -180,7 +189,7 @@ impl Gate {
         match knocked {
             Knocked::Nowhere => self.unknocked(source, proven, now),
             Knocked::Joiner if !proven => Verdict::Retry,
-            Knocked::Joiner if !self.refusals.has(prefix, now) => Verdict::Limit,
+            Knocked::Joiner if self.joiners >= JOINERS_MAX || !self.refusals.has(prefix, now) => Verdict::Limit,
             Knocked::Member if !proven && (under_way >= RETRY_ABOVE || !self.unproven.take(prefix, now)) => {
                 Verdict::Retry
             }
@@ -192,7 +201,12 @@ impl Gate {
                     Verdict::Retry
                 }
             }
-            Knocked::Joiner | Knocked::Member => Verdict::Accept,
+            Knocked::Joiner => {
+                self.joiners += 1;
+                self.refusals.take(prefix, now);
+                Verdict::Accept
+            }
+            Knocked::Member => Verdict::Accept,
         }
     }
 
@@ -210,9 +224,12 @@ impl Gate {
         }
     }
 
-    /// Notes a joiner that was refused.
-    pub(crate) fn refused(&mut self, source: IpAddr, now: Duration) {
-        self.refusals.take(source.into(), now);
+    /// Notes the end of a joiner that was accepted from there.
+    pub(crate) fn joiner_left(&mut self, source: IpAddr, admitted: bool) {
+        self.joiners = self.joiners.saturating_sub(1);
+        if admitted {
+            self.refusals.give_back(source.into());
+        }
     }
 
     /// Whose addresses are known.
@@ -278,7 +295,7 @@ mod tests {
         let (guesser, joiner) = (from("192.0.2.1:1"), from("198.51.100.1:1"));
         for _ in 0..PAIR_REFUSALS.burst {
             assert_eq!(gate.judge(Knocked::Joiner, guesser, true, 0, NOW), Verdict::Accept);
-            gate.refused(guesser.ip(), NOW);
+            gate.joiner_left(guesser.ip(), false);
         }
         assert_eq!(gate.judge(Knocked::Joiner, guesser, true, 0, NOW), Verdict::Limit);
         assert_eq!(gate.judge(Knocked::Joiner, joiner, true, 0, NOW), Verdict::Accept);
@@ -286,6 +303,24 @@ mod tests {
         assert_eq!(gate.judge(Knocked::Member, guesser, true, 0, NOW), Verdict::Accept);
         let later = NOW + Duration::from_secs(2);
         assert_eq!(gate.judge(Knocked::Joiner, guesser, true, 0, later), Verdict::Accept);
+    }
+
+    #[test]
+    fn hygiene_08_joiners_that_have_no_answer_yet_count_and_leave_the_members_their_places() {
+        let mut gate = gate(KnockFallback::Off);
+        let joins = |gate: &mut Gate, source| gate.judge(Knocked::Joiner, source, true, 0, NOW) == Verdict::Accept;
+        let source = from("192.0.2.1:1");
+        assert_eq!((0..100).filter(|_| joins(&mut gate, source)).count(), PAIR_REFUSALS.burst as usize);
+        // Who is in gives its turn back, who is not does not.
+        gate.joiner_left(source.ip(), true);
+        gate.joiner_left(source.ip(), false);
+        assert_eq!([(); 2].map(|()| joins(&mut gate, source)), [true, false]);
+        // From everywhere at once there are no more than their places.
+        let more = (0..100u8).filter(|net| joins(&mut gate, from(&format!("10.0.{net}.1:1")))).count();
+        assert_eq!(PAIR_REFUSALS.burst as usize - 1 + more, JOINERS_MAX);
+        assert_eq!(gate.judge(Knocked::Member, source, true, JOINERS_MAX, NOW), Verdict::Accept);
+        gate.joiner_left(source.ip(), true);
+        assert!(joins(&mut gate, source));
     }
 
     #[test]

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use futures_util::{FutureExt, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use osmoda_kit::shutdown::Stage;
 use osmoda_mesh_crypto::{Mode, PeerIdentity};
-use osmoda_mesh_protocol::{CLOSE_NORMAL, CLOSE_REFUSED, FRAME_VERSION, Hello, decode_json};
-use osmoda_types::{InviteId, MeshEpoch};
+use osmoda_mesh_protocol::{CLOSE_REFUSED, FRAME_VERSION, Hello, decode_json};
+use osmoda_types::MeshEpoch;
 use quinn::{Connecting, Connection, Incoming};
 
 use crate::{
@@ -29,10 +29,10 @@ use crate::{
 
 /// What a finished handshake tells the gate.
 enum Outcome {
-    /// Nothing.
+    /// Nothing: a member's.
     Over,
-    /// A joiner from there was refused.
-    Refused(IpAddr),
+    /// A joiner from there has left.
+    Joiner { source: IpAddr, admitted: bool },
 }
 
 /// Accepts connections until new work is refused.
@@ -58,8 +58,8 @@ pub(crate) async fn accept(shared: Arc<Shared>, hub: HubSender) {
             () = stop.cancelled() => break,
             // Safe to drop: what was not ready keeps its place in the set.
             Some(outcome) = handshakes.next(), if !handshakes.is_empty() => {
-                if let Outcome::Refused(source) = outcome {
-                    gate.refused(source, shared.clock.now_boot());
+                if let Outcome::Joiner { source, admitted } = outcome {
+                    gate.joiner_left(source, admitted);
                 }
             }
             // Safe to drop: accepting takes a connection only when it is ready.
@@ -123,6 +123,9 @@ fn begin(
         Ok(connecting) => Some(complete(shared.clone(), hub.clone(), connecting, door).boxed()),
         Err(error) => {
             tracing::debug!(%error, "first packet is not usable");
+            if knocked == Knocked::Joiner {
+                gate.joiner_left(source.ip(), false);
+            }
             None
         }
     }
@@ -136,30 +139,43 @@ fn ask_for_proof(incoming: Incoming) {
 }
 
 async fn complete(shared: Arc<Shared>, hub: HubSender, connecting: Connecting, door: Arc<Door>) -> Outcome {
+    let source = connecting.remote_address().ip();
+    let established = establish(&shared, connecting).await;
+    let way = match door.mode {
+        Mode::Pair(invite) => {
+            let admitted = match established {
+                Some((connection, identity)) => pair::answer(&shared, connection, identity, invite, &door).await,
+                None => false,
+            };
+            return Outcome::Joiner { source, admitted };
+        }
+        Mode::Mesh(epoch) => (epoch, Way::Epoch),
+        Mode::Rejoin(_) => (shared.epochs.load().current().epoch, Way::Rejoin),
+    };
+    if let Some((connection, identity)) = established {
+        join_link(&shared, &hub, connection, &identity, &door, way).await;
+    }
+    Outcome::Over
+}
+
+/// Waits for the end of a handshake, and for who it proves.
+async fn establish(shared: &Shared, connecting: Connecting) -> Option<(Connection, PeerIdentity)> {
     let connection = match tokio::time::timeout(shared.tuning.handshake, connecting).await {
         Ok(Ok(connection)) => connection,
         Ok(Err(error)) => {
             tracing::debug!(%error, "handshake failed");
-            return Outcome::Over;
+            return None;
         }
         Err(_) => {
             tracing::debug!("handshake took too long");
-            return Outcome::Over;
+            return None;
         }
     };
-    let Some(identity) = peer_identity(&connection) else {
+    let identity = peer_identity(&connection);
+    if identity.is_none() {
         close(&connection, CLOSE_REFUSED);
-        return Outcome::Over;
-    };
-    match door.mode {
-        Mode::Mesh(epoch) => join_link(&shared, &hub, connection, &identity, &door, (epoch, Way::Epoch)).await,
-        Mode::Rejoin(_) => {
-            let epoch = shared.epochs.load().current().epoch;
-            join_link(&shared, &hub, connection, &identity, &door, (epoch, Way::Rejoin)).await;
-        }
-        Mode::Pair(invite) => return enrol(&shared, connection, identity, invite, &door).await,
     }
-    Outcome::Over
+    Some((connection, identity?))
 }
 
 async fn join_link(
@@ -188,32 +204,6 @@ async fn join_link(
             shared.counters.note(Event::RejoinAccepted);
         }
     }
-}
-
-async fn enrol(
-    shared: &Shared,
-    connection: Connection,
-    identity: PeerIdentity,
-    invite: InviteId,
-    door: &Door,
-) -> Outcome {
-    let expired = door.expired(shared.clock.now_wall().as_millis());
-    let source = connection.remote_address().ip();
-    let work = pair::answer(shared, &connection, identity, invite, expired);
-    let outcome = match tokio::time::timeout(shared.tuning.spend + shared.tuning.handshake, work).await {
-        Ok(Ok(true)) => Outcome::Over,
-        Ok(Ok(false)) => Outcome::Refused(source),
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "joiner did not get its answer");
-            Outcome::Over
-        }
-        Err(_) => {
-            tracing::debug!("joiner took too long");
-            Outcome::Refused(source)
-        }
-    };
-    close(&connection, CLOSE_NORMAL);
-    outcome
 }
 
 /// Who the handshake proved.

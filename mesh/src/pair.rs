@@ -17,6 +17,7 @@ use quinn::{Connection, Endpoint, TokioRuntime};
 
 use crate::{
     dial::{connect, random},
+    door::Door,
     hub::close,
     identity::Identity,
     shared::Shared,
@@ -52,32 +53,56 @@ pub trait Enroller: Send + Sync {
     fn spend(&self, invite: InviteId, joiner: Joiner) -> Spend<'_>;
 }
 
-/// The issuer's side, after the handshake; whether the joiner was admitted.
+/// The issuer's side, after the handshake; whether the joiner was admitted and
+/// heard of it.
 pub(crate) async fn answer(
     shared: &Shared,
-    connection: &Connection,
+    connection: Connection,
     identity: PeerIdentity,
     invite: InviteId,
-    expired: bool,
-) -> std::io::Result<bool> {
+    door: &Door,
+) -> bool {
     let source = connection.remote_address();
-    let answer = match enrol(shared, &identity, invite, expired, source).await {
+    let now_ms = || shared.clock.now_wall().as_millis();
+    let answer = match enrol(shared, &identity, invite, door.expired(now_ms()), source).await {
         Ok(welcome) => {
             tracing::info!(%invite, %source, role = %welcome.role, "joiner admitted");
+            door.spend(now_ms());
             PairAnswer::Welcome(welcome)
         }
         Err((code, message)) => {
             tracing::warn!(%invite, %source, %code, "joiner refused");
+            if matches!(code, ErrorCode::InviteSpent | ErrorCode::InviteExpired) {
+                door.spend(now_ms());
+            }
             PairAnswer::Refused { code, message }
         }
     };
-    let frame = encode_frame(&answer, WELCOME_BYTES_MAX).map_err(std::io::Error::other)?;
+    // A joiner that does not listen keeps its place no longer than one that does
+    // not finish its handshake.
+    let told = match tokio::time::timeout(shared.tuning.handshake, tell(&connection, &answer)).await {
+        Ok(Ok(())) => true,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "joiner did not get its answer");
+            false
+        }
+        Err(_) => {
+            tracing::debug!("joiner took too long to take its answer");
+            false
+        }
+    };
+    close(&connection, CLOSE_NORMAL);
+    told && matches!(answer, PairAnswer::Welcome(_))
+}
+
+async fn tell(connection: &Connection, answer: &PairAnswer) -> std::io::Result<()> {
+    let frame = encode_frame(answer, WELCOME_BYTES_MAX).map_err(std::io::Error::other)?;
     let mut stream = connection.open_uni().await?;
     stream.write_all(&frame).await?;
     stream.finish().map_err(std::io::Error::other)?;
     // Closing at once would drop what is still in flight; the joiner closes.
     connection.closed().await;
-    Ok(matches!(answer, PairAnswer::Welcome(_)))
+    Ok(())
 }
 
 async fn enrol(

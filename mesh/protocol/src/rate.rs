@@ -72,6 +72,11 @@ impl Bucket {
         free
     }
 
+    /// Puts a token back that was taken for something that cost nothing.
+    pub fn give_back(&mut self) {
+        self.used_milli = self.used_milli.saturating_sub(TOKEN);
+    }
+
     /// Whether nothing is used, so that forgetting the bucket changes nothing.
     pub fn is_full(&mut self, rate: Rate, now: Duration) -> bool {
         self.has(rate, now) && self.used_milli == 0
@@ -117,6 +122,11 @@ impl Buckets {
     pub fn has(&mut self, prefix: Prefix, now: Duration) -> bool {
         let rate = self.rate;
         self.slot(prefix).has(rate, now)
+    }
+
+    /// Puts a token of this prefix back.
+    pub fn give_back(&mut self, prefix: Prefix) {
+        self.slot(prefix).give_back();
     }
 
     fn slot(&mut self, prefix: Prefix) -> &mut Bucket {

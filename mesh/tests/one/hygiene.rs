@@ -118,6 +118,55 @@ async fn hygiene_03_pairing_always_proves_the_address_first() {
     assert_eq!(a.handle.count(Event::RetryAsked), 1);
 }
 
+/// Opens an invite at a node and dials it as so many joiners, each from a network
+/// of its own, that never close. Those without a place meet silence.
+async fn joiners(a: &Node, count: u8) -> Vec<(quinn::Endpoint, Result<quinn::Connection, String>)> {
+    let (invite, secret) = (InviteId::from_bytes([1; 16]), [2; 32]);
+    let expires_ms = clock().now_wall().plus(LIMIT).as_millis();
+    a.handle.open_invite(&InviteSecret { id: invite, secret: SecretBytes::new(secret), expires_ms }).unwrap();
+    let dials = (1..=count).map(|net| async move {
+        let socket = std::net::UdpSocket::bind(SocketAddr::from(([127, 0, net, 1], 0))).unwrap();
+        let endpoint = raw::at(socket, None);
+        let dialled = raw::dial(&endpoint, joiner(invite, secret), a.handle.local_address()).await;
+        (endpoint, dialled)
+    });
+    futures_util::future::join_all(dials).await
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hygiene_08_joiners_at_once_leave_the_members_their_places() {
+    let a = Start { enroller: Some(Arc::new(Undecided)), ..Start::new(1, Role::Voter) }.run();
+    let held = joiners(&a, 40).await;
+    assert_eq!(held.iter().filter(|(_, dialled)| dialled.is_ok()).count(), 16);
+    assert_eq!(a.handle.handshakes(), 16);
+    assert!(a.handle.count(Event::Limited) > 0);
+    let b = Start::new(2, Role::Voter).run();
+    introduce(2, &[&a, &b]).await;
+    converged(&a, &b).await;
+}
+
+/// An enroller whose invites are all spent.
+struct Spent;
+
+impl Enroller for Spent {
+    fn spend(&self, _: InviteId, _: Joiner) -> Spend<'_> {
+        Box::pin(std::future::ready(Err(ErrorCode::InviteSpent)))
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn hygiene_08_a_refused_joiner_that_stays_is_let_go_soon() {
+    let adjust = |tuning: &mut osmoda_mesh::Tuning| tuning.handshake = Duration::from_secs(1);
+    let a = Start { enroller: Some(Arc::new(Spent)), adjust, ..Start::new(1, Role::Voter) }.run();
+    let held = joiners(&a, 16).await;
+    assert!(held.iter().all(|(_, dialled)| dialled.is_ok()));
+    // Well below the time that an invite may take to be spent.
+    wait_for("free places", Duration::from_secs(8), async || (a.handle.handshakes() == 0).then_some(())).await;
+    for (_, dialled) in &held {
+        raw::closed(dialled.as_ref().unwrap()).await;
+    }
+}
+
 #[tokio::test]
 async fn hygiene_06_before_admission_a_peer_opens_no_stream_and_sends_no_datagram() {
     let a = Start { enroller: Some(Arc::new(Undecided)), ..Start::new(1, Role::Voter) }.run();

@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use osmoda_mesh::{Enroller, InviteSecret, Joiner, PairError, PairRequest, Spend, pair};
+use osmoda_mesh::{Enroller, InviteSecret, Joiner, MeshError, PairError, PairRequest, Spend, pair};
 use osmoda_mesh_protocol::{Enrolment, Invite, Member, Members, Operator, SecretBytes, Service};
 use osmoda_types::{ErrorCode, InviteId, MeshKey, PublicKey, Role};
 
@@ -82,17 +82,21 @@ fn issuer() -> Issuer {
 impl Issuer {
     /// Opens an invite that lives this long.
     fn invite(&self, seed: u8, life: Duration) -> Invite {
+        self.try_invite(seed, life).unwrap()
+    }
+
+    fn try_invite(&self, seed: u8, life: Duration) -> Result<Invite, MeshError> {
         let expires_ms = clock().now_wall().plus(life).as_millis();
         let (id, secret) = (InviteId::from_bytes([seed; 16]), SecretBytes::new([seed; 32]));
-        self.node.handle.open_invite(&InviteSecret { id, secret: secret.clone(), expires_ms }).unwrap();
-        Invite {
+        self.node.handle.open_invite(&InviteSecret { id, secret: secret.clone(), expires_ms })?;
+        Ok(Invite {
             network: NETWORK,
             id,
             secret,
             issuer: self.node.identity.mesh_key(),
             expires_ms,
             addresses: vec![self.node.handle.local_address()],
-        }
+        })
     }
 }
 
@@ -141,6 +145,25 @@ async fn hygiene_08_a_stolen_invite_is_of_no_use_once_it_is_spent() {
     assert_eq!(pair(request(2, invite.clone())).await.unwrap(), first);
     let error = pair(request(3, invite)).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::InviteSpent);
+}
+
+#[tokio::test]
+async fn when_there_is_no_room_the_invite_that_ended_first_makes_some() {
+    let issuer = issuer();
+    let mut invites = Vec::new();
+    while let Ok(invite) = issuer.try_invite(u8::try_from(invites.len()).unwrap(), LONG) {
+        invites.push(invite);
+    }
+    assert_eq!(invites.len(), 64, "none of the open ones was closed for another");
+    pair(request(2, invites[7].clone())).await.unwrap();
+    // Whoever it was spent for may still ask again.
+    pair(request(2, invites[7].clone())).await.unwrap();
+    issuer.invite(64, Duration::ZERO);
+    assert_eq!(pair(once(2, invites[7].clone())).await.unwrap_err().code(), ErrorCode::PeerSilent);
+    // One that has expired makes room like one that is spent.
+    issuer.invite(65, LONG);
+    assert!(matches!(issuer.try_invite(66, LONG), Err(MeshError::InvitesFull(_))));
+    pair(request(3, invites[8].clone())).await.unwrap();
 }
 
 #[tokio::test]

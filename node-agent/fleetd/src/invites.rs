@@ -16,7 +16,7 @@ use osmoda_node_api::mesh::{
     Enrolment, INVITE_LIFE_MS_MAX, Members, MeshClient, OpenInvite, Operator, SecretBytes, SpendRequest,
 };
 use osmoda_proto::fleet::v1 as pb;
-use osmoda_rollout::{FleetState, InviteState};
+use osmoda_rollout::{FleetState, InviteEntry, InviteState};
 use osmoda_types::command::{Body, Command, SpendInvite};
 use osmoda_types::{ErrorCode, Invite, InviteId, Member, NodeId, Right, Role};
 
@@ -97,8 +97,21 @@ impl Invites {
         let record = Invite { id, role, expires_ms, issuer: inner.node };
         self.submit(Body::OpenInvite(record)).await?;
         let secret = SecretBytes::new(*Secret::random().expose());
-        let opened = inner.mesh.open_invite(&OpenInvite { id, secret, expires_ms }).await?;
-        Ok(Minted { id, text: opened.invite, expires_ms })
+        match inner.mesh.open_invite(&OpenInvite { id, secret, expires_ms }).await {
+            Ok(opened) => Ok(Minted { id, text: opened.invite, expires_ms }),
+            Err(error) => {
+                self.withdraw(id).await;
+                Err(error)
+            }
+        }
+    }
+
+    /// Ends an invite whose text nobody has. Left open it would take one of the
+    /// log's places until its end.
+    async fn withdraw(&self, id: InviteId) {
+        if let Err(error) = self.submit(Body::ExpireInvite(id)).await {
+            tracing::warn!(invite = %id, code = %error.code, %error, "an invite that was not handed out stays open");
+        }
     }
 
     /// Spends an invite for a joiner that has proven its secret and its keys.
@@ -111,8 +124,10 @@ impl Invites {
         let inner = &self.inner;
         let view = inner.replica.view();
         let network = view.state.network().ok_or_else(|| unavailable("the fleet state is not here yet"))?;
-        let role = view.state.invite(&joiner.invite).map(|entry| entry.invite.role);
-        let role = role.ok_or_else(|| ApiError::new(ErrorCode::InviteUnknown, "no such invite is in the log"))?;
+        let entry = view.state.invite(&joiner.invite);
+        let entry = entry.ok_or_else(|| ApiError::new(ErrorCode::InviteUnknown, "no such invite is in the log"))?;
+        let (role, at_ms) = (entry.invite.role, inner.clock.now_wall().as_millis());
+        check_open(&view.state, entry, &joiner, at_ms)?;
         let member = Member {
             node: joiner.node,
             name: joiner.request.name.clone(),
@@ -121,7 +136,6 @@ impl Invites {
             identity_key: joiner.request.identity_key,
             addresses: joiner.request.addresses.iter().map(ToString::to_string).collect(),
         };
-        let at_ms = inner.clock.now_wall().as_millis();
         let spend = SpendInvite { network, invite: joiner.invite, member, at_ms };
         let reply = self.submit(Body::SpendInvite(spend)).await?;
         let view = inner.replica.reached(reply.index, APPLY_TIME).await?;
@@ -130,10 +144,7 @@ impl Invites {
             Some(InviteState::Spent { node, .. }) if node == joiner.node => {}
             _ => return Err(ApiError::new(ErrorCode::InviteSpent, "the invite was used by another key")),
         }
-        // Revoked, or with other keys by now: this answer carries the newest secret.
-        if view.state.member(&joiner.node).is_none_or(|entry| entry.member.mesh_key != joiner.mesh_key) {
-            return Err(ApiError::new(ErrorCode::NodeRevoked, "these keys are no member's any more"));
-        }
+        check_member(&view.state, &joiner)?;
         Ok(Enrolment {
             role,
             members: members_of(&view.state),
@@ -155,6 +166,29 @@ impl Invites {
             }
         }
     }
+}
+
+/// Refuses what the log would refuse, as far as it is applied here: an invite that
+/// has ended never opens again, so its holder must not cost the voters an entry
+/// each time. Whoever it was spent for goes on to the log.
+fn check_open(state: &FleetState, entry: &InviteEntry, joiner: &SpendRequest, at_ms: i64) -> Result<(), ApiError> {
+    let refused = |code: ErrorCode| Err(ApiError::new(code, format!("the fleet refused: {code}")));
+    match entry.state {
+        InviteState::Spent { joiner: key, node } if key == joiner.mesh_key && node == joiner.node => {
+            check_member(state, joiner)
+        }
+        InviteState::Spent { .. } => refused(ErrorCode::InviteSpent),
+        InviteState::Expired => refused(ErrorCode::InviteExpired),
+        InviteState::Open if at_ms > entry.invite.expires_ms => refused(ErrorCode::InviteExpired),
+        InviteState::Open => Ok(()),
+    }
+}
+
+/// Revoked, or with other keys by now: the answer carries the newest secret.
+fn check_member(state: &FleetState, joiner: &SpendRequest) -> Result<(), ApiError> {
+    let is_member = state.member(&joiner.node).is_some_and(|entry| entry.member.mesh_key == joiner.mesh_key);
+    let gone = || ApiError::new(ErrorCode::NodeRevoked, "these keys are no member's any more");
+    is_member.then_some(()).ok_or_else(gone)
 }
 
 /// Waits until the log, as far as it is applied here, has the node as a voter.

@@ -3,7 +3,9 @@
 //!
 //! Invariant: what is fetched is believed only when its hash is the one that the
 //! committed log names, so a voter can withhold an epoch but not invent one.
-//! Invariant: secrets for coming back go to voters only.
+//! Invariant: secrets for coming back go to voters only. Invariant: an epoch's
+//! secret goes out only once the snapshot that came with the epoch is in force, so
+//! that whoever the epoch was made to shut out is no member here any more.
 
 use std::io;
 use std::sync::Arc;
@@ -66,7 +68,7 @@ fn judge(handle: &MeshHandle, source: &dyn KeySource, asker: Role, ask: &KeysAsk
     match ask {
         KeysAsk::Epoch { epoch } => {
             let current = handle.epoch_secret();
-            if current.epoch == *epoch {
+            if current.epoch == *epoch && handle.members().epoch >= *epoch {
                 return KeysAnswer::Epoch(current.secret);
             }
             KeysAnswer::Refused(ErrorCode::EpochStale)

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use osmoda_mesh::{KeySource, MeshError, fetch_epoch, fetch_rejoins, secret_hash, serve_keys};
-use osmoda_mesh_protocol::SecretBytes;
+use osmoda_mesh_protocol::{Members, SecretBytes};
 use osmoda_types::{ErrorCode, MeshEpoch, NodeId, Role, SecretHash};
 
 use crate::node::{Node, Start, epoch, members};
@@ -36,6 +36,12 @@ async fn an_epoch_is_fetched_under_its_hash_and_no_other() {
     let hash = secret_hash(&SecretBytes::new([9; 32]));
     // The other voter serves nothing; the next one is asked.
     let voters = [other.id(), server.id()];
+    // Whom the epoch shuts out is a member there until its list comes.
+    let early = fetch_epoch(&node.handle, &voters, MeshEpoch(2), hash).await;
+    assert!(matches!(early, Err(MeshError::Refused { code: ErrorCode::EpochStale, .. })), "{early:?}");
+    let mut list = Members::clone(&server.handle.members());
+    (list.index, list.epoch) = (3, MeshEpoch(2));
+    server.handle.update_members(list).await.unwrap();
     let fetched = fetch_epoch(&node.handle, &voters, MeshEpoch(2), hash).await.unwrap();
     assert_eq!(fetched, epoch(2, [9; 32]));
     assert!(node.handle.install_epoch(fetched).await.unwrap());

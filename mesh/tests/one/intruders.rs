@@ -72,6 +72,9 @@ async fn a_member_cannot_answer_in_the_place_of_another() {
     let a = member(&identity(1), Role::Voter, vec![b.handle.local_address()]);
     let b_only_dials = member(&b.identity, Role::Voter, vec![]);
     let all = members(2, vec![a.clone(), b_only_dials, c.member()]);
+    // b admits c as it would any member, so only c can tell; b dials nobody.
+    let c_only_dials = member(&c.identity, Role::Voter, vec![]);
+    b.handle.update_members(members(2, vec![b.member(), c_only_dials])).await.unwrap();
     c.handle.update_members(all).await.unwrap();
     let error = c.handle.connect_stream(a.node, Service::Raft).await.unwrap_err();
     assert_eq!(error.code(), ErrorCode::PeerOffline);

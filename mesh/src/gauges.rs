@@ -11,6 +11,14 @@ use osmoda_types::NodeId;
 
 use crate::{handle::Linked, made::Link, shared::Shared};
 
+/// Says that there is no link to who was a member `before` and is none any more:
+/// a gauge keeps its last value for ever.
+pub(crate) fn left(before: &Members, members: &Members) {
+    for member in before.members.iter().filter(|member| members.by_node(&member.node).is_none()) {
+        metrics::gauge!("osmoda_mesh_link_up", "peer" => member.node.short()).set(0.0);
+    }
+}
+
 /// Which members have a link.
 pub(crate) fn links(members: &Members, own: NodeId, linked: &Linked) {
     for member in members.members.iter().filter(|member| member.node != own) {

@@ -232,6 +232,7 @@ impl Hub {
             keep
         });
         self.publish();
+        gauges::left(&before, &members);
         self.renew_diallers();
     }
 

@@ -343,6 +343,13 @@ async fn what_links_rooms_and_blobs_do_is_in_the_metrics() {
         counted.iter().all(|name| text.lines().any(|line| line.starts_with(name))).then_some(())
     };
     wait_for("all counters", LIMIT, all).await;
+    // A peer that is put out has no link; its gauge is not left as it was.
+    let peer = b.keys.node();
+    let gauge = format!("osmoda_mesh_link_up{{peer=\"{}\"}} ", peer.short());
+    let list = Members { index: 3, epoch: MeshEpoch(1), members: vec![a.member(vec![])] };
+    a.mesh("fleetd").set_members(&list).await.unwrap();
+    let text = String::from_utf8(admin.get_bytes("/metrics").await.unwrap().to_vec()).unwrap();
+    assert_eq!(text.lines().find_map(|line| line.strip_prefix(&gauge)), Some("0"), "{text}");
     a.stop().await;
     b.stop().await;
 }

@@ -169,6 +169,8 @@ impl Hub {
         let Some(next) = next else { return Ok(false) };
         self.shared.doors.set_epochs(&next);
         self.shared.epochs.store(Arc::new(next));
+        // The port would keep the secret that it was opened with.
+        self.shared.port.configure(self.shared.doors.default_config()?);
         tracing::info!(epoch = secret.epoch.0, "epoch in force");
         Ok(true)
     }

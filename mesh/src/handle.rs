@@ -375,6 +375,24 @@ impl MeshHandle {
         self.hub.members(members).await.ok_or(MeshError::Stopping)?
     }
 
+    /// Takes those out of force that a newer snapshot leaves out, when that could
+    /// not be stored: a revocation must not wait for a disk that is full. The
+    /// snapshot's index is not taken over, so it is news when it comes again.
+    ///
+    /// # Errors
+    /// As [`MeshHandle::update_members`].
+    pub async fn put_out(&self, members: &Members) -> Result<(), MeshError> {
+        members.check()?;
+        let before = self.members();
+        let mut left = Members::clone(&before);
+        left.members.retain(|member| members.by_node(&member.node).is_some_and(|now| now.mesh_key == member.mesh_key));
+        if members.index < before.index || left.members.len() == before.members.len() {
+            return Ok(());
+        }
+        tracing::warn!(index = members.index, "members that left are out of force; the disk did not take the list");
+        self.update_members(left).await
+    }
+
     /// Closes the link to a peer; returns whether there was one. A member is
     /// dialled again: only the snapshot says who belongs.
     pub fn disconnect(&self, peer: &NodeId) -> bool {

@@ -155,31 +155,15 @@ async fn members(State(api): State<Arc<Api>>, Json(members): Json<Members>) -> R
     let stored = api.tasks.blocking("store members", move || state::store_members(&dir, &snapshot)).await;
     let stored = stored.map_err(ApiError::internal)?;
     if stored.is_err() {
-        put_out(&api, &members).await?;
+        api.handle.put_out(&members).await?;
+        api.secrets.members_changed().await?;
     }
     if stored? {
         api.keys.members_come(&members).await?;
-        let before = api.handle.members();
         api.handle.update_members(members).await?;
-        api.secrets.members_changed(&before).await?;
+        api.secrets.members_changed().await?;
     }
     Ok(Json(MembersInForce { index: api.handle.members().index }))
-}
-
-/// Takes those out of force that a snapshot which could not be stored leaves out.
-/// Its index is not taken over, so that the snapshot is news when it comes again.
-async fn put_out(api: &Api, members: &Members) -> Result<(), ApiError> {
-    let before = api.handle.members();
-    if members.check().is_err() || members.index < before.index {
-        return Ok(());
-    }
-    let mut left = Members::clone(&before);
-    left.members.retain(|member| members.by_node(&member.node).is_some_and(|now| now.mesh_key == member.mesh_key));
-    if left.members.len() < before.members.len() {
-        tracing::warn!(index = members.index, "members that left are out of force; the disk did not take the list");
-        api.handle.update_members(left).await?;
-    }
-    Ok(())
 }
 
 /// The log that ordered it is its record, as for the members.

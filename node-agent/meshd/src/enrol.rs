@@ -37,14 +37,16 @@ impl FleetdEnroller {
         }
     }
 
-    /// The joiner is told its secret only when it is kept here.
-    async fn keep(&self, enrolment: &Enrolment, node: NodeId) -> Result<(), ErrorCode> {
+    /// The joiner is told its secret only when it is kept here, and the same one
+    /// however often it asks.
+    async fn keep(&self, enrolment: Enrolment, node: NodeId) -> Result<Enrolment, ErrorCode> {
         let keys = self.keys.get().ok_or(ErrorCode::DaemonUnavailable)?;
         let secret = RejoinSecret { node, secret: enrolment.rejoin_secret.clone() };
-        keys.learn(vec![secret]).await.map_err(|error| {
+        let rejoin_secret = keys.learn(secret, enrolment.members.index).await.map_err(|error| {
             tracing::warn!(joiner = %node, code = %error.code, %error, "the secret of a joiner was not kept");
             error.code
-        })
+        })?;
+        Ok(Enrolment { rejoin_secret, ..enrolment })
     }
 }
 
@@ -57,8 +59,7 @@ impl Enroller for FleetdEnroller {
                 tracing::warn!(%invite, joiner = %node, %source, code = %error.code, %error, "invite not spent");
                 error.code
             })?;
-            self.keep(&enrolment, node).await?;
-            Ok(enrolment)
+            self.keep(enrolment, node).await
         })
     }
 }

@@ -4,7 +4,9 @@
 //! Invariant: a secret is on disk before it is used or answered with. Invariant:
 //! a new epoch comes into force only under the hash that the log names; a secret
 //! that was made here and lost its race is forgotten with the process.
-//! Invariant: who leaves the allow-list leaves no secret here.
+//! Invariant: who leaves the allow-list leaves no secret here: out of force at
+//! once, and off the disk when it takes the change. A joiner's secret comes before
+//! the list that has it; until that one it is kept all the same.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -16,7 +18,7 @@ use osmoda_kit::secret::Secret;
 use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::Tasks;
 use osmoda_mesh::{EpochSecret, KeySource, MeshHandle, RejoinSecret, fetch_epoch, fetch_rejoins, secret_hash, state};
-use osmoda_node_api::mesh::{Members, SecretBytes};
+use osmoda_node_api::mesh::SecretBytes;
 use osmoda_types::{ErrorCode, MeshEpoch, NodeId, Role, SecretHash};
 use tokio::sync::{Notify, Semaphore};
 
@@ -35,7 +37,10 @@ pub(crate) struct Keys {
     tasks: Tasks,
     own: Option<SecretBytes>,
     pending: Mutex<Vec<SecretBytes>>,
+    /// As on disk.
     rejoins: Mutex<BTreeMap<NodeId, SecretBytes>>,
+    /// Joiners that no list had yet, and the index of the first one that does.
+    joining: Mutex<BTreeMap<NodeId, u64>>,
     /// One epoch at a time: file, then mesh. Apart from the other one, because
     /// a fetch may wait for voters.
     epoch_writer: Semaphore,
@@ -49,6 +54,8 @@ impl KeySource for Keys {
         if *node == self.handle.local_id() {
             return self.own.clone();
         }
+        // Who has left may still be on the disk.
+        self.handle.members().by_node(node)?;
         lock(&self.rejoins).get(node).cloned()
     }
 }
@@ -70,6 +77,7 @@ impl Keys {
             own,
             pending: Mutex::default(),
             rejoins: Mutex::new(rejoins),
+            joining: Mutex::default(),
             epoch_writer: Semaphore::new(1),
             rejoin_writer: Semaphore::new(1),
             changed: Notify::new(),
@@ -122,41 +130,58 @@ impl Keys {
         Ok(epoch)
     }
 
-    /// Keeps the secret that a new member was given.
+    /// Keeps the secret for a joiner that the list has from this index on, and
+    /// returns the one to tell it: that which is kept already, when its answer was
+    /// lost and it asks again. The other voters may have that one by now.
     ///
     /// # Errors
-    /// `StateDirUnusable`: the member must not be told yet.
-    pub(crate) async fn learn(&self, secrets: Vec<RejoinSecret>) -> Result<(), ApiError> {
-        self.change(move |rejoins| rejoins.extend(secrets.into_iter().map(|of| (of.node, of.secret)))).await
+    /// `StateDirUnusable`: the joiner must not be told yet.
+    pub(crate) async fn learn(&self, secret: RejoinSecret, index: u64) -> Result<SecretBytes, ApiError> {
+        let _turn = self.rejoin_writer.acquire().await.map_err(ApiError::internal)?;
+        let RejoinSecret { node, secret } = secret;
+        let mut rejoins = lock(&self.rejoins).clone();
+        if let Some(known) = rejoins.get(&node) {
+            return Ok(known.clone());
+        }
+        rejoins.insert(node, secret.clone());
+        lock(&self.joining).insert(node, index);
+        self.keep(rejoins).await?;
+        Ok(secret)
     }
 
-    /// Forgets the secrets of who was a member and is none any more, and looks
-    /// for those of new ones. A joiner's secret comes before the snapshot that
-    /// has it, so whoever is in neither snapshot keeps its own.
+    /// Forgets the secrets of who is no member any more, and looks for those of
+    /// new ones.
     ///
     /// # Errors
-    /// `StateDirUnusable`.
-    pub(crate) async fn members_changed(&self, before: &Members) -> Result<(), ApiError> {
-        let now = self.handle.members();
+    /// `StateDirUnusable`: they are out of force and still on the disk; the same
+    /// list again tries again.
+    pub(crate) async fn members_changed(&self) -> Result<(), ApiError> {
         self.changed.notify_one();
-        let is_gone = |node: &NodeId| before.by_node(node).is_some() && now.by_node(node).is_none();
-        if !lock(&self.rejoins).keys().any(is_gone) {
+        let _turn = self.rejoin_writer.acquire().await.map_err(ApiError::internal)?;
+        let (now, before) = (self.handle.members(), lock(&self.rejoins).clone());
+        let mut rejoins = before.clone();
+        {
+            let mut joining = lock(&self.joining);
+            joining.retain(|_, index| *index > now.index);
+            rejoins.retain(|node, _| now.by_node(node).is_some() || joining.contains_key(node));
+        }
+        if rejoins.len() == before.len() {
             return Ok(());
         }
-        let before = before.clone();
-        self.change(move |rejoins| {
-            rejoins.retain(|node, _| before.by_node(node).is_none() || now.by_node(node).is_some());
-        })
-        .await
+        self.handle.set_rejoin_secrets(&listed(&rejoins));
+        self.keep(rejoins).await
     }
 
-    /// On disk first, then in force.
     async fn change(&self, change: impl FnOnce(&mut BTreeMap<NodeId, SecretBytes>)) -> Result<(), ApiError> {
         let _turn = self.rejoin_writer.acquire().await.map_err(ApiError::internal)?;
         let mut rejoins = lock(&self.rejoins).clone();
         change(&mut rejoins);
-        let of = |(node, secret): (&NodeId, &SecretBytes)| RejoinSecret { node: *node, secret: secret.clone() };
-        let list: Vec<RejoinSecret> = rejoins.iter().map(of).collect();
+        self.keep(rejoins).await
+    }
+
+    /// On disk first, then in force. The caller has its turn.
+    async fn keep(&self, rejoins: BTreeMap<NodeId, SecretBytes>) -> Result<(), ApiError> {
+        let list = listed(&rejoins);
         let (dir, stored) = (self.dir.clone(), list.clone());
         let done = self.tasks.blocking("store rejoin secrets", move || state::store_rejoins(&dir, &stored)).await;
         done.map_err(ApiError::internal)??;
@@ -214,6 +239,10 @@ impl Keys {
             }
         }
     }
+}
+
+fn listed(rejoins: &BTreeMap<NodeId, SecretBytes>) -> Vec<RejoinSecret> {
+    rejoins.iter().map(|(node, secret)| RejoinSecret { node: *node, secret: secret.clone() }).collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

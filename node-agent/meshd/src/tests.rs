@@ -11,7 +11,7 @@ use osmoda_kit::clock::SystemClock;
 use osmoda_kit::http::{Credentials, UnixClient};
 use osmoda_kit::shutdown::Shutdown;
 use osmoda_kit::testing::{TempRoot, wait_for};
-use osmoda_mesh::{PairRequest, pair, rotation, state};
+use osmoda_mesh::{PairRequest, RejoinSecret, pair, rotation, state};
 use osmoda_node_api::blobs::FetchBlob;
 use osmoda_node_api::mesh::{EndorseRequest, Invite, Members, OpenInvite, SecretBytes, Service};
 use osmoda_node_api::pipes::{AGENTD_SOCKET, WITNESS};
@@ -72,6 +72,38 @@ async fn who_left_is_out_though_the_disk_takes_no_list() {
     b.stop().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_left_leaves_no_secret_whatever_the_disk_takes() {
+    let (mut a, mut b) = (Host::new(), Host::new());
+    let dir = a.root.paths().state("mesh");
+    let secrets = [b.keys.node(), NodeId::from_bytes([5; 32])]
+        .map(|node| RejoinSecret { node, secret: SecretBytes::new([3; 32]) });
+    state::store_rejoins(&dir, &secrets).unwrap();
+    let kept = || state::load(&dir).unwrap().secrets.rejoins.iter().map(|of| of.node).collect::<Vec<_>>();
+    a.start().await;
+    b.start().await;
+    // Whom no list has was forgotten half: the node went down in between.
+    let members = introduce([&a, &b], 2).await;
+    assert_eq!(kept(), [b.keys.node()]);
+    // The disk takes neither the list nor the secrets, then the secrets only.
+    let blocked = ["members.json", "rejoins.json"].map(|file| dir.join(file));
+    for file in &blocked {
+        std::fs::remove_file(file).unwrap();
+        std::fs::create_dir_all(file.join("taken")).unwrap();
+    }
+    let mut left = Members { index: 3, ..members };
+    left.members.retain(|member| member.node == a.keys.node());
+    a.mesh("fleetd").set_members(&left).await.unwrap_err();
+    std::fs::remove_dir_all(&blocked[1]).unwrap();
+    state::store_rejoins(&dir, &secrets).unwrap();
+    a.mesh("fleetd").set_members(&left).await.unwrap_err();
+    std::fs::remove_dir_all(&blocked[0]).unwrap();
+    assert_eq!(kept(), []);
+    assert_eq!(a.mesh("fleetd").set_members(&left).await.unwrap().index, 3);
+    a.stop().await;
+    b.stop().await;
+}
+
 #[tokio::test]
 async fn only_fleetd_changes_members_and_each_daemon_gets_its_own_key_endorsed() {
     let mut host = Host::new();
@@ -110,16 +142,30 @@ async fn an_invite_opened_through_the_socket_admits_a_joiner() {
     let opened = host.mesh("fleetd").open_invite(&open).await.unwrap();
     let joiner = TempRoot::new();
     let identity = state::create_identity(&joiner.paths().state("mesh")).unwrap();
-    let welcome = pair(PairRequest {
-        invite: Invite::decode(&opened.invite).unwrap(),
-        identity: identity.clone(),
-        name: "joiner".to_owned(),
-        addresses: vec!["127.0.0.1:4000".parse().unwrap()],
-        time_limit: LIMIT,
-        clock,
-    })
-    .await
-    .unwrap();
+    let join = async || {
+        let request = PairRequest {
+            invite: Invite::decode(&opened.invite).unwrap(),
+            identity: identity.clone(),
+            name: "joiner".to_owned(),
+            addresses: vec!["127.0.0.1:4000".parse().unwrap()],
+            time_limit: LIMIT,
+            clock: clock.clone(),
+        };
+        pair(request).await.unwrap()
+    };
+    let welcome = join().await;
+    // An answer that was lost is asked for again, and what was kept stays.
+    assert_eq!(join().await.rejoin_secret, welcome.rejoin_secret);
+    let rejoins = state::load(&host.root.paths().state("mesh")).unwrap().secrets.rejoins;
+    assert_eq!(rejoins, [RejoinSecret { node: identity.node(), secret: welcome.rejoin_secret.clone() }]);
+    // Its secret comes before the list that has it, and goes with the one that has not.
+    let mut list = Members { index: 1, epoch: MeshEpoch(1), members: vec![host.member(vec![])] };
+    for (index, kept) in [(1, 1), (2, 0)] {
+        list.index = index;
+        host.mesh("fleetd").set_members(&list).await.unwrap();
+        let rejoins = state::load(&host.root.paths().state("mesh")).unwrap().secrets.rejoins;
+        assert_eq!(rejoins.len(), kept);
+    }
     assert_eq!((welcome.role, welcome.issuer), (Role::Node, host.keys.node()));
     assert_eq!(welcome.epoch_secret, SecretBytes::new(SECRET));
     assert!(welcome.members.by_node(&identity.node()).is_some());

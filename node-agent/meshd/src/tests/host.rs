@@ -98,7 +98,11 @@ impl Host {
         let agentd = Router::new().route("/ledger/append", post(append));
         serve_unix(&self.tasks, "agentd", self.listener("agentd"), agentd, self.callers(callers::AGENTD));
         let issuer = self.member(vec![]);
-        let spend = async move |Json(request): Json<SpendRequest>| axum::Json(enrolment(issuer, request));
+        let spent = Arc::new(AtomicUsize::new(0));
+        let spend = move |Json(request): Json<SpendRequest>| {
+            let enrolment = enrolment(issuer.clone(), request, spent.fetch_add(1, Relaxed));
+            async move { axum::Json(enrolment) }
+        };
         let (tries, node) = (AtomicUsize::new(0), self.keys.node());
         let tries = Arc::new(tries);
         let rotate = move |Json(ask): Json<RotateRequest>| {
@@ -186,7 +190,8 @@ fn log_of_tries(ask: RotateRequest, node: NodeId, tried: usize) -> Result<Rotate
     }
 }
 
-fn enrolment(issuer: Member, request: SpendRequest) -> Enrolment {
+/// With another secret for coming back each time.
+fn enrolment(issuer: Member, request: SpendRequest, spent: usize) -> Enrolment {
     let joiner = Member {
         node: request.node,
         mesh_key: request.mesh_key,
@@ -196,7 +201,7 @@ fn enrolment(issuer: Member, request: SpendRequest) -> Enrolment {
         addresses: request.request.addresses,
     };
     let members = Members { index: 2, epoch: MeshEpoch(1), members: vec![issuer, joiner] };
-    Enrolment { role: Role::Node, members, operators: vec![], rejoin_secret: SecretBytes::new([6; 32]) }
+    Enrolment { role: Role::Node, members, operators: vec![], rejoin_secret: SecretBytes::new([6 + spent as u8; 32]) }
 }
 
 /// Tells both daemons about both nodes, as their fleetd would.

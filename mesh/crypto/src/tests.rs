@@ -1,6 +1,8 @@
 //! Two sessions driven by hand, without quinn: agreement, refusals, and input
 //! that no honest peer sends.
 
+mod wire;
+
 use std::sync::Arc;
 
 use osmoda_types::{MeshEpoch, MeshKey, NetworkId};

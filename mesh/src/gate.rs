@@ -37,8 +37,8 @@ const TOTAL: Rate = Rate { per_second: 200, burst: 400 };
 
 /// Joiners under way at once. Whoever holds an old invite may take all of them,
 /// so they are few beside the members' places; each has its answer within
-/// `Tuning::spend` and is gone a `Tuning::handshake` later. More than these join
-/// in turn.
+/// `Tuning::spend`, and who is refused is gone a `Tuning::handshake` later. More
+/// than these join in turn.
 pub(crate) const JOINERS_MAX: usize = 16;
 
 /// Joiners of one prefix that were not admitted, or not yet: the token is taken

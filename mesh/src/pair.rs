@@ -78,9 +78,11 @@ pub(crate) async fn answer(
             PairAnswer::Refused { code, message }
         }
     };
-    // A joiner that does not listen keeps its place no longer than one that does
-    // not finish its handshake.
-    let told = match tokio::time::timeout(shared.tuning.handshake, tell(&connection, &answer)).await {
+    // A welcome has the whole membership in it. Who is refused and does not listen
+    // keeps its place no longer than who does not finish its handshake.
+    let is_welcome = matches!(answer, PairAnswer::Welcome(_));
+    let limit = if is_welcome { shared.tuning.spend } else { shared.tuning.handshake };
+    let told = match tokio::time::timeout(limit, tell(&connection, &answer)).await {
         Ok(Ok(())) => true,
         Ok(Err(error)) => {
             tracing::debug!(%error, "joiner did not get its answer");
@@ -92,7 +94,7 @@ pub(crate) async fn answer(
         }
     };
     close(&connection, CLOSE_NORMAL);
-    told && matches!(answer, PairAnswer::Welcome(_))
+    told && is_welcome
 }
 
 async fn tell(connection: &Connection, answer: &PairAnswer) -> std::io::Result<()> {

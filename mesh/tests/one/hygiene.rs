@@ -3,6 +3,7 @@
 
 use std::{
     net::SocketAddr,
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -259,8 +260,8 @@ async fn hygiene_13_nothing_but_the_knock_depends_on_the_wall_clock() {
     }
 }
 
-/// The peer reads nothing and grants about a hundred bytes: as many streams are
-/// accepted, and all others wait for it.
+/// The peer reads nothing but `Admitted` and grants 128 bytes beside it: as many
+/// streams are accepted, and the others wait for it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_peer_that_takes_no_answers_costs_the_others_no_place() {
     let adjust = |tuning: &mut osmoda_mesh::Tuning| tuning.handshake = Duration::from_secs(2);
@@ -274,31 +275,42 @@ async fn a_peer_that_takes_no_answers_costs_the_others_no_place() {
     let endpoint = raw::endpoint(None);
     let mut config = Claim::member(2).client();
     let mut transport = quinn::TransportConfig::default();
-    transport.receive_window(quinn::VarInt::from_u32(200));
+    transport.receive_window(quinn::VarInt::from_u32(128));
     config.transport_config(Arc::new(transport));
     let link = endpoint.connect_with(config, a.handle.local_address(), "mesh").unwrap().await.unwrap();
-    let mut held = Vec::new();
-    for _ in 0..256 {
-        let (mut send, recv) = link.open_bi().await.unwrap();
-        send.write_all(&Preamble { service: Service::Keys }.encode()).await.unwrap();
-        held.push((send, recv));
-    }
-
+    link.accept_uni().await.unwrap().read_to_end(1000).await.unwrap();
     honest.handle.update_members(all).await.unwrap();
+    honest.linked(a.id(), true).await;
+    let taken = AtomicUsize::new(0);
     let served = async {
-        let mut streams = Vec::new();
+        let mut held = Vec::new();
         while let Some(stream) = accepted.recv().await {
-            streams.push(stream);
+            held.extend((stream.peer.node != honest.id()).then_some(stream));
+            taken.store(held.len(), Ordering::Relaxed);
         }
     };
     let asked = async {
-        for _ in 0..100 {
-            drop(honest.handle.connect_stream(a.id(), Service::Keys).await.expect("a place"));
+        let mut held = Vec::new();
+        // Slowly at first, so that it is never the queue that is full.
+        for (opened, accepted) in [(32, 32), (64, 64), (96, 96), (128, 128), (256, 128)] {
+            while held.len() < opened {
+                let (mut send, recv) = link.open_bi().await.unwrap();
+                send.write_all(&Preamble { service: Service::Keys }.encode()).await.unwrap();
+                held.push((send, recv));
+            }
+            let is_taken = async || (taken.load(Ordering::Relaxed) >= accepted).then_some(());
+            wait_for("the streams", LIMIT, is_taken).await;
         }
-        // Who does not take its answer loses the stream, not the link.
-        let (_, recv) = held.last_mut().unwrap();
-        let heard = tokio::time::timeout(LIMIT, recv.read_to_end(16)).await.expect("an end in time");
-        assert!(heard.is_ok_and(|bytes| bytes.is_empty()) && link.close_reason().is_none());
+        // Until the last of them has waited in vain: it loses the stream, not the link.
+        let mut last = pin!(held.last_mut().unwrap().1.read_to_end(16));
+        let heard = loop {
+            tokio::select! {
+                // Safe to drop: another one is asked for.
+                heard = &mut last => break heard,
+                asked = honest.handle.connect_stream(a.id(), Service::Keys) => drop(asked.expect("a place")),
+            }
+        };
+        assert!(heard.unwrap().is_empty() && link.close_reason().is_none());
     };
     tokio::select! {
         // Safe to drop: the test is over then.

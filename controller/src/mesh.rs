@@ -2,7 +2,7 @@
 //! kept up with the log, and the streams on which nodes dial in.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,12 +11,13 @@ use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_mesh::state::MeshState;
 use osmoda_mesh::{
-    KeyChange, Mesh, MeshConfig, MeshError, MeshHandle, Tuning, fetch_epoch, incoming_stream, tonic_channel,
+    EpochSecret, KeyChange, Mesh, MeshConfig, MeshError, MeshHandle, Tuning, fetch_epoch, incoming_stream,
+    tonic_channel,
 };
 use osmoda_mesh_protocol::{Members, Service};
 use osmoda_proto::link::v1::link_server::LinkServer;
 use osmoda_rollout::FleetState;
-use osmoda_types::{NodeId, Role};
+use osmoda_types::{ErrorCode, NodeId, Role};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
@@ -90,7 +91,11 @@ pub(crate) fn members_of(state: &FleetState) -> Members {
     members
 }
 
-/// Keeps the mesh's allow-list, on disk and in force, up with the log.
+/// Between two tries to take a new allow-list over.
+const MEMBERS_AGAIN: Duration = Duration::from_secs(2);
+
+/// Keeps the mesh's allow-list, on disk and in force, up with the log. A disk that
+/// is full does not end it: it is tried again.
 pub(crate) async fn follow_members(
     handle: MeshHandle,
     keys: Arc<KeyChange>,
@@ -101,17 +106,18 @@ pub(crate) async fn follow_members(
     let mut index = handle.members().index;
     loop {
         let state = Arc::clone(&view.borrow_and_update().state);
+        let mut is_behind = false;
         if state.members_index() > index {
-            let members = members_of(&state);
-            index = members.index;
-            // Durable before in force, so that a crash never goes back.
-            osmoda_mesh::state::store_members(&dir, &members)
-                .map_err(|error| ApiError::new(error.code(), error.to_string()).with_source(error))?;
-            keys.members_come(&members).await?;
-            match handle.update_members(members).await {
-                Ok(()) => tracing::info!(index, "members updated"),
-                Err(MeshError::Stopping) => return Ok(()),
-                Err(error) => tracing::error!(error = chain(&error), "members were not updated"),
+            match take_over(&handle, &keys, &dir, members_of(&state)).await {
+                Ok(()) => {
+                    index = state.members_index();
+                    tracing::info!(index, "members updated");
+                }
+                Err(error) if error.code == ErrorCode::ShuttingDown => return Ok(()),
+                Err(error) => {
+                    tracing::warn!(code = %error.code, error = chain(&error), "members not updated yet");
+                    is_behind = true;
+                }
             }
         }
         tokio::select! {
@@ -120,15 +126,30 @@ pub(crate) async fn follow_members(
             () = stop.cancelled() => return Ok(()),
             // Cancel-safe, as documented for `changed`.
             changed = view.changed() => if changed.is_err() { return Ok(()) },
+            // Cancel-safe: a timer.
+            () = tokio::time::sleep(MEMBERS_AGAIN), if is_behind => {}
         }
     }
+}
+
+/// Durable before in force, so that a crash never goes back. Who left is out at
+/// once even when the disk takes nothing.
+async fn take_over(handle: &MeshHandle, keys: &KeyChange, dir: &Path, members: Members) -> Result<(), ApiError> {
+    if let Err(error) = osmoda_mesh::state::store_members(dir, &members) {
+        handle.put_out(&members).await?;
+        return Err(error.into());
+    }
+    keys.members_come(&members).await?;
+    handle.update_members(members).await?;
+    Ok(())
 }
 
 /// Between two tries to get the secret of an epoch.
 const EPOCH_AGAIN: Duration = Duration::from_secs(2);
 
 /// Keeps the mesh's epoch, on disk and in force, up with the log: the secret is
-/// fetched from voters and believed only under the hash in the log.
+/// fetched from voters and believed only under the hash in the log. As for the
+/// members, a full disk does not end it.
 pub(crate) async fn follow_epoch(
     handle: MeshHandle,
     dir: PathBuf,
@@ -142,14 +163,14 @@ pub(crate) async fn follow_epoch(
         if let Some(hash) = hash.filter(|_| handle.epoch().is_some_and(|now| now < epoch)) {
             let voters: Vec<NodeId> = state.voters().map(|(node, _)| *node).collect();
             match fetch_epoch(&handle, &voters, epoch, hash).await {
-                Ok(secret) => {
-                    osmoda_mesh::state::store_epoch(&dir, &secret)
-                        .map_err(|error| ApiError::new(error.code(), error.to_string()).with_source(error))?;
-                    if let Err(error) = handle.install_epoch(secret).await {
-                        tracing::error!(error = chain(&error), "the mesh epoch was not put in force");
+                Ok(secret) => match put_in_force(&handle, &dir, secret).await {
+                    Ok(()) => tracing::info!(epoch = epoch.0, "mesh epoch in force"),
+                    Err(error) if error.code == ErrorCode::ShuttingDown => return Ok(()),
+                    Err(error) => {
+                        tracing::warn!(epoch = epoch.0, code = %error.code, error = chain(&error), "mesh epoch not in force yet");
+                        is_behind = true;
                     }
-                    tracing::info!(epoch = epoch.0, "mesh epoch in force");
-                }
+                },
                 Err(error) => {
                     tracing::info!(epoch = epoch.0, error = chain(&error), "no voter gave the epoch's secret yet");
                     is_behind = true;
@@ -168,6 +189,13 @@ pub(crate) async fn follow_epoch(
     }
 }
 
+/// Durable before in force, as the members.
+async fn put_in_force(handle: &MeshHandle, dir: &Path, secret: EpochSecret) -> Result<(), ApiError> {
+    osmoda_mesh::state::store_epoch(dir, &secret)?;
+    handle.install_epoch(secret).await?;
+    Ok(())
+}
+
 /// Serves the nodes' links until the stop.
 ///
 /// # Errors
@@ -181,4 +209,72 @@ pub(crate) fn serve_links(handle: &MeshHandle, service: LinkService, tasks: &Tas
         .serve_with_incoming_shutdown(incoming_stream(accepted), async move { stop.cancelled().await });
     tasks.spawn(TaskKind::CRITICAL, "link server", serving);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use osmoda_kit::clock::SystemClock;
+    use osmoda_kit::shutdown::Shutdown;
+    use osmoda_kit::testing::{TempRoot, wait_for};
+    use osmoda_mesh::{Identity, state as files};
+    use osmoda_mesh_protocol::{Member, SecretBytes};
+    use osmoda_rollout::testing::{Log, genesis};
+    use osmoda_types::{MeshEpoch, NetworkId};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    fn member(keys: &Identity, name: &str) -> Member {
+        Member {
+            node: keys.node(),
+            mesh_key: keys.mesh_key(),
+            identity_key: keys.identity_key(),
+            role: Role::Controller,
+            name: name.to_owned(),
+            addresses: vec![],
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_puts_out_who_left_and_does_not_end_the_controller() {
+        let root = TempRoot::new();
+        let dir = root.paths().state("mesh");
+        let own = files::create_identity(&dir).unwrap();
+        let other = files::create_identity(&root.paths().state("other")).unwrap();
+        let members = vec![member(&own, "own"), member(&other, "other")];
+        let initial = files::Initial {
+            network: NetworkId::from_bytes([7; 32]),
+            secret: EpochSecret { epoch: MeshEpoch(1), secret: SecretBytes::new([1; 32]) },
+            rejoin_secret: SecretBytes::new([2; 32]),
+            members: Members { index: 0, epoch: MeshEpoch(1), members },
+        };
+        files::write_initial(&dir, &initial).unwrap();
+        let tasks = Tasks::new(Shutdown::new());
+        let listen = SocketAddr::from(([127, 0, 0, 1], 0));
+        let handle = start(files::load(&dir).unwrap(), listen, &tasks, SystemClock::shared()).unwrap();
+        let keys = Arc::new(KeyChange::new(handle.clone(), initial.network, dir.clone(), tasks.clone()));
+
+        let mut log = Log::new();
+        log.expect(genesis());
+        let index = log.state.members_index();
+        let (views, view) = watch::channel(View { state: Arc::new(log.state.clone()), ..View::default() });
+        // A folder where the file belongs: no write can replace it, whoever writes.
+        let list = dir.join("members.json");
+        std::fs::remove_file(&list).unwrap();
+        std::fs::create_dir_all(list.join("taken")).unwrap();
+        let stop = CancellationToken::new();
+        let followed = follow_members(handle.clone(), keys, dir, view, stop.clone());
+        let seen = async {
+            let is_out = async || handle.members().by_node(&other.node()).is_none().then_some(());
+            wait_for("who left to be out", LIMIT, is_out).await;
+            assert!(handle.members().index < index, "what is not stored is not in force");
+            std::fs::remove_dir_all(&list).unwrap();
+            wait_for("the list", LIMIT, async || (handle.members().index == index).then_some(())).await;
+            stop.cancel();
+        };
+        let (ended, ()) = tokio::join!(followed, seen);
+        assert!(ended.is_ok());
+        drop(views);
+    }
 }

@@ -14,7 +14,7 @@ use super::ask::object;
 use super::refusal::{No, refused};
 use super::store::{self, Stored};
 use super::view::count;
-use super::{Approvals, now};
+use super::{Approvals, denials, now};
 use crate::api::{ledger_error, new_row};
 
 impl Approvals {
@@ -119,7 +119,7 @@ impl Approvals {
             if let Some(signature) = &signature {
                 store::add_signature(connection, &id, signature)?;
             }
-            store::deny_subjects(connection, &stored)?;
+            denials::deny_subjects(connection, &stored)?;
             let from = [State::Pending, State::Approved];
             let done = store::decide(connection, &id, &from, State::Denied, &by, None, &now)?;
             Ok(if done { Ok(()) } else { Err(unknown()) })
@@ -150,7 +150,7 @@ fn may_sign(
         Err(Refusal::Approved) if decision == Decision::BreakGlass => {}
         Err(refusal) => return Ok(Err(refusal.into())),
     }
-    let is_denied = store::is_denied(connection, &stored.signed.permit.id, now)?;
+    let is_denied = denials::is_denied(connection, &stored.signed.permit.id, now)?;
     Ok(if is_denied { Err(No::denied()) } else { Ok(()) })
 }
 

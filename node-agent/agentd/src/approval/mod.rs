@@ -12,11 +12,13 @@
 
 mod ask;
 mod decide;
+mod denials;
 pub mod gate;
 pub mod http;
 mod reference;
 mod refusal;
 mod run;
+mod runs;
 mod session;
 mod store;
 mod sweep;

@@ -13,7 +13,7 @@ use super::ask::{call_error, object, refuse_class};
 use super::refusal::{No, refused};
 use super::store::{self, unreadable};
 use super::view::count;
-use super::{Approvals, now};
+use super::{Approvals, denials, now, runs};
 use crate::api::{ledger_error, new_row};
 use crate::ledger::record::Head;
 
@@ -85,11 +85,11 @@ impl Approvals {
         let clock = self.parts.clock.clone();
         let guard = move |connection: &Connection, intent: i64| {
             let now = now(&clock);
-            if store::was_begun(connection, &hash)? {
+            if runs::was_begun(connection, &hash)? {
                 return Ok(Err(No::new(ErrorCode::ApprovalSpent, "this call was begun before")));
             }
             if let Some(id) = permit {
-                if store::is_denied(connection, &id, &now)? {
+                if denials::is_denied(connection, &id, &now)? {
                     return Ok(Err(No::denied()));
                 }
                 if !store::consume(connection, &id, position, &hash, &now)? {
@@ -101,12 +101,12 @@ impl Approvals {
                     return Ok(Err(needs_permit(class, taint)));
                 }
                 if class != EffectClass::Read
-                    && let Err(no) = store::within_quota(connection, &call.operation.object_keys(), &policy, &now)?
+                    && let Err(no) = runs::within_quota(connection, &call.operation.object_keys(), &policy, &now)?
                 {
                     return Ok(Err(no));
                 }
             }
-            store::insert_run(connection, intent, &call, &hash, permit.as_ref(), &now)?;
+            runs::insert_run(connection, intent, &call, &hash, permit.as_ref(), &now)?;
             Ok(Ok(()))
         };
         self.parts.ledger.append_if(row, guard).await.map_err(refused)
@@ -125,18 +125,18 @@ impl Approvals {
         }));
         let row = new_row(format!("{ACT}.outcome"), payload, &caller.who.to_string(), caller.isolation)?;
         let end = move |connection: &Connection, _| {
-            let done = store::end_run(connection, intent, outcome)?;
+            let done = runs::end_run(connection, intent, outcome)?;
             Ok(if done { Ok(()) } else { Err(No::new(ErrorCode::Conflict, "no such run is open")) })
         };
         self.parts.ledger.append_if(row, end).await.map_err(refused)?;
-        let read = self.parts.ledger.read(move |file| store::run(file.connection(), intent)).await;
+        let read = self.parts.ledger.read(move |file| runs::run(file.connection(), intent)).await;
         let run = read.map_err(ledger_error)?.map_err(unreadable)?;
         run.ok_or_else(|| ApiError::new(ErrorCode::NotFound, "no such run"))
     }
 
     /// Runs that began and have no outcome.
     pub(super) async fn open_runs(&self) -> Result<Vec<RunView>, ApiError> {
-        let read = self.parts.ledger.read(|file| store::open_runs(file.connection())).await;
+        let read = self.parts.ledger.read(|file| runs::open_runs(file.connection())).await;
         read.map_err(ledger_error)?.map_err(unreadable)
     }
 }

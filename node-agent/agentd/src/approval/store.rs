@@ -4,11 +4,11 @@
 //! transaction of a ledger row; reading ones take any.
 
 use osmoda_kit::error::ApiError;
-use osmoda_node_api::approval::RunView;
 use osmoda_permit::{ApproverSignature, Call, Covers, Moment, Permit, Policy, SignedPermit, Standing, State, Taint};
 use osmoda_types::{CallHash, PermitId};
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
+use super::denials::{self, denied};
 use super::refusal::No;
 
 /// The schema; a migration of the ledger's database.
@@ -80,9 +80,8 @@ const LIST_MAX: u32 = 200;
 const PRUNABLE: &str = "SELECT id FROM permits WHERE state NOT IN ('pending', 'approved') AND wall_end < ?1
     AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.permit = permits.id AND runs.outcome IS NULL) LIMIT 500";
 
-/// One hour and one day, in milliseconds.
-const HOUR_MS: i64 = 3_600_000;
-const DAY_MS: i64 = 24 * HOUR_MS;
+/// One day and one minute, in milliseconds.
+const DAY_MS: i64 = 24 * 3_600_000;
 const MINUTE_MS: i64 = 60_000;
 
 /// A permit with all that hangs on it.
@@ -121,7 +120,7 @@ pub(super) struct NewPermit {
 }
 
 /// A value of the database that no version of ours wrote.
-fn damaged(what: &str) -> rusqlite::Error {
+pub(super) fn damaged(what: &str) -> rusqlite::Error {
     rusqlite::Error::FromSqlConversionFailure(0, rusqlite::types::Type::Text, format!("damaged {what}").into())
 }
 
@@ -157,7 +156,7 @@ pub(super) fn open_ids(connection: &Connection) -> rusqlite::Result<Vec<PermitId
     statement.query_map([LIST_MAX], read_id)?.collect()
 }
 
-fn read_id(row: &Row<'_>) -> rusqlite::Result<PermitId> {
+pub(super) fn read_id(row: &Row<'_>) -> rusqlite::Result<PermitId> {
     row.get::<_, String>(0)?.parse().map_err(|_| damaged("permit id"))
 }
 
@@ -254,27 +253,6 @@ pub(super) fn insert(
     Ok(Ok(()))
 }
 
-/// Whether a denial of the subject holds: by either clock that still can tell.
-fn denied(connection: &Connection, subject: &CallHash, now: &Moment) -> rusqlite::Result<bool> {
-    connection.query_row(
-        "SELECT EXISTS (SELECT 1 FROM denials
-                        WHERE subject = ?1 AND (wall_end > ?2 OR (boot_id = ?3 AND boot_end > ?4)))",
-        (subject.to_string(), now.wall_ms, &now.boot_id, signed(now.boot_ms)),
-        |row| row.get(0),
-    )
-}
-
-/// Whether a denial holds for any call of the permit, whichever permit it was
-/// made for: one denial is final for the call, not for one request of it.
-pub(super) fn is_denied(connection: &Connection, id: &PermitId, now: &Moment) -> rusqlite::Result<bool> {
-    connection.query_row(
-        "SELECT EXISTS (SELECT 1 FROM permit_calls JOIN denials ON denials.subject = permit_calls.subject
-                        WHERE permit_calls.permit = ?1 AND (wall_end > ?2 OR (boot_id = ?3 AND boot_end > ?4)))",
-        (id.to_string(), now.wall_ms, &now.boot_id, signed(now.boot_ms)),
-        |row| row.get(0),
-    )
-}
-
 /// Open permits that are over by either clock, or of another boot: the
 /// condition of [`consume`], from the columns alone, so that one permit whose
 /// text cannot be read any more does not keep the others open.
@@ -285,20 +263,6 @@ pub(super) fn over_ids(connection: &Connection, now: &Moment) -> rusqlite::Resul
          ORDER BY created_ms, id LIMIT ?4",
     )?;
     statement.query_map((now.wall_ms, signed(now.boot_ms), &now.boot_id, LIST_MAX), read_id)?.collect()
-}
-
-/// Open permits whose call was denied under another permit.
-pub(super) fn denied_ids(connection: &Connection, now: &Moment) -> rusqlite::Result<Vec<PermitId>> {
-    let mut denied = open_ids(connection)?;
-    let mut failed = Ok(());
-    denied.retain(|id| match is_denied(connection, id, now) {
-        Ok(is_denied) => is_denied,
-        Err(error) => {
-            failed = Err(error);
-            false
-        }
-    });
-    failed.map(|()| denied)
 }
 
 /// Keeps a signature; the same one twice is once.
@@ -336,24 +300,6 @@ pub(super) fn decide(
     Ok(done)
 }
 
-/// Makes a denial hold for every call of the permit until the permit's end. One
-/// that holds longer already is not made shorter, by either clock.
-pub(super) fn deny_subjects(connection: &Connection, stored: &Stored) -> rusqlite::Result<()> {
-    let (id, end) = (stored.signed.permit.id.to_string(), &stored.signed.permit.not_after);
-    for call in &stored.calls {
-        connection.execute(
-            "INSERT INTO denials (subject, permit, wall_end, boot_end, boot_id) VALUES (?1, ?2, ?3, ?4, ?5)
-             ON CONFLICT (subject) DO UPDATE SET
-                 permit = CASE WHEN ?3 > wall_end THEN ?2 ELSE permit END,
-                 wall_end = max(wall_end, ?3),
-                 boot_end = CASE WHEN boot_id = ?5 THEN max(boot_end, ?4) ELSE ?4 END,
-                 boot_id = ?5",
-            (call.subject.to_string(), &id, end.wall_ms, signed(end.boot_ms), &end.boot_id),
-        )?;
-    }
-    Ok(())
-}
-
 /// The consumption: one statement, one row (A2). Returns whether it happened.
 pub(super) fn consume(
     connection: &Connection,
@@ -387,8 +333,7 @@ pub(super) fn prune(connection: &Connection, ended_ms: i64) -> rusqlite::Result<
         }
         connection.execute("DELETE FROM permits WHERE id = ?1", [&id])?;
     }
-    connection.execute("DELETE FROM denials WHERE wall_end < ?1", [ended_ms])?;
-    Ok(())
+    denials::prune(connection, ended_ms)
 }
 
 /// Whether the session has read content from outside.
@@ -413,96 +358,8 @@ pub(super) fn add_taint(
     Ok(changed == 1)
 }
 
-/// A run without a permit, within the quota of its object and folder (P14).
-pub(super) fn within_quota(
-    connection: &Connection,
-    [object, folder]: &[String; 2],
-    policy: &Policy,
-    now: &Moment,
-) -> rusqlite::Result<Result<(), No>> {
-    let limits = &policy.limits;
-    for (column, key, limit) in
-        [("object", object, limits.object_changes_per_hour), ("folder", folder, limits.folder_changes_per_hour)]
-    {
-        let count: u32 = connection.query_row(
-            &format!("SELECT count(*) FROM runs WHERE {column} = ?1 AND permit IS NULL AND began_ms > ?2"),
-            (key, now.wall_ms - HOUR_MS),
-            |row| row.get(0),
-        )?;
-        if count >= limit {
-            let text = format!("{count} changes of {key} without a permit in an hour, the limit is {limit}");
-            return Ok(Err(No::new(osmoda_types::ErrorCode::QuotaExceeded, text)));
-        }
-    }
-    Ok(Ok(()))
-}
-
-/// Whether the call was begun before; its nonce makes each call one of a kind.
-pub(super) fn was_begun(connection: &Connection, hash: &CallHash) -> rusqlite::Result<bool> {
-    connection
-        .query_row("SELECT EXISTS (SELECT 1 FROM runs WHERE call_hash = ?1)", [hash.to_string()], |row| row.get(0))
-}
-
-/// Notes that a run begins; `intent` is the id of its row.
-pub(super) fn insert_run(
-    connection: &Connection,
-    intent: i64,
-    call: &Call,
-    hash: &CallHash,
-    permit: Option<&PermitId>,
-    now: &Moment,
-) -> rusqlite::Result<()> {
-    let [object, folder] = call.operation.object_keys();
-    connection.execute(
-        "INSERT INTO runs (intent, call_hash, tool, permit, object, folder, began_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-        (
-            intent,
-            hash.to_string(),
-            call.tool.name(),
-            permit.map(ToString::to_string),
-            object,
-            folder,
-            now.wall_ms,
-        ),
-    )?;
-    Ok(())
-}
-
-/// Gives a run its outcome, once; returns whether it was open.
-pub(super) fn end_run(connection: &Connection, intent: i64, outcome: &str) -> rusqlite::Result<bool> {
-    let changed =
-        connection.execute("UPDATE runs SET outcome = ?1 WHERE intent = ?2 AND outcome IS NULL", (outcome, intent))?;
-    Ok(changed == 1)
-}
-
-/// One run.
-pub(super) fn run(connection: &Connection, intent: i64) -> rusqlite::Result<Option<RunView>> {
-    connection
-        .query_row("SELECT intent, call_hash, tool, permit, outcome FROM runs WHERE intent = ?1", [intent], read_run)
-        .optional()
-}
-
-/// Runs without an outcome, oldest first.
-pub(super) fn open_runs(connection: &Connection) -> rusqlite::Result<Vec<RunView>> {
-    let mut statement = connection.prepare_cached(
-        "SELECT intent, call_hash, tool, permit, outcome FROM runs WHERE outcome IS NULL ORDER BY intent LIMIT 1000",
-    )?;
-    statement.query_map([], read_run)?.collect()
-}
-
-fn read_run(row: &Row<'_>) -> rusqlite::Result<RunView> {
-    let permit: Option<String> = row.get(3)?;
-    Ok(RunView {
-        run: row.get::<_, i64>(0)?.unsigned_abs(),
-        call_hash: row.get::<_, String>(1)?.parse().map_err(|_| damaged("call hash"))?,
-        tool: row.get(2)?,
-        permit: permit.map(|id| id.parse().map_err(|_| damaged("permit id"))).transpose()?,
-        outcome: row.get(4)?,
-    })
-}
-
 /// SQLite's integers are signed; a boot of 292 million years is not met.
-fn signed(number: u64) -> i64 {
+pub(super) fn signed(number: u64) -> i64 {
     i64::try_from(number).unwrap_or(i64::MAX)
 }
 

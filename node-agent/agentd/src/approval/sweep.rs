@@ -14,7 +14,7 @@ use serde_json::json;
 use super::ask::object;
 use super::refusal::{No, refused};
 use super::store::{self, unreadable};
-use super::{Approvals, now};
+use super::{Approvals, denials, now};
 use crate::api::{ledger_error, new_row};
 use crate::ledger::Guarded;
 
@@ -71,7 +71,7 @@ impl Approvals {
         let read = self.parts.ledger.read(move |file| {
             let connection = file.connection();
             let over = store::over_ids(connection, &now)?.into_iter().map(|id| (id, &EXPIRED));
-            let denied = store::denied_ids(connection, &now)?.into_iter().map(|id| (id, &DENIED));
+            let denied = denials::denied_ids(connection, &now)?.into_iter().map(|id| (id, &DENIED));
             // An expired one is not denied as well.
             let mut ends: BTreeMap<PermitId, &End> = denied.collect();
             ends.extend(over);

@@ -33,6 +33,7 @@ impl Approvals {
         if call.host_id != trust.host_id {
             return Err(ApiError::new(ErrorCode::ApprovalInvalid, "the call is for another host"));
         }
+        let subject = call.subject().map_err(|fault| call_error(fault.into()))?;
         let class = call.operation.class(&policy.write_roots);
         refuse_class(class, self.parts.isolation)?;
         let mut is_emergency = false;
@@ -49,7 +50,7 @@ impl Approvals {
         if witnesses {
             self.parts.gate.ready().await?;
         }
-        let head = self.consume(call, hash, class, &request, policy, is_emergency, caller).await?;
+        let head = self.consume(call, [hash, subject], class, &request, policy, is_emergency, caller).await?;
         if witnesses && let Err(error) = self.parts.gate.witnessed(head.size).await {
             let detail = format!("{}: {}", error.code, error.message);
             self.end(RunEnd { run: head.size, outcome: RunOutcome::Refused, detail }, caller).await?;
@@ -62,7 +63,7 @@ impl Approvals {
     async fn consume(
         &self,
         call: Call,
-        hash: CallHash,
+        [hash, subject]: [CallHash; 2],
         class: EffectClass,
         request: &RunBegin,
         policy: Policy,
@@ -96,6 +97,10 @@ impl Approvals {
                     return Ok(Err(why_not(connection, &id, position, &hash, &now)?));
                 }
             } else {
+                // Whoever said no to this meant it for every way to run it.
+                if denials::denied(connection, &subject, &now)? {
+                    return Ok(Err(No::denied()));
+                }
                 let (taint, _) = store::taint(connection, &call.session_id)?;
                 if policy.needs_permit(class, taint) {
                     return Ok(Err(needs_permit(class, taint)));

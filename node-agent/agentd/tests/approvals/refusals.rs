@@ -70,6 +70,22 @@ async fn p12_a_denial_is_final_for_its_time_and_in_every_session() {
     host.close().await;
 }
 
+/// A call that needs no permit may be asked for all the same; a no to it is a no.
+#[tokio::test]
+async fn p12_a_denied_call_does_not_run_without_a_permit_either() {
+    let host = Host::new();
+    let view = host.ask("/srv/www/a").await.unwrap();
+    assert_eq!(view.signed.permit.class, EffectClass::ChangeReversible);
+    let permit = &view.signed.permit;
+    host.admin().sign(&permit.id, &sign(2, permit, Decision::Deny)).await.unwrap();
+    let free = RunBegin { permit: None, ..begin(&view, 0) };
+    assert_eq!(code(host.execd().begin(&free).await), ErrorCode::ApprovalDenied);
+    assert_eq!(host.execd().open_runs().await.unwrap(), []);
+    host.clock.advance(Duration::from_secs(601));
+    host.execd().begin(&free).await.unwrap();
+    host.close().await;
+}
+
 #[tokio::test]
 async fn p12_a_denial_reaches_every_permit_of_the_call_and_is_never_shortened() {
     let host = Host::new();

@@ -119,7 +119,7 @@ impl Approvals {
             if let Some(signature) = &signature {
                 store::add_signature(connection, &id, signature)?;
             }
-            denials::deny_subjects(connection, &stored)?;
+            denials::deny_subjects(connection, &stored, &now)?;
             let from = [State::Pending, State::Approved];
             let done = store::decide(connection, &id, &from, State::Denied, &by, None, &now)?;
             Ok(if done { Ok(()) } else { Err(unknown()) })

@@ -3,10 +3,15 @@
 //! Like `store`: writing functions take the connection of a guard.
 
 use osmoda_permit::Moment;
+use osmoda_permit::policy::TTL_SECS_DEFAULT;
 use osmoda_types::{CallHash, PermitId};
 use rusqlite::Connection;
 
 use super::store::{self, Stored, signed};
+
+/// Shortest time a denial holds. Whoever asks says how long the permit lives; a
+/// life of seconds must not make a no worth as little.
+const HELD_MS_MIN: u64 = TTL_SECS_DEFAULT * 1000;
 
 /// Whether a denial of the subject holds: by either clock that still can tell.
 pub(super) fn denied(connection: &Connection, subject: &CallHash, now: &Moment) -> rusqlite::Result<bool> {
@@ -43,10 +48,14 @@ pub(super) fn denied_ids(connection: &Connection, now: &Moment) -> rusqlite::Res
     failed.map(|()| denied)
 }
 
-/// Makes a denial hold for every call of the permit until the permit's end. One
-/// that holds longer already is not made shorter, by either clock.
-pub(super) fn deny_subjects(connection: &Connection, stored: &Stored) -> rusqlite::Result<()> {
-    let (id, end) = (stored.signed.permit.id.to_string(), &stored.signed.permit.not_after);
+/// Makes a denial hold for every call of the permit until the permit's end, and at
+/// least for [`HELD_MS_MIN`] from now. One that holds longer already is not made
+/// shorter, by either clock.
+pub(super) fn deny_subjects(connection: &Connection, stored: &Stored, now: &Moment) -> rusqlite::Result<()> {
+    let (id, asked, least) =
+        (stored.signed.permit.id.to_string(), &stored.signed.permit.not_after, now.plus_ms(HELD_MS_MIN));
+    // A permit of another boot is over, and what is over is not denied.
+    let end = Moment { wall_ms: asked.wall_ms.max(least.wall_ms), boot_ms: asked.boot_ms.max(least.boot_ms), ..least };
     for call in &stored.calls {
         connection.execute(
             "INSERT INTO denials (subject, permit, wall_end, boot_end, boot_id) VALUES (?1, ?2, ?3, ?4, ?5)
@@ -61,7 +70,12 @@ pub(super) fn deny_subjects(connection: &Connection, stored: &Stored) -> rusqlit
     Ok(())
 }
 
-/// Removes denials that are over since before `ended_ms`.
-pub(super) fn prune(connection: &Connection, ended_ms: i64) -> rusqlite::Result<()> {
-    connection.execute("DELETE FROM denials WHERE wall_end < ?1", [ended_ms]).map(|_| ())
+/// Removes denials that are over since before `ended_ms`, and by the boot clock: a
+/// wall clock that was set forward ends none.
+pub(super) fn prune(connection: &Connection, ended_ms: i64, now: &Moment) -> rusqlite::Result<()> {
+    connection.execute(
+        "DELETE FROM denials WHERE wall_end < ?1 AND (boot_id <> ?2 OR boot_end < ?3)",
+        (ended_ms, &now.boot_id, signed(now.boot_ms)),
+    )?;
+    Ok(())
 }

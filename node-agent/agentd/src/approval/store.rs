@@ -279,7 +279,8 @@ pub(super) fn add_signature(
     Ok(())
 }
 
-/// Moves a permit from one state to the next; returns whether it was there.
+/// Moves a permit from one state to the next; returns whether it was there. That
+/// its glass was broken is never forgotten.
 pub(super) fn decide(
     connection: &Connection,
     id: &PermitId,
@@ -292,7 +293,8 @@ pub(super) fn decide(
     let mut done = false;
     for state in from {
         let changed = connection.execute(
-            "UPDATE permits SET state = ?1, decided_ms = ?2, decided_by = ?3, break_glass = ?4 WHERE id = ?5 AND state = ?6",
+            "UPDATE permits SET state = ?1, decided_ms = ?2, decided_by = ?3, break_glass = coalesce(?4, break_glass)
+             WHERE id = ?5 AND state = ?6",
             (to.as_str(), now.wall_ms, by, break_glass, id.to_string(), state.as_str()),
         )?;
         done |= changed == 1;
@@ -324,7 +326,7 @@ pub(super) fn prunable(connection: &Connection, ended_ms: i64) -> rusqlite::Resu
 
 /// Removes them with all that hangs on them, and denials that are as old. Runs
 /// without a permit stay: nothing but them says that such a call was done.
-pub(super) fn prune(connection: &Connection, ended_ms: i64) -> rusqlite::Result<()> {
+pub(super) fn prune(connection: &Connection, ended_ms: i64, now: &Moment) -> rusqlite::Result<()> {
     let ids: Vec<String> =
         connection.prepare_cached(PRUNABLE)?.query_map([ended_ms], |row| row.get(0))?.collect::<Result<_, _>>()?;
     for id in ids {
@@ -333,7 +335,7 @@ pub(super) fn prune(connection: &Connection, ended_ms: i64) -> rusqlite::Result<
         }
         connection.execute("DELETE FROM permits WHERE id = ?1", [&id])?;
     }
-    denials::prune(connection, ended_ms)
+    denials::prune(connection, ended_ms, now)
 }
 
 /// Whether the session has read content from outside.

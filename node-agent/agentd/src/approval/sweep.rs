@@ -87,7 +87,8 @@ impl Approvals {
 
     /// Removes what has long been over.
     async fn prune(&self) -> Result<(), ApiError> {
-        let ended_ms = self.now().wall_ms.saturating_sub(KEPT_MS);
+        let now = self.now();
+        let ended_ms = now.wall_ms.saturating_sub(KEPT_MS);
         let read = self.parts.ledger.read(move |file| store::prunable(file.connection(), ended_ms)).await;
         let permits = read.map_err(ledger_error)?.map_err(unreadable)?;
         if permits == 0 {

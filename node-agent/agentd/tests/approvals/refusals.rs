@@ -7,14 +7,17 @@ use std::time::Duration;
 use osmoda_agentd::approval::Answer;
 use osmoda_agentd::approval::gate::{HeadGate, NoWitness};
 use osmoda_kit::boot::Daemon;
+use osmoda_kit::clock::Timestamp;
 use osmoda_kit::http::{Isolation, MODEL_UID_FIRST};
-use osmoda_node_api::approval::{Approval, PermitRequest, RunBegin};
+use osmoda_kit::tasks::TaskKind;
+use osmoda_kit::testing::wait_for;
+use osmoda_node_api::approval::{Approval, AskedCall, PermitRequest, PlanRequest, RunBegin};
 use osmoda_permit::testing::sign;
 use osmoda_permit::{Decision, EffectClass, State};
 use osmoda_types::ErrorCode;
 use serde_json::json;
 
-use crate::host::{Host, Witnesses, begin, code, request};
+use crate::host::{Host, Witnesses, begin, code, request, write};
 
 #[tokio::test]
 async fn p01_no_identity_near_a_model_can_approve() {
@@ -107,6 +110,36 @@ async fn p12_a_denial_reaches_every_permit_of_the_call_and_is_never_shortened() 
     host.close().await;
 }
 
+/// Who asks says how long a permit lives; not how long a no to it does.
+#[tokio::test]
+async fn p12_a_short_life_does_not_make_a_short_denial() {
+    let host = Host::new();
+    let short = PermitRequest { ttl_secs: Some(5), ..request("/etc/motd", "s-1") };
+    let permit = host.admin().request(&short).await.unwrap().signed.permit;
+    host.admin().sign(&permit.id, &sign(2, &permit, Decision::Deny)).await.unwrap();
+    for wait in [6, 593] {
+        host.clock.advance(Duration::from_secs(wait));
+        assert_eq!(code(host.ask("/etc/motd").await), ErrorCode::ApprovalDenied, "{wait} more seconds");
+    }
+    host.clock.advance(Duration::from_secs(1));
+    assert!(host.ask("/etc/motd").await.is_ok());
+    host.close().await;
+}
+
+/// The sweep removes what is over; a wall clock that was set forward ends no denial.
+#[tokio::test]
+async fn p12_a_clock_set_forward_does_not_sweep_a_denial_away() {
+    let host = Host::new();
+    let permit = host.ask("/etc/motd").await.unwrap().signed.permit;
+    host.admin().sign(&permit.id, &sign(2, &permit, Decision::Deny)).await.unwrap();
+    host.clock.jump_wall(Timestamp::from_millis(permit.not_after.wall_ms + 3 * 24 * 3_600_000));
+    host.tasks.spawn(TaskKind::BACKGROUND, "sweep", host.approvals.clone().sweep());
+    let pruned = || async { host.kinds().contains(&"approval.pruned".to_owned()).then_some(()) };
+    wait_for("the row", Duration::from_secs(20), pruned).await;
+    assert_eq!(code(host.ask("/etc/motd").await), ErrorCode::ApprovalDenied);
+    host.close().await;
+}
+
 #[tokio::test]
 async fn p14_many_small_changes_become_one_that_needs_a_permit() {
     let host = Host::new();
@@ -167,6 +200,12 @@ async fn p18_without_executor_policy_trust_or_witnesses_nothing_is_approved() {
     assert_eq!(broken.break_glass.as_deref(), Some("root"));
     alone.execd().begin(&begin(&view, 0)).await.unwrap();
     assert!(alone.kinds().contains(&"approval.break_glass".to_owned()));
+    // Said no to after the glass was broken, it stays one whose glass was broken.
+    let view = alone.approved("/etc/issue").await;
+    let permit = &view.signed.permit;
+    alone.admin().sign(&permit.id, &sign(3, permit, Decision::BreakGlass)).await.unwrap();
+    let denied = alone.admin().sign(&permit.id, &sign(1, permit, Decision::Deny)).await.unwrap();
+    assert_eq!((denied.state, denied.break_glass.as_deref()), (State::Denied, Some("root")));
     alone.close().await;
 }
 

@@ -20,6 +20,13 @@ const SUBJECT_DOMAIN: &[u8] = b"osm-subject-v1\0";
 /// Longest session id: a UUID with a prefix fits twice.
 pub const SESSION_BYTES_MAX: usize = 64;
 
+/// Largest canonical text of a call that is stored. It is read again from the
+/// tables, and inside the body of a run together with its permit, the hashes of a
+/// plan (4 KiB) and the signatures (16 FIDO ones have 12 KiB): all of that has to
+/// stay below [`TEXT_BYTES_MAX`](json::TEXT_BYTES_MAX), or the permit could be
+/// asked for and never read, denied or used.
+pub const CALL_BYTES_MAX: usize = json::TEXT_BYTES_MAX - 32 * 1024;
+
 /// Random bytes of a nonce: as many as make a repeat impossible.
 pub const NONCE_BYTES: usize = 16;
 

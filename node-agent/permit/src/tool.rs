@@ -11,7 +11,8 @@ use crate::call::{CallFault, exactly};
 use crate::class::EffectClass;
 
 /// Most content of one file write, in bytes: a large unit or configuration
-/// file; half of what the text of a call may be, since quotes are escaped.
+/// file. What has more of what JSON escapes than fits is refused as a call
+/// ([`CALL_BYTES_MAX`](crate::call::CALL_BYTES_MAX)).
 pub const CONTENT_BYTES_MAX: usize = 64 * 1024;
 
 /// Longest path, Linux's own limit.

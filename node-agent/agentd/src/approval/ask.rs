@@ -3,7 +3,7 @@
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::{Caller, Isolation};
 use osmoda_node_api::approval::{AskedCall, PermitView};
-use osmoda_permit::call::{NONCE_BYTES, check_session};
+use osmoda_permit::call::{CALL_BYTES_MAX, NONCE_BYTES, check_session};
 use osmoda_permit::plan::{self, CALLS_MAX};
 use osmoda_permit::policy::ttl_ms;
 use osmoda_permit::{Call, CallFault, Covers, EffectClass, HostTrust, Operation, Permit, Policy, Tool, json};
@@ -110,9 +110,7 @@ impl Approvals {
         let row = new_row("approval.requested".to_owned(), object(payload), &actor, caller.isolation)?;
         let new = NewPermit { permit, calls, session_id: asking.session_id, actor, reason: asking.reason };
         let (policy, clock) = (policy.clone(), self.parts.clock.clone());
-        self.parts
-            .ledger
-            .append_if(row, move |connection, _| store::insert(connection, &new, &policy, &now(&clock)))
+        self.append_if(row, move |connection, _| store::insert(connection, &new, &policy, &now(&clock)))
             .await
             .map_err(refused)?;
         self.show(id).await
@@ -167,6 +165,10 @@ fn stored_call(
     let fault = |fault: json::JsonFault| call_error(fault.into());
     let (hash, subject) = (call.hash().map_err(fault)?, call.subject().map_err(fault)?);
     let text = call.canonical().map_err(fault)?;
+    if text.len() > CALL_BYTES_MAX {
+        let text = format!("the call has {} bytes, the limit is {CALL_BYTES_MAX}", text.len());
+        return Err(ApiError::new(ErrorCode::TooLarge, text));
+    }
     Ok(StoredCall { hash, subject, text, call })
 }
 

@@ -55,7 +55,7 @@ impl Approvals {
             store::add_signature(connection, &id, &signature)?;
             Ok(Ok(()))
         };
-        self.parts.ledger.append_if(row, keep).await.map_err(refused)?;
+        self.append_if(row, keep).await.map_err(refused)?;
         self.settle(id, caller).await?;
         self.show(id).await
     }
@@ -92,7 +92,7 @@ impl Approvals {
             let done = store::decide(connection, &id, from, State::Approved, &by, glass.as_deref(), &now)?;
             Ok(if done { Ok(()) } else { Err(unknown()) })
         };
-        match self.parts.ledger.append_if(row, approve).await {
+        match self.append_if(row, approve).await {
             // Another signature was enough at the same time.
             Err(crate::ledger::Guarded::Refused(No { code: ErrorCode::Conflict, .. })) => Ok(()),
             other => other.map(|_| ()).map_err(refused),
@@ -124,7 +124,7 @@ impl Approvals {
             let done = store::decide(connection, &id, &from, State::Denied, &by, None, &now)?;
             Ok(if done { Ok(()) } else { Err(unknown()) })
         };
-        self.parts.ledger.append_if(row, deny).await.map(|_| ()).map_err(refused)
+        self.append_if(row, deny).await.map(|_| ()).map_err(refused)
     }
 
     /// Records that somebody tried to approve without a key. The permit stays

@@ -114,7 +114,7 @@ impl Approvals {
             runs::insert_run(connection, intent, &call, &hash, permit.as_ref(), &now)?;
             Ok(Ok(()))
         };
-        self.parts.ledger.append_if(row, guard).await.map_err(refused)
+        self.append_if(row, guard).await.map_err(refused)
     }
 
     /// Records how a run ended; once.
@@ -133,7 +133,7 @@ impl Approvals {
             let done = runs::end_run(connection, intent, outcome)?;
             Ok(if done { Ok(()) } else { Err(No::new(ErrorCode::Conflict, "no such run is open")) })
         };
-        self.parts.ledger.append_if(row, end).await.map_err(refused)?;
+        self.append_if(row, end).await.map_err(refused)?;
         let read = self.parts.ledger.read(move |file| runs::run(file.connection(), intent)).await;
         let run = read.map_err(ledger_error)?.map_err(unreadable)?;
         run.ok_or_else(|| ApiError::new(ErrorCode::NotFound, "no such run"))

@@ -33,7 +33,7 @@ impl Approvals {
             let was_clean = store::add_taint(connection, &id, &source, &now(&clock))?;
             Ok(if was_clean { Ok(()) } else { Err(No::new(ErrorCode::Conflict, "tainted already")) })
         };
-        match self.parts.ledger.append_if(row, mark).await {
+        match self.append_if(row, mark).await {
             Ok(_) | Err(Guarded::Refused(No { code: ErrorCode::Conflict, .. })) => self.session(session_id).await,
             Err(error) => Err(refused(error)),
         }

@@ -9,7 +9,7 @@ use osmoda_types::{CallHash, PermitId};
 use rusqlite::{Connection, OptionalExtension as _, Row};
 
 use super::denials::{self, denied};
-use super::refusal::No;
+use super::refusal::{No, is_damage};
 
 /// The schema; a migration of the ledger's database.
 pub(crate) const SCHEMA: &str = "
@@ -367,5 +367,9 @@ pub(super) fn signed(number: u64) -> i64 {
 
 /// A read of the database that failed, as callers see it.
 pub(super) fn unreadable(error: rusqlite::Error) -> ApiError {
+    if is_damage(&error) {
+        let text = "the permit cannot be read any more";
+        return ApiError::new(osmoda_types::ErrorCode::ApprovalInvalid, text).with_source(error);
+    }
     ApiError::new(osmoda_types::ErrorCode::LedgerUnavailable, "the approvals cannot be read").with_source(error)
 }

@@ -96,8 +96,9 @@ impl Approvals {
         }
         let payload = object(json!({ "permits": permits, "ended_before_ms": ended_ms }));
         let row = new_row("approval.pruned".to_owned(), payload, "agentd", self.parts.isolation)?;
-        let prune = move |connection: &rusqlite::Connection, _| Ok(Ok::<(), No>(store::prune(connection, ended_ms)?));
-        self.parts.ledger.append_if(row, prune).await.map(|_| ()).map_err(refused)
+        let prune =
+            move |connection: &rusqlite::Connection, _| Ok(Ok::<(), No>(store::prune(connection, ended_ms, &now)?));
+        self.append_if(row, prune).await.map(|_| ()).map_err(refused)
     }
 
     async fn end_one(&self, id: PermitId, end: &'static End) -> Result<(), ApiError> {
@@ -111,7 +112,7 @@ impl Approvals {
             let gone = No::new(ErrorCode::Conflict, "decided meanwhile");
             Ok(if done { Ok(()) } else { Err(gone) })
         };
-        match self.parts.ledger.append_if(row, finish).await {
+        match self.append_if(row, finish).await {
             // Decided meanwhile: it is ended, which is what was wanted.
             Err(Guarded::Refused(No { code: ErrorCode::Conflict, .. })) => Ok(()),
             other => other.map(|_| ()).map_err(refused),

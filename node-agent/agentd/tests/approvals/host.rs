@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
 use std::time::Duration;
 
 use osmoda_agentd::approval::gate::HeadGate;
@@ -24,12 +24,14 @@ use osmoda_permit::{Decision, HostTrust};
 use osmoda_types::{ErrorCode, NetworkId, NodeId};
 use serde_json::{Map, Value, json};
 
-/// The executor's eyes: the same object each time.
-pub(crate) struct Eyes(pub(crate) AtomicBool);
+/// The executor's eyes: closed or not, and how often they looked; the same object
+/// each time.
+pub(crate) struct Eyes(pub(crate) AtomicBool, pub(crate) AtomicU32);
 
 impl Resolver for Eyes {
     fn resolve<'a>(&'a self, call: &'a AskedCall) -> Answer<'a, Map<String, Value>> {
         Box::pin(async move {
+            self.1.fetch_add(1, SeqCst);
             if self.0.load(SeqCst) {
                 return Err(ApiError::new(ErrorCode::DaemonUnavailable, "execd is away"));
             }
@@ -89,7 +91,7 @@ impl Host {
             serials: BTreeMap::new(),
         };
         store_trust(dir.path(), &trust).unwrap();
-        let eyes = Arc::new(Eyes(AtomicBool::new(false)));
+        let eyes = Arc::new(Eyes(AtomicBool::new(false), AtomicU32::new(0)));
         let tasks = Tasks::new(Shutdown::new());
         let approvals = Approvals::new(Parts {
             ledger: ledger.clone(),

@@ -258,6 +258,50 @@ async fn p19_a_flood_of_requests_meets_limits() {
     host.close().await;
 }
 
+/// Whom a limit or a denial refuses makes root look at nothing.
+#[tokio::test]
+async fn p19_limits_and_denials_are_asked_before_anything_is_looked_at() {
+    let host = Host::new();
+    let permit = host.ask("/etc/motd").await.unwrap().signed.permit;
+    host.admin().sign(&permit.id, &sign(2, &permit, Decision::Deny)).await.unwrap();
+    for n in 1..10 {
+        host.ask(&format!("/etc/f{n}")).await.unwrap();
+    }
+    assert_eq!(host.eyes.1.load(SeqCst), 10);
+    assert_eq!(code(host.ask("/etc/f10").await), ErrorCode::QuotaExceeded);
+    let plan = |path: &str| PlanRequest {
+        calls: (0..64).map(|n| write(&format!("{path}{n}"))).collect(),
+        session_id: "s-1".into(),
+        reason: String::new(),
+        ttl_secs: None,
+    };
+    assert_eq!(code(host.admin().plan(&plan("/etc/p")).await), ErrorCode::QuotaExceeded);
+    assert_eq!(code(host.admin().request(&request("/etc/motd", "s-2")).await), ErrorCode::ApprovalDenied);
+    assert_eq!(host.eyes.1.load(SeqCst), 10);
+    host.close().await;
+}
+
+/// What is taken can be read again, and run: with its frame it stays below the
+/// limit of every text it is in. Two quotes are four bytes.
+#[tokio::test]
+async fn p19_a_call_too_large_to_be_read_again_is_not_taken() {
+    let host = Host::new();
+    let with = |quotes: usize| {
+        let args = json!({ "path": "/etc/motd", "content": "\"".repeat(quotes) });
+        let call = AskedCall { tool: "file.write".into(), args };
+        PermitRequest { call, ..request("/etc/motd", "s-1") }
+    };
+    assert_eq!(code(host.admin().request(&with(64 * 1024 - 64)).await), ErrorCode::TooLarge);
+    assert_eq!(code(host.admin().request(&with(48 * 1024)).await), ErrorCode::TooLarge);
+    assert_eq!(host.admin().list().await.unwrap(), []);
+    let view = host.admin().request(&with(47 * 1024)).await.unwrap();
+    let permit = &view.signed.permit;
+    let view = host.admin().sign(&permit.id, &sign(1, permit, Decision::Approve)).await.unwrap();
+    assert_eq!(host.admin().list().await.unwrap().len(), 1);
+    host.execd().begin(&begin(&view, 0)).await.unwrap();
+    host.close().await;
+}
+
 #[tokio::test]
 async fn where_daemons_share_a_user_grave_classes_are_refused() {
     let host =

@@ -11,9 +11,10 @@ use osmoda_types::{ErrorCode, PermitId};
 use serde_json::{Map, Value, json};
 
 use super::refusal::refused;
-use super::store::{self, NewPermit, StoredCall};
+use super::store::{self, NewPermit, StoredCall, unreadable};
 use super::{Approvals, now};
-use crate::api::new_row;
+use crate::api::{ledger_error, new_row};
+use crate::ledger::file::LedgerFile;
 
 /// Longest reason, the earlier product's limit.
 pub(super) const REASON_BYTES_MAX: usize = 1024;
@@ -41,14 +42,30 @@ impl Approvals {
             return Err(ApiError::new(ErrorCode::BadRequest, format!("a plan has 1 to {CALLS_MAX} calls")));
         }
         let (policy, trust) = self.rules().await?;
-        let mut made = Vec::with_capacity(calls.len());
+        let mut drafts = Vec::with_capacity(calls.len());
         for asked in calls {
             let operation = operation(asked)?;
             refuse_class(operation.class(&policy.write_roots), self.parts.isolation)?;
+            drafts.push(draft(&trust, operation, &asking.session_id)?);
+        }
+        // To look is work of root's: whom a limit or a denial refuses causes none.
+        self.may_ask(&drafts, &asking.session_id, &policy).await?;
+        let mut made = Vec::with_capacity(calls.len());
+        for (asked, draft) in calls.iter().zip(drafts) {
             let object = self.parts.resolver.resolve(asked).await?;
-            made.push(stored_call(&trust, operation, object, &asking.session_id)?);
+            made.push(stored_call(Call { object, ..draft })?);
         }
         self.store(made, is_plan, asking, caller, &policy, &trust).await
+    }
+
+    /// Whether these may be asked for now; the transaction of the request asks again.
+    async fn may_ask(&self, drafts: &[Call], session_id: &str, policy: &Policy) -> Result<(), ApiError> {
+        let subjects = drafts.iter().map(Call::subject).collect::<Result<Vec<_>, _>>();
+        let subjects = subjects.map_err(|fault| call_error(fault.into()))?;
+        let (policy, session_id, now) = (policy.clone(), session_id.to_owned(), self.now());
+        let ask = move |file: &LedgerFile| store::may_ask(file.connection(), &session_id, &subjects, &policy, &now);
+        let answer = self.parts.ledger.read(ask).await.map_err(ledger_error)?.map_err(unreadable)?;
+        answer.map_err(ApiError::from)
     }
 
     /// Asks for a permit for a text, which never runs.
@@ -61,7 +78,7 @@ impl Approvals {
     ) -> Result<PermitView, ApiError> {
         let (policy, trust) = self.rules().await?;
         let asked = AskedCall { tool: Tool::RawExec.name().to_owned(), args: json!({ "command": command }) };
-        let call = stored_call(&trust, operation(&asked)?, Map::new(), REFERENCE_SESSION)?;
+        let call = stored_call(draft(&trust, operation(&asked)?, REFERENCE_SESSION)?)?;
         let asking = Asking { session_id: REFERENCE_SESSION.to_owned(), reason, ttl_secs };
         self.store(vec![call], false, asking, caller, &policy, &trust).await
     }
@@ -153,15 +170,14 @@ fn operation(asked: &AskedCall) -> Result<Operation, ApiError> {
     tool.parse(args).map_err(call_error)
 }
 
-fn stored_call(
-    trust: &HostTrust,
-    operation: Operation,
-    object: Map<String, Value>,
-    session_id: &str,
-) -> Result<StoredCall, ApiError> {
+/// A call whose object nobody has looked at yet.
+fn draft(trust: &HostTrust, operation: Operation, session_id: &str) -> Result<Call, ApiError> {
     check_session(session_id).map_err(call_error)?;
-    let session_id = session_id.to_owned();
-    let call = Call { host_id: trust.host_id, tool: operation.tool(), operation, object, session_id, nonce: random() };
+    let (tool, session_id) = (operation.tool(), session_id.to_owned());
+    Ok(Call { host_id: trust.host_id, tool, operation, object: Map::new(), session_id, nonce: random() })
+}
+
+fn stored_call(call: Call) -> Result<StoredCall, ApiError> {
     let fault = |fault: json::JsonFault| call_error(fault.into());
     let (hash, subject) = (call.hash().map_err(fault)?, call.subject().map_err(fault)?);
     let text = call.canonical().map_err(fault)?;

@@ -201,29 +201,9 @@ pub(super) fn insert(
     policy: &Policy,
     now: &Moment,
 ) -> rusqlite::Result<Result<(), No>> {
-    use osmoda_types::ErrorCode::QuotaExceeded;
-    for call in &new.calls {
-        if denied(connection, &call.subject, now)? {
-            return Ok(Err(No::denied()));
-        }
-    }
-    let count =
-        |sql: &str, values: &[&dyn rusqlite::ToSql]| connection.query_row(sql, values, |row| row.get::<_, u32>(0));
-    let limits = &policy.limits;
-    let pending = count("SELECT count(*) FROM permits WHERE state = 'pending'", &[])?;
-    let of_session = count(
-        "SELECT count(*) FROM permits WHERE session_id = ?1 AND created_ms > ?2",
-        &[&new.session_id, &(now.wall_ms - MINUTE_MS)],
-    )?;
-    let of_day = count("SELECT count(*) FROM permits WHERE created_ms > ?1", &[&(now.wall_ms - DAY_MS)])?;
-    for (count, limit, what) in [
-        (pending, limits.pending, "permits wait already"),
-        (of_session, limits.session_requests_per_minute, "requests of this session in a minute"),
-        (of_day, limits.requests_per_day, "requests on this host in a day"),
-    ] {
-        if count >= limit {
-            return Ok(Err(No::new(QuotaExceeded, format!("{count} {what}, the limit is {limit}"))));
-        }
+    let subjects: Vec<CallHash> = new.calls.iter().map(|call| call.subject).collect();
+    if let Err(no) = may_ask(connection, &new.session_id, &subjects, policy, now)? {
+        return Ok(Err(no));
     }
     let (permit, id) = (&new.permit, new.permit.id.to_string());
     let json = serde_json::to_string(permit).map_err(|_| damaged("permit"))?;
@@ -249,6 +229,42 @@ pub(super) fn insert(
     )?;
     for (position, call) in (0_u32..).zip(&new.calls) {
         insert.execute((&id, position, call.hash.to_string(), call.subject.to_string(), &call.text))?;
+    }
+    Ok(Ok(()))
+}
+
+/// Whether a session may ask for calls now: none of them is denied, and not too
+/// much was asked before.
+pub(super) fn may_ask(
+    connection: &Connection,
+    session_id: &str,
+    subjects: &[CallHash],
+    policy: &Policy,
+    now: &Moment,
+) -> rusqlite::Result<Result<(), No>> {
+    use osmoda_types::ErrorCode::QuotaExceeded;
+    for subject in subjects {
+        if denied(connection, subject, now)? {
+            return Ok(Err(No::denied()));
+        }
+    }
+    let count =
+        |sql: &str, values: &[&dyn rusqlite::ToSql]| connection.query_row(sql, values, |row| row.get::<_, u32>(0));
+    let limits = &policy.limits;
+    let pending = count("SELECT count(*) FROM permits WHERE state = 'pending'", &[])?;
+    let of_session = count(
+        "SELECT count(*) FROM permits WHERE session_id = ?1 AND created_ms > ?2",
+        &[&session_id, &(now.wall_ms - MINUTE_MS)],
+    )?;
+    let of_day = count("SELECT count(*) FROM permits WHERE created_ms > ?1", &[&(now.wall_ms - DAY_MS)])?;
+    for (count, limit, what) in [
+        (pending, limits.pending, "permits wait already"),
+        (of_session, limits.session_requests_per_minute, "requests of this session in a minute"),
+        (of_day, limits.requests_per_day, "requests on this host in a day"),
+    ] {
+        if count >= limit {
+            return Ok(Err(No::new(QuotaExceeded, format!("{count} {what}, the limit is {limit}"))));
+        }
     }
     Ok(Ok(()))
 }

@@ -197,8 +197,10 @@ fn systemctl(root: &Path) -> PathBuf {
     std::fs::write(&unit, "[Service]\nExecStart=/bin/app\n").unwrap();
     let program = root.join("bin/systemctl");
     let text = format!(
-        "#!/bin/sh\nfor id; do :; done\n[ \"$id\" = alias.service ] && id=app.service\ncase \"$1\" in\nshow) echo \"Id=$id\"; echo LoadState=loaded; echo FragmentPath={unit}; echo DropInPaths=; echo NeedDaemonReload=no;;\n\
-         restart) echo \"$*\" >> {root}/restarts; /usr/bin/env >> {root}/environment;;\nesac\n",
+        "#!/bin/sh\nfor id; do :; done\n[ \"$id\" = alias.service ] && id=app.service\n\
+         active=active; type=simple\ncase \"$id\" in off*) active=inactive;; once*) type=oneshot;; esac\ncase \"$1\" in\n\
+         show) echo \"Id=$id\"; echo LoadState=loaded; echo ActiveState=$active; echo Type=$type; echo FragmentPath={unit}; echo DropInPaths=; echo NeedDaemonReload=no;;\n\
+         *restart) echo \"$*\" >> {root}/restarts; /usr/bin/env >> {root}/environment;;\nesac\n",
         unit = unit.display(),
         root = root.display(),
     );
@@ -235,7 +237,7 @@ async fn a_service_restarts_without_a_permit_and_a_reboot_never_happens() {
     let free = RunRequest { permit: None, ..request(&view) };
     let answer = host.executor.run(free.clone()).await.unwrap();
     assert_eq!(answer.detail, "app.service restarted");
-    assert_eq!(std::fs::read_to_string(host.root().join("restarts")).unwrap(), "restart -- app.service\n");
+    assert_eq!(std::fs::read_to_string(host.root().join("restarts")).unwrap(), "try-restart -- app.service\n");
     assert_eq!(code(host.executor.run(free).await).unwrap_err(), ErrorCode::ApprovalSpent);
     assert_eq!(code(host.ask("system.reboot", json!({})).await).unwrap_err(), ErrorCode::ClassRefused);
     let alias = host.ask("service.restart", json!({ "unit": "alias.service" })).await;
@@ -246,6 +248,42 @@ async fn a_service_restarts_without_a_permit_and_a_reboot_never_happens() {
     );
     let own = host.ask("service.restart", json!({ "unit": "osmoda-execd.service" })).await.unwrap();
     assert_eq!(own.signed.permit.class, EffectClass::Destructive);
+    host.close().await;
+}
+
+/// A restart of what does not run is a start: of a garbage collection, an upgrade, a
+/// root shell on a console, any instance of a template.
+#[tokio::test]
+async fn a_restart_starts_nothing_that_did_not_run() {
+    let host = Host::new();
+    for unit in ["off.service", "off@any.service", "once.service", "off.timer"] {
+        let asked = host.ask("service.restart", json!({ "unit": unit })).await;
+        assert_eq!(code(asked).unwrap_err(), ErrorCode::Conflict, "{unit}");
+    }
+    // One that ran when it was asked for and does not any more.
+    let view = host.ask("service.restart", json!({ "unit": "app.service" })).await.unwrap();
+    let program = host.root().join("bin/systemctl");
+    let text = std::fs::read_to_string(&program).unwrap();
+    std::fs::write(&program, text.replace("active=active", "active=inactive")).unwrap();
+    let free = RunRequest { permit: None, ..request(&view) };
+    assert_eq!(code(host.executor.run(free).await).unwrap_err(), ErrorCode::Conflict);
+    assert!(!host.root().join("restarts").exists());
+    host.close().await;
+}
+
+/// To look costs root work, and whoever may ask may ask at once.
+#[tokio::test]
+async fn p19_a_flood_of_looks_is_told_to_come_again() {
+    let host = Host::new();
+    let asked = AskedCall { tool: "service.restart".into(), args: json!({ "unit": "app.service" }) };
+    let look = || host.executor.resolve(&asked);
+    // Each of those that look waits for a program; the one too many waits for nothing.
+    let (one, two, three, four, five) = tokio::join!(look(), look(), look(), look(), look());
+    for looked in [one, two, three, four] {
+        looked.unwrap();
+    }
+    assert_eq!(code(five).unwrap_err(), ErrorCode::Busy);
+    host.executor.resolve(&asked).await.unwrap();
     host.close().await;
 }
 

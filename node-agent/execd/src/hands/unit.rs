@@ -1,4 +1,8 @@
 //! `service.restart`: a unit, by the files it is made of.
+//!
+//! Invariant: a restart starts nothing that did not run. Units that do one thing
+//! and end (a garbage collection, an upgrade), that are off on purpose, or that a
+//! template makes for any name, are acts of their own and no restart (A1).
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,7 +29,7 @@ const RESTART_TIME_MAX: Duration = Duration::from_secs(120);
 const UNIT_BYTES_MAX: u64 = 1 << 20;
 
 /// What is asked about a unit.
-const PROPERTIES: &str = "--property=Id,LoadState,FragmentPath,DropInPaths,NeedDaemonReload";
+const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,Type,FragmentPath,DropInPaths,NeedDaemonReload";
 
 /// systemd's program.
 #[derive(Debug, Clone)]
@@ -62,6 +66,12 @@ impl Systemctl {
             let text = format!("{unit} is another name of {}; ask for that", property("Id"));
             return Err(ApiError::new(ErrorCode::CallMalformed, text));
         }
+        let (state, kind) = (property("ActiveState"), property("Type"));
+        if state != "active" || kind == "oneshot" {
+            let is = if kind == "oneshot" { "does one thing and ends".to_owned() } else { format!("is {state:?}") };
+            let text = format!("{unit} {is}; to restart it would be to start it");
+            return Err(ApiError::new(ErrorCode::Conflict, text));
+        }
         let mut files = Vec::new();
         let paths = [property("FragmentPath")]
             .into_iter()
@@ -92,7 +102,8 @@ impl Systemctl {
         if self.look(unit).await.map_err(ActError::Refused)? != *object {
             return Err(ActError::Refused(ApiError::new(ErrorCode::ObjectChanged, "the unit was changed meanwhile")));
         }
-        let output = self.run(&["restart", "--", unit], RESTART_TIME_MAX).await.map_err(ActError::Failed)?;
+        // A unit that stopped since stays stopped.
+        let output = self.run(&["try-restart", "--", unit], RESTART_TIME_MAX).await.map_err(ActError::Failed)?;
         if output.success() {
             return Ok(format!("{unit} restarted"));
         }

@@ -21,6 +21,10 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::hands::{ActError, Hands, Object};
 use crate::spent::Spent;
 
+/// Looks at once for those who ask. Each reads and hashes up to 16 MiB as root, on
+/// a thread that acts need too; agentd looks at the calls of a plan one by one.
+const LOOKS_MAX: usize = 4;
+
 /// What the executor stands on.
 #[derive(Clone)]
 pub struct Parts {
@@ -49,6 +53,7 @@ pub struct Executor {
     spent: Arc<Mutex<Spent>>,
     /// One call at a time: two that touch the same thing would each look first.
     pub(crate) turn: Arc<Semaphore>,
+    looks: Arc<Semaphore>,
     /// Outcomes that agentd has not taken yet.
     unsent: Arc<Mutex<BTreeMap<u64, RunEnd>>>,
 }
@@ -77,6 +82,7 @@ impl Executor {
             parts: Arc::new(parts),
             spent: Arc::new(Mutex::new(spent)),
             turn: Arc::new(Semaphore::new(1)),
+            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
             unsent: Arc::default(),
         })
     }
@@ -84,13 +90,16 @@ impl Executor {
     /// Looks at what a call would be done to.
     ///
     /// # Errors
-    /// As [`Hands::look`]; [`ErrorCode::ToolUnknown`], [`ErrorCode::CallMalformed`].
+    /// As [`Hands::look`]; [`ErrorCode::ToolUnknown`], [`ErrorCode::CallMalformed`];
+    /// [`ErrorCode::Busy`] while [`LOOKS_MAX`] others look.
     pub async fn resolve(&self, asked: &AskedCall) -> Result<Object, ApiError> {
         let tool =
             Tool::of(&asked.tool).ok_or_else(|| call_error(CallFault::Tool(asked.tool.chars().take(64).collect())))?;
         let args = asked.args.as_object();
         let args = args.ok_or_else(|| ApiError::new(ErrorCode::CallMalformed, "args is no object"))?;
-        self.parts.hands.look(&tool.parse(args).map_err(call_error)?).await
+        let operation = tool.parse(args).map_err(call_error)?;
+        let _look = self.looks.try_acquire().map_err(|_| ApiError::new(ErrorCode::Busy, "too many look at once"))?;
+        self.parts.hands.look(&operation).await
     }
 
     /// Runs a call, once.

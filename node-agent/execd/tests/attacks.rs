@@ -78,6 +78,10 @@ impl Host {
     }
 
     fn at(dir: tempfile::TempDir) -> Self {
+        Self::with(dir, Arc::new(Witnesses))
+    }
+
+    fn with(dir: tempfile::TempDir, gate: Arc<dyn HeadGate>) -> Self {
         let root = dir.path().join("root");
         for folder in ["srv/www", "etc/cron.d", "etc/osmoda", "bin"] {
             std::fs::create_dir_all(root.join(folder)).unwrap();
@@ -115,7 +119,7 @@ impl Host {
             state_dir: agentd,
             policy: policy.clone(),
             resolver: Arc::new(Eyes(hands.clone())),
-            gate: Arc::new(Witnesses),
+            gate,
             isolation: Isolation::Users,
         });
         let api = Api::new(ledger, tasks.clone()).unwrap();
@@ -385,6 +389,118 @@ async fn p09_links_renames_and_other_folders_between_approval_and_act_are_refuse
     // And what leads through a link is not even asked for.
     symlink(root.join("etc"), root.join("srv/link")).unwrap();
     assert_eq!(code(host.ask("file.write", write("/srv/link/motd")).await).unwrap_err(), ErrorCode::CallMalformed);
+    host.close().await;
+}
+
+/// Witnesses who answer after somebody has changed the host: the permit was judged,
+/// the object looked at, the intent written, and the act is next.
+struct Changing {
+    root: PathBuf,
+    change: Change,
+}
+
+impl HeadGate for Changing {
+    fn ready(&self) -> Answer<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
+
+    fn witnessed(&self, _: u64) -> Answer<'_, ()> {
+        (self.change)(&self.root);
+        Box::pin(async { Ok(()) })
+    }
+}
+
+#[tokio::test]
+async fn p09_what_changes_while_witnesses_are_asked_is_seen_by_the_second_look() {
+    let changes: [(&str, Change, &str); 5] = [
+        (
+            "another file in its place",
+            |root| {
+                std::fs::write(root.join("etc/other"), "theirs\n").unwrap();
+                std::fs::rename(root.join("etc/other"), root.join("etc/motd")).unwrap();
+            },
+            "theirs\n",
+        ),
+        ("other content", |root| std::fs::write(root.join("etc/motd"), "theirs\n").unwrap(), "theirs\n"),
+        (
+            "a link in its place",
+            |root| {
+                std::fs::write(root.join("etc/shadow"), "theirs\n").unwrap();
+                std::fs::remove_file(root.join("etc/motd")).unwrap();
+                symlink(root.join("etc/shadow"), root.join("etc/motd")).unwrap();
+            },
+            "theirs\n",
+        ),
+        ("gone", |root| std::fs::remove_file(root.join("etc/motd")).unwrap(), ""),
+        (
+            "the folder is another one",
+            |root| {
+                std::fs::rename(root.join("etc"), root.join("etc.old")).unwrap();
+                std::fs::create_dir(root.join("etc")).unwrap();
+                std::fs::hard_link(root.join("etc.old/motd"), root.join("etc/motd")).unwrap();
+            },
+            "old\n",
+        ),
+    ];
+    for (what, change, left) in changes {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("root");
+        let host = Host::with(dir, Arc::new(Changing { root: root.clone(), change }));
+        std::fs::write(root.join("etc/motd"), "old\n").unwrap();
+        let view = host.approved("file.write", write("/etc/motd")).await;
+        let refused = host.run(&view).await.unwrap_err();
+        assert!(matches!(refused, ErrorCode::ObjectChanged | ErrorCode::CallMalformed), "{what}: {refused}");
+        assert_eq!(std::fs::read_to_string(root.join("etc/motd")).unwrap_or_default(), left, "{what}");
+        assert_eq!(host.last_outcome(), "refused", "{what}");
+        assert_eq!(host.run(&view).await, Err(ErrorCode::ApprovalSpent), "{what}: the permit is used up");
+        host.close().await;
+    }
+}
+
+#[tokio::test]
+async fn p10_a_unit_that_changes_while_witnesses_are_asked_is_not_restarted() {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    let change: Change = |root| std::fs::write(root.join("etc/app.service"), "[Service]\nExecStart=/evil\n").unwrap();
+    let host = Host::with(dir, Arc::new(Changing { root: root.clone(), change }));
+    let view = host.approved("service.restart", json!({ "unit": "sshd.service" })).await;
+    assert_eq!(host.run(&view).await, Err(ErrorCode::ObjectChanged));
+    assert_eq!(host.last_outcome(), "refused");
+    assert!(!root.join("restarts").exists());
+    host.close().await;
+}
+
+/// Needs root and the right to mount, and says so where it has neither.
+#[tokio::test]
+async fn p09_a_protected_folder_mounted_below_a_write_root_stays_protected() {
+    use osmoda_kit::process::{Spec, run};
+    let host = Host::new();
+    for (folder, mounted) in [("etc/cron.d", "srv/jobs"), ("srv/harmless", "srv/www")] {
+        let (folder, mounted) = (host.root().join(folder), host.root().join(mounted));
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::create_dir_all(&mounted).unwrap();
+        let spec = Spec::new("/bin/mount").args([Path::new("--bind"), &folder, &mounted]);
+        match run(&spec.time_limit(Duration::from_secs(10))).await {
+            Ok(output) if output.success() => {}
+            _ => {
+                eprintln!("SKIPPED: this process may not mount");
+                return host.close().await.close().unwrap();
+            }
+        }
+    }
+    let mut results = Vec::new();
+    for path in ["/srv/jobs/evil", "/srv/www/page"] {
+        let view = host.ask("file.write", write(path)).await.unwrap();
+        assert_eq!(view.signed.permit.class, EffectClass::ChangeReversible);
+        let free = RunRequest { permit: None, ..request(&view) };
+        results.push(code(host.executor.run(free).await).map(|_| ()));
+    }
+    for mounted in ["srv/jobs", "srv/www"] {
+        let spec = Spec::new("/bin/umount").args([host.root().join(mounted)]);
+        assert!(run(&spec.time_limit(Duration::from_secs(10))).await.unwrap().success());
+    }
+    assert_eq!(results, [Err(ErrorCode::ClassRefused), Ok(())]);
+    assert!(!host.root().join("etc/cron.d/evil").exists());
     host.close().await;
 }
 

@@ -82,11 +82,8 @@ impl Write {
         let file = create(&found, &temporary)?;
         // From here on the name is ours, and ours to remove.
         let made = fill(file, &found, &temporary, self.content.as_bytes());
-        let placed = made.and_then(|()| place(&found, &temporary));
-        let removed = match unlinkat(&found.parent, &temporary, AtFlags::empty()) {
-            Ok(()) | Err(Errno::NOENT) => Ok(()),
-            Err(error) => Err(error),
-        };
+        let placed = made.and_then(|()| place(&found, &temporary, exchange));
+        let removed = remove(&found, &temporary, &placed);
         placed?;
         if let Err(error) = removed {
             tracing::warn!(%error, path = self.path, "the replaced file was not removed");
@@ -188,7 +185,30 @@ fn fill(mut file: File, found: &Found, temporary: &str, content: &[u8]) -> Resul
     fchmod(&file, Mode::from_raw_mode(mode)).map_err(refused("set the mode"))
 }
 
-fn place(found: &Found, temporary: &str) -> Result<(), ActError> {
+fn exchange(found: &Found, temporary: &str) -> rustix::io::Result<()> {
+    renameat_with(&found.parent, temporary, &found.parent, found.name.as_str(), RenameFlags::EXCHANGE)
+}
+
+/// Removes what stands under the temporary name: the new file where it was not put
+/// in place, the old one where it was. After a failure in between it may be
+/// somebody's only copy, put out of place by us, and stays.
+fn remove(found: &Found, temporary: &str, placed: &Result<(), ActError>) -> Result<(), Errno> {
+    if matches!(placed, Err(ActError::Failed(_))) {
+        return Ok(());
+    }
+    match unlinkat(&found.parent, temporary, AtFlags::empty()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+/// Puts the new file in place. `exchange` swaps the two names in one step; tests
+/// give one that fails.
+fn place(
+    found: &Found,
+    temporary: &str,
+    mut exchange: impl FnMut(&Found, &str) -> rustix::io::Result<()>,
+) -> Result<(), ActError> {
     let parent = &found.parent;
     let Some(old) = &found.old else {
         return renameat_with(parent, temporary, parent, found.name.as_str(), RenameFlags::NOREPLACE).map_err(
@@ -201,8 +221,7 @@ fn place(found: &Found, temporary: &str) -> Result<(), ActError> {
             },
         );
     };
-    let exchange = || renameat_with(parent, temporary, parent, found.name.as_str(), RenameFlags::EXCHANGE);
-    exchange().map_err(|error| {
+    exchange(found, temporary).map_err(|error| {
         ActError::Refused(if error == Errno::NOENT { changed() } else { system("put the file in place", error) })
     })?;
     // What was put out of place stands under the temporary name now.
@@ -212,9 +231,12 @@ fn place(found: &Found, temporary: &str) -> Result<(), ActError> {
     if same {
         return Ok(());
     }
-    match exchange() {
+    match exchange(found, temporary) {
         Ok(()) => Err(ActError::Refused(changed())),
-        Err(error) => Err(ActError::Failed(system("put the other file back", error))),
+        Err(error) => {
+            let what = format!("put the other file back, it stands as {temporary}");
+            Err(ActError::Failed(system(&what, error)))
+        }
     }
 }
 
@@ -240,4 +262,70 @@ fn system(what: &str, error: Errno) -> ApiError {
         _ => ErrorCode::Internal,
     };
     ApiError::new(code, format!("cannot {what}: {error}")).with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A folder with a file, looked at, and the new file beside it.
+    fn looked_at() -> (tempfile::TempDir, Found) {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("page"), "old\n").unwrap();
+        let found = find(dir.path(), "/page").unwrap();
+        std::fs::write(dir.path().join("temporary"), "new\n").unwrap();
+        (dir, found)
+    }
+
+    /// Somebody else's file comes into place after the last look.
+    fn swap(dir: &Path) {
+        std::fs::write(dir.join("other"), "other\n").unwrap();
+        std::fs::rename(dir.join("other"), dir.join("page")).unwrap();
+    }
+
+    fn contents(dir: &Path) -> Vec<(String, String)> {
+        let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+        let mut contents: Vec<_> = entries
+            .map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read_to_string(entry.path()).unwrap()))
+            .collect();
+        contents.sort();
+        contents
+    }
+
+    #[test]
+    fn p09_a_file_that_came_after_the_last_look_is_exchanged_back() {
+        let (dir, found) = looked_at();
+        swap(dir.path());
+        let placed = place(&found, "temporary", exchange);
+        assert!(matches!(&placed, Err(ActError::Refused(error)) if error.code == ErrorCode::ObjectChanged));
+        remove(&found, "temporary", &placed).unwrap();
+        assert_eq!(contents(dir.path()), [("page".to_owned(), "other\n".to_owned())]);
+        // One that was edited in place, and one that went away.
+        std::fs::write(dir.path().join("page"), "old\n").unwrap();
+        let found = find(dir.path(), "/page").unwrap();
+        for change in ["edited", "gone"] {
+            std::fs::write(dir.path().join("temporary"), "new\n").unwrap();
+            let page = dir.path().join("page");
+            if change == "edited" { std::fs::write(&page, "edited\n") } else { std::fs::remove_file(&page) }.unwrap();
+            let placed = place(&found, "temporary", exchange);
+            assert!(matches!(&placed, Err(ActError::Refused(error)) if error.code == ErrorCode::ObjectChanged));
+            remove(&found, "temporary", &placed).unwrap();
+            assert_eq!(contents(dir.path()).len(), usize::from(change == "edited"), "{change}");
+        }
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_put_back_is_not_removed() {
+        let (dir, found) = looked_at();
+        swap(dir.path());
+        let mut exchanges = 0;
+        let placed = place(&found, "temporary", |found, temporary| {
+            exchanges += 1;
+            if exchanges == 1 { exchange(found, temporary) } else { Err(Errno::IO) }
+        });
+        assert!(matches!(placed, Err(ActError::Failed(_))));
+        remove(&found, "temporary", &placed).unwrap();
+        let all = [("page", "new\n"), ("temporary", "other\n")].map(|(name, text)| (name.to_owned(), text.to_owned()));
+        assert_eq!(contents(dir.path()), all, "the other file is somebody's only copy");
+    }
 }

@@ -42,9 +42,13 @@ const PATHS: &[&str] = &[
     "/opt",
 ];
 
-/// Parts of a path, anywhere, that a shell, git or a login reads.
+/// Ends of a part, anywhere: a bare repository is called `NAME.git`, and has its
+/// hooks and what its configuration runs in it like any other.
+const ENDINGS: &[&str] = &[".git"];
+
+/// Parts of a path, anywhere, that a shell, git, a login or a program that people
+/// start with one reads, and that can name a command.
 const PARTS: &[&str] = &[
-    ".git",
     ".ssh",
     ".config",
     ".local",
@@ -58,6 +62,60 @@ const PARTS: &[&str] = &[
     ".zshenv",
     ".zprofile",
     ".zlogin",
+    ".zlogout",
+    ".kshrc",
+    ".mkshrc",
+    ".cshrc",
+    ".tcshrc",
+    ".login",
+    ".logout",
+    ".inputrc",
+    ".rhosts",
+    ".shosts",
+    ".k5login",
+    ".xinitrc",
+    ".xserverrc",
+    ".xsession",
+    ".xsessionrc",
+    ".xprofile",
+    ".xresources",
+    ".tmux.conf",
+    ".screenrc",
+    ".psqlrc",
+    ".my.cnf",
+    ".mylogin.cnf",
+    ".sqliterc",
+    ".gdbinit",
+    ".lldbinit",
+    ".irbrc",
+    ".pryrc",
+    ".rprofile",
+    ".pythonrc",
+    ".perldb",
+    ".curlrc",
+    ".wgetrc",
+    ".pypirc",
+    ".gemrc",
+    ".yarnrc",
+    ".cargo",
+    ".gnupg",
+    ".docker",
+    ".kube",
+    ".direnvrc",
+    ".hg",
+    ".hgrc",
+    ".lesskey",
+    ".mailrc",
+    ".muttrc",
+    ".procmailrc",
+    ".exrc",
+    ".gvimrc",
+    ".nanorc",
+    ".emacs",
+    ".emacs.d",
+    ".vim",
+    ".nix-profile",
+    ".nix-defexpr",
     ".gitconfig",
     ".gitattributes",
     ".gitmodules",
@@ -92,7 +150,7 @@ pub fn is_protected(path: &str) -> bool {
     let unit = [".service", ".timer", ".socket", ".path", ".mount", ".target", ".desktop"];
     listed(path)
         || listed(&lower)
-        || lower.split('/').any(|part| PARTS.contains(&part))
+        || lower.split('/').any(|part| PARTS.contains(&part) || ENDINGS.iter().any(|ending| part.ends_with(ending)))
         || unit.iter().any(|ending| lower.ends_with(ending))
 }
 
@@ -130,6 +188,17 @@ mod tests {
             "/home/u/.bashrc",
             "/srv/repo/.git/hooks/pre-commit",
             "/srv/repo/.Git/config",
+            "/srv/git/site.git/config",
+            "/srv/git/site.git/hooks/post-receive",
+            "/srv/git/Site.GIT/info/attributes",
+            "/home/u/.inputrc",
+            "/home/u/.cshrc",
+            "/home/u/.tcshrc",
+            "/home/u/.login",
+            "/home/u/.xinitrc",
+            "/home/u/.xprofile",
+            "/home/u/.psqlrc",
+            "/home/u/.tmux.conf",
             "/root/x",
             "/usr/bin/ls",
             "/etc/passwd",
@@ -140,7 +209,8 @@ mod tests {
         ] {
             assert!(is_protected(path), "{path}");
         }
-        for path in ["/srv/www/index.html", "/var/lib/app/data", "/var/lib/osmodax", "/home/u/notes"] {
+        for path in ["/srv/www/index.html", "/var/lib/app/data", "/var/lib/osmodax", "/home/u/notes", "/srv/www/x.gitx"]
+        {
             assert!(!is_protected(path), "{path}");
         }
         for folder in ["/", "/etc", "/etc/nginx", "/var", "/var/lib", "/srv/.git", "/usr/local/"] {

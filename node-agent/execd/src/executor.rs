@@ -188,6 +188,9 @@ impl Executor {
         if self.lock_spent().contains(&hash) {
             return Err(ApiError::new(ErrorCode::ApprovalSpent, "this call was begun before"));
         }
+        if class == EffectClass::ChangeReversible {
+            self.parts.hands.check_place(&call.operation).await?;
+        }
         let object = self.parts.hands.look(&call.operation).await?;
         if object != call.object {
             let text = "the object of the call is not the one that was looked at when it was asked for";

@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests: the line that surprised is what is wanted")]
 
 use std::collections::BTreeMap;
+use std::io::Write as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -483,7 +484,7 @@ async fn p09_a_protected_folder_mounted_below_a_write_root_stays_protected() {
         match run(&spec.time_limit(Duration::from_secs(10))).await {
             Ok(output) if output.success() => {}
             _ => {
-                eprintln!("SKIPPED: this process may not mount");
+                writeln!(std::io::stderr(), "SKIPPED: this process may not mount").unwrap();
                 return host.close().await.close().unwrap();
             }
         }

@@ -133,6 +133,11 @@ const PARTS: &[&str] = &[
 const OWN_UNITS: &[&str] =
     &["osmoda", "systemd-", "dbus", "ssh", "sshd", "init", "network", "NetworkManager", "polkit", "nix-daemon"];
 
+/// The protected folders and files that have a fixed place.
+pub fn paths() -> impl Iterator<Item = &'static str> {
+    PATHS.iter().copied()
+}
+
 /// Whether a plain absolute path is below a folder. The folder itself is not
 /// below itself.
 #[must_use]

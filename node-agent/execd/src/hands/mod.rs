@@ -5,6 +5,7 @@
 
 mod backup;
 mod file;
+mod place;
 mod unit;
 
 use std::path::PathBuf;
@@ -90,6 +91,18 @@ impl Hands {
             Operation::SystemReboot => Err(never("a reboot through a tool is refused on every host")),
             Operation::RawExec { .. } => Err(never("a text for a shell never runs")),
         }
+    }
+
+    /// Whether the place of a write is what its path says. The class of a call comes
+    /// from the path's text; a mount can give a protected folder another name.
+    ///
+    /// # Errors
+    /// [`ErrorCode::ClassRefused`] for a protected folder by another name; whatever
+    /// keeps the mounts from being read.
+    pub(crate) async fn check_place(&self, operation: &Operation) -> Result<(), ApiError> {
+        let Operation::FileWrite { path, .. } = operation else { return Ok(()) };
+        let (root, path) = (self.root.clone(), path.clone());
+        self.blocking("look at the mounts", move || place::check(&root, &path)).await
     }
 
     /// Does it.

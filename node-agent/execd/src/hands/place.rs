@@ -1,0 +1,150 @@
+//! Where a folder really is: which part of which file system, whatever it is
+//! called through mounts.
+//!
+//! Invariant: a write that needs no permit goes to no protected folder by another
+//! name. The kernel's list of mounts says of each which folder of its file system
+//! is seen where; two names are one place when file system and folder are the same.
+//! What else a mount shows below a protected folder is protected under every name.
+//!
+//! This file blocks.
+
+use std::os::unix::ffi::OsStringExt as _;
+use std::path::{Path, PathBuf};
+
+use osmoda_kit::error::ApiError;
+use osmoda_kit::fsio;
+use osmoda_permit::protected;
+use osmoda_types::ErrorCode;
+
+/// This process's own mounts: the names that its writes go by.
+const MOUNTS: &str = "/proc/self/mountinfo";
+
+/// Largest list: 20,000 mounts of 200 bytes. A host with more cannot be judged.
+const MOUNTS_BYTES_MAX: u64 = 4 << 20;
+
+/// One mount: this folder of that file system is seen at this point.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Mount {
+    device: String,
+    folder: PathBuf,
+    point: PathBuf,
+}
+
+/// A place in a file system.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Place {
+    device: String,
+    path: PathBuf,
+}
+
+/// Refuses a path, below the host root, whose file is in a protected folder by
+/// another name.
+///
+/// # Errors
+/// [`ErrorCode::ClassRefused`]; [`ErrorCode::Internal`] when the mounts cannot be
+/// read, and so nothing can be said.
+pub(super) fn check(root: &Path, path: &str) -> Result<(), ApiError> {
+    let unknown = || ApiError::new(ErrorCode::Internal, "the mounts of this host cannot be read");
+    let bytes = fsio::read_limited(Path::new(MOUNTS), MOUNTS_BYTES_MAX)?.ok_or_else(unknown)?;
+    let mounts = parse(&bytes).ok_or_else(unknown)?;
+    let root = root.canonicalize().map_err(ApiError::internal)?;
+    // Through the links that the host itself has: `/bin` is one.
+    let real = |path: &str| {
+        let path = root.join(path.trim_start_matches('/'));
+        path.canonicalize().unwrap_or(path)
+    };
+    let protected: Vec<PathBuf> = protected::paths().map(real).collect();
+    match alias(&mounts, &protected, &root.join(path.trim_start_matches('/'))) {
+        Ok(None) => Ok(()),
+        Ok(Some(place)) => {
+            let text =
+                format!("{path} is protected by another name: {} of device {}", place.path.display(), place.device);
+            Err(ApiError::new(ErrorCode::ClassRefused, text))
+        }
+        Err(NoMount) => Err(unknown()),
+    }
+}
+
+/// No mount has the path: the list is not that of this path's root.
+#[derive(Debug, PartialEq, Eq)]
+struct NoMount;
+
+/// The protected place that the path is in, if it is in one.
+fn alias(mounts: &[Mount], protected: &[PathBuf], path: &Path) -> Result<Option<Place>, NoMount> {
+    let place = place(mounts, path).ok_or(NoMount)?;
+    let below = mounts.iter().filter(|mount| protected.iter().any(|entry| mount.point.starts_with(entry)));
+    let shown = below.map(|mount| Place { device: mount.device.clone(), path: mount.folder.clone() });
+    let named = protected.iter().filter_map(|entry| self::place(mounts, entry));
+    let is_in = |entry: &Place| entry.device == place.device && place.path.starts_with(&entry.path);
+    Ok(named.chain(shown).find(is_in))
+}
+
+/// Where a path is: its mount is the one with the longest point above it, the
+/// last one of those that cover each other.
+fn place(mounts: &[Mount], path: &Path) -> Option<Place> {
+    let above = mounts.iter().filter(|mount| path.starts_with(&mount.point));
+    let mount = above.max_by_key(|mount| mount.point.components().count())?;
+    let rest = path.strip_prefix(&mount.point).ok()?;
+    let path = if rest.as_os_str().is_empty() { mount.folder.clone() } else { mount.folder.join(rest) };
+    Some(Place { device: mount.device.clone(), path })
+}
+
+/// Reads the list (`proc_pid_mountinfo(5)`): id, parent, device, folder, point.
+fn parse(text: &[u8]) -> Option<Vec<Mount>> {
+    let mount = |line: &[u8]| {
+        let mut fields = line.split(|byte| *byte == b' ').skip(2);
+        let device = String::from_utf8(fields.next()?.to_vec()).ok()?;
+        Some(Mount { device, folder: unescape(fields.next()?)?, point: unescape(fields.next()?)? })
+    };
+    text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(mount).collect()
+}
+
+/// Spaces, tabs, newlines and backslashes stand as three octal digits.
+fn unescape(field: &[u8]) -> Option<PathBuf> {
+    let mut bytes = Vec::with_capacity(field.len());
+    let mut rest = field;
+    while let [first, after @ ..] = rest {
+        rest = after;
+        if *first == b'\\' {
+            let (digits, after) = rest.split_at_checked(3)?;
+            bytes.push(u8::from_str_radix(std::str::from_utf8(digits).ok()?, 8).ok()?);
+            rest = after;
+        } else {
+            bytes.push(*first);
+        }
+    }
+    Some(PathBuf::from(std::ffi::OsString::from_vec(bytes)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIST: &str = "22 1 254:0 / / rw - ext4 /dev/vda rw
+23 22 0:21 / /proc rw - proc proc rw
+24 22 254:0 /etc /srv/all rw - ext4 /dev/vda rw
+25 22 254:0 /etc/cron.d /srv/a\\040b/jobs rw - ext4 /dev/vda rw
+26 22 8:1 / /srv/data rw - ext4 /dev/sda1 rw
+27 22 8:1 /units /etc/systemd/system rw - ext4 /dev/sda1 rw
+28 22 254:0 /srv/www /srv/site rw - ext4 /dev/vda rw
+29 22 8:2 /etc /srv/backup rw - ext4 /dev/sdb1 rw
+";
+
+    #[test]
+    fn p09_a_protected_folder_is_known_by_every_name() {
+        let mounts = parse(LIST.as_bytes()).unwrap();
+        let protected = ["/etc", "/proc"].map(PathBuf::from);
+        let is = |path: &str| alias(&mounts, &protected, Path::new(path)).unwrap().is_some();
+        for path in ["/etc/motd", "/srv/all/motd", "/srv/all/cron.d/x", "/srv/a b/jobs/x", "/srv/data/units/evil"] {
+            assert!(is(path), "{path}");
+        }
+        // Another folder, another file system, and a name that only begins like one.
+        for path in ["/srv/www/a", "/srv/site/a", "/srv/data/a", "/srv/data/unitsx", "/srv/backup/motd", "/srv/a b/x"] {
+            assert!(!is(path), "{path}");
+        }
+        assert_eq!(alias(&[], &protected, Path::new("/srv/a")), Err(NoMount));
+        for crooked in ["22 1 254:0 /", "22 1 254:0 /\\9 / rw", "22 1 254:0 /\\04 / rw"] {
+            assert_eq!(parse(crooked.as_bytes()), None, "{crooked}");
+        }
+    }
+}

@@ -41,6 +41,7 @@ pub struct Inbox {
 struct OfNode {
     downs: Downs,
     permits: Vec<Map<String, Value>>,
+    left_out: u32,
     seen: Timestamp,
 }
 
@@ -49,13 +50,15 @@ pub(crate) struct Open {
     pub(crate) id: String,
     pub(crate) node: NodeId,
     pub(crate) seen: Timestamp,
+    /// How many more are open on the node and were not told.
+    pub(crate) left_out: u32,
     pub(crate) permit: Map<String, Value>,
 }
 
 impl Inbox {
     /// A node's link is up; what it had open before is told anew.
     pub(crate) fn attach(&self, node: NodeId, downs: Downs, now: Timestamp) {
-        lock(&self.nodes).insert(node, OfNode { downs, permits: Vec::new(), seen: now });
+        lock(&self.nodes).insert(node, OfNode { downs, permits: Vec::new(), left_out: 0, seen: now });
     }
 
     /// A link ended; a newer one of the same node stays.
@@ -77,6 +80,8 @@ impl Inbox {
             }
         };
         if let Some(of) = lock(&self.nodes).get_mut(&node) {
+            let more = u32::try_from(permits.len().saturating_sub(PERMITS_MAX)).unwrap_or(u32::MAX);
+            of.left_out = told.left_out.saturating_add(more);
             of.permits = permits.into_iter().take(PERMITS_MAX).collect();
             of.seen = now;
         }
@@ -97,7 +102,8 @@ impl Inbox {
         let nodes = lock(&self.nodes);
         let of = |(node, of): (&NodeId, &OfNode)| {
             let open = |permit: &Map<String, Value>| {
-                Some(Open { id: id_of(permit)?.to_owned(), node: *node, seen: of.seen, permit: permit.clone() })
+                let id = id_of(permit)?.to_owned();
+                Some(Open { id, node: *node, seen: of.seen, left_out: of.left_out, permit: permit.clone() })
             };
             of.permits.iter().filter_map(open).collect::<Vec<_>>()
         };
@@ -151,7 +157,7 @@ mod tests {
     const NODE: NodeId = NodeId::from_bytes([1; 32]);
 
     fn told(id: &str) -> pb::Approvals {
-        pb::Approvals { permits: format!("[{{\"signed\":{{\"permit\":{{\"id\":\"{id}\"}}}}}}]") }
+        pb::Approvals { permits: format!("[{{\"signed\":{{\"permit\":{{\"id\":\"{id}\"}}}}}}]"), left_out: 3 }
     }
 
     #[tokio::test]
@@ -162,6 +168,7 @@ mod tests {
         assert_eq!(inbox.sign("aa", "{}".into()).await.unwrap_err().code, ErrorCode::NotFound);
         inbox.tell(NODE, &told("aa"), now);
         assert_eq!(inbox.open().len(), 1);
+        assert_eq!(inbox.open()[0].left_out, 3);
         for (code, expected) in [("", None), ("approval_denied", Some(ErrorCode::ApprovalDenied))] {
             let node = async {
                 let Some(Ok(pb::Down { item: Some(down::Item::Signature(asked)) })) = receiver.recv().await else {
@@ -180,7 +187,7 @@ mod tests {
         inbox.tell(NODE, &told("bb"), now);
         inbox.detach(NODE, &downs);
         assert_eq!(inbox.open()[0].id, "bb");
-        inbox.tell(NODE, &pb::Approvals { permits: "[{".into() }, now);
+        inbox.tell(NODE, &pb::Approvals { permits: "[{".into(), left_out: 0 }, now);
         assert_eq!(inbox.open()[0].id, "bb", "what cannot be read empties nothing");
     }
 }

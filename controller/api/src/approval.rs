@@ -18,6 +18,10 @@ pub struct Approval {
     pub name: String,
     /// When the node last told of it.
     pub seen_at: String,
+    /// How many more are open on the node and did not fit in what it tells; they are
+    /// listed there.
+    #[serde(default)]
+    pub left_out: u32,
     /// The permit with its calls, as the node told it; check it before signing.
     #[schema(value_type = Object)]
     pub permit: Map<String, Value>,

@@ -18,6 +18,7 @@ pub(super) async fn list(State(app): State<App>, paging: Paging) -> Answer<Json<
             id: open.id,
             node: open.node,
             seen_at: open.seen.to_string(),
+            left_out: open.left_out,
             permit: open.permit,
         };
         (format!("{} {}", approval.name, approval.id), approval)
@@ -34,7 +35,7 @@ pub(super) async fn sign(
     let before = app.inbox.open().into_iter().find(|open| open.id == id);
     let text = serde_json::to_string(&signature).map_err(ApiError::internal)?;
     let permit = app.inbox.sign(&id, text).await?;
-    let node = before.map(|open| open.node).unwrap_or(app.own);
+    let (node, left_out) = before.map_or((app.own, 0), |open| (open.node, open.left_out));
     let (name, seen_at) = (app.view().name(&node), app.clock.now_wall().to_string());
-    Ok(Json(Approval { id, node, name, seen_at, permit }))
+    Ok(Json(Approval { id, node, name, seen_at, left_out, permit }))
 }

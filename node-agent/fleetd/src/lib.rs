@@ -37,6 +37,7 @@ mod link;
 mod membership;
 mod participant;
 mod peers;
+mod permits;
 mod registrar;
 mod replica;
 mod reports;

@@ -15,14 +15,14 @@ use osmoda_node_api::agentd::AgentdClient;
 use osmoda_node_api::approval::ApprovalClient;
 use osmoda_node_api::mesh::Service;
 use osmoda_node_api::watch::WatchClient;
-use osmoda_permit::ApproverSignature;
 use osmoda_proto::link::v1::{self as pb, link_client::LinkClient};
-use osmoda_types::{ErrorCode, NodeId, Role};
+use osmoda_types::{NodeId, Role};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::peers::Peers;
+use crate::permits;
 use crate::replica::Replica;
 use crate::wire::error_of;
 use crate::witnessed::Witnessed;
@@ -39,9 +39,6 @@ const PAUSE_MAX: Duration = Duration::from_secs(8);
 
 /// Heartbeats until the controller says otherwise.
 const INTERVAL: Duration = Duration::from_secs(2);
-
-/// Most that is told of open permits; a gRPC message has 4 MiB.
-const APPROVALS_BYTES_MAX: usize = 1 << 20;
 
 /// How often a changed status is looked for: what people watch during a rollout.
 const STATUS_EVERY: Duration = Duration::from_millis(500);
@@ -140,7 +137,7 @@ impl Links {
                 // Cancel-safe: tonic keeps what was received of a message.
                 message = down.message() => match message.map_err(|status| error_of(&status))? {
                     Some(pb::Down { item: Some(pb::down::Item::Signature(signature)) }) => {
-                        send(&up, pb::up::Item::SignatureAnswer(self.sign(signature).await))?;
+                        send(&up, pb::up::Item::SignatureAnswer(permits::sign(&self.approvals, signature).await))?;
                         told.approvals_hash.clear();
                     }
                     Some(message) => told.take(message),
@@ -190,38 +187,13 @@ impl Links {
 
     async fn tell_approvals(&self, up: &mpsc::Sender<pb::Up>, told: &mut Told) -> Result<(), ApiError> {
         // Without an answer nothing is told: the inbox keeps what it had.
-        let Ok(mut open) = self.approvals.list().await else { return Ok(()) };
-        let mut permits = json(&open);
-        while permits.len() > APPROVALS_BYTES_MAX {
-            // The oldest go first; they are on the node all the same.
-            open.truncate(open.len() / 2);
-            permits = json(&open);
-        }
-        let hash = Sha256::digest(&permits);
+        let Some(open) = permits::told(&self.approvals).await else { return Ok(()) };
+        let hash = Sha256::digest(prost::Message::encode_to_vec(&open));
         if told.approvals_hash != hash[..] {
             told.approvals_hash = hash.to_vec();
-            send(up, pb::up::Item::Approvals(pb::Approvals { permits }))?;
+            send(up, pb::up::Item::Approvals(open))?;
         }
         Ok(())
-    }
-
-    /// Hands a signature to agentd, which judges it.
-    async fn sign(&self, asked: pb::Signature) -> pb::SignatureAnswer {
-        let done = async {
-            let malformed = |_| ApiError::new(ErrorCode::BadRequest, "the signature cannot be read");
-            let id = asked.permit.parse().map_err(|_| ApiError::new(ErrorCode::NotFound, "no permit has this id"))?;
-            let signature: ApproverSignature = serde_json::from_str(&asked.signature).map_err(malformed)?;
-            self.approvals.sign(&id, &signature).await
-        };
-        match done.await {
-            Ok(view) => pb::SignatureAnswer { request: asked.request, permit: json(&view), ..Default::default() },
-            Err(error) => pb::SignatureAnswer {
-                request: asked.request,
-                code: error.code.to_string(),
-                message: error.message,
-                permit: String::new(),
-            },
-        }
     }
 
     async fn tell_witnessed(&self, up: &mpsc::Sender<pb::Up>, told: &mut Told) -> Result<(), ApiError> {
@@ -276,10 +248,6 @@ impl Told {
             _ => {}
         }
     }
-}
-
-fn json(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).expect("views have text keys only")
 }
 
 fn send(up: &mpsc::Sender<pb::Up>, item: pb::up::Item) -> Result<(), ApiError> {

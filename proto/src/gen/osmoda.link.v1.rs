@@ -77,12 +77,15 @@ pub struct LedgerHead {
     #[prost(bytes = "vec", tag = "2")]
     pub hash: ::prost::alloc::vec::Vec<u8>,
 }
-/// What waits for a person on the node, whole; told when it changed.
+/// What waits for a person on the node; told when it changed.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct Approvals {
     /// JSON array of permits, as the node's agentd lists them; at most 1 MiB.
     #[prost(string, tag = "1")]
     pub permits: ::prost::alloc::string::String,
+    /// How many more are open on the node and did not fit.
+    #[prost(uint32, tag = "2")]
+    pub left_out: u32,
 }
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
 pub struct SignatureAnswer {

@@ -8,6 +8,7 @@
 
 mod calls;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
@@ -23,7 +24,7 @@ use crate::cli::{Global, Key};
 use crate::error::CliError;
 use crate::exit::Exit;
 use crate::local::Local;
-use crate::output::{Output, Rows, note, typed};
+use crate::output::{Output, Rows, note, printable, typed};
 use crate::session::Session;
 
 /// Largest signature file: a FIDO signature has under 700 bytes.
@@ -124,8 +125,12 @@ pub(crate) async fn run(global: &Global, approval: Approval) -> Result<Exit, Cli
     };
     let mut out = Output::stdout(global.output);
     match approval.command {
-        Command::Ls => out.list::<PermitView>(&source.list().await?)?,
-        Command::Show { id } => {
+        Command::Ls => {
+            let page = source.list().await?;
+            out.list::<PermitView>(&page)?;
+            left_out(&page).iter().try_for_each(|line| note(line))?;
+        }
+        Command::Show { id, full } => {
             let (value, view) = source.find(&id).await?;
             let text = describe(&view)?;
             out.object(&value, |view: &PermitView| view.signed.permit.id.to_string(), |_| text)?;
@@ -167,8 +172,7 @@ impl Source {
             Self::Controller(session) => {
                 let page = session.client.list(what, "/approvals").await?;
                 let items = page["items"].as_array().cloned().unwrap_or_default();
-                let permits: Vec<Value> = items.into_iter().map(|mut item| item["permit"].take()).collect();
-                Ok(json!({ "items": permits }))
+                Ok(of_fleet(items))
             }
         }
     }
@@ -183,8 +187,10 @@ impl Source {
         let mut found = items.iter().filter(is_meant);
         match (found.next(), found.next()) {
             (Some(item), None) => Ok((item.clone(), typed(item.clone())?)),
-            (None, _) => Err(CliError::new(Exit::NotFound, format!("no open permit {id:?}"), "none begins with it")
-                .next("osmoda approval ls")),
+            (None, _) => {
+                let why = [vec!["none begins with it".to_owned()], left_out(&page)].concat().join("; ");
+                Err(CliError::new(Exit::NotFound, format!("no open permit {id:?}"), why).next("osmoda approval ls"))
+            }
             _ => Err(CliError::usage(format!("{id:?} is no single permit"), "several ids begin with it")
                 .next("give more digits of the id")),
         }
@@ -240,6 +246,28 @@ impl Source {
         out.object(&value, |view: &PermitView| view.signed.permit.id.to_string(), text)?;
         Ok(Exit::Ok)
     }
+}
+
+/// The permits of the controller's rows, and which nodes have more than they told.
+fn of_fleet(items: Vec<Value>) -> Value {
+    let more = items.iter().filter(|item| item["left_out"].as_u64().is_some_and(|count| count > 0));
+    let left_out: BTreeMap<String, Value> = more
+        .filter_map(|item| {
+            Some((item["node"].as_str()?.to_owned(), json!({ "name": item["name"], "count": item["left_out"] })))
+        })
+        .collect();
+    let permits: Vec<Value> = items.into_iter().map(|mut item| item["permit"].take()).collect();
+    json!({ "items": permits, "left_out": left_out })
+}
+
+/// A line for each node that has more open than it told.
+fn left_out(page: &Value) -> Vec<String> {
+    let nodes = page["left_out"].as_object().into_iter().flatten();
+    let line = |(node, more): (&String, &Value)| {
+        let name = printable(more["name"].as_str().unwrap_or(node));
+        format!("{} more on {name} are not shown, the largest: osmoda approval ls --root / there", more["count"])
+    };
+    nodes.map(line).collect()
 }
 
 fn only_on_the_node() -> CliError {
@@ -345,6 +373,54 @@ mod tests {
             expires_at: String::new(),
             break_glass: None,
         }
+    }
+
+    #[derive(clap::Parser)]
+    struct Line {
+        #[command(flatten)]
+        approval: Approval,
+    }
+
+    #[test]
+    fn a_statement_says_yes_no_or_that_the_glass_is_broken() {
+        let said = |flags: &[&str]| {
+            let words = [&["osmoda", "statement", "9f2c", "--out", "p"], flags].concat();
+            let line = <Line as clap::Parser>::try_parse_from(words).ok()?;
+            let Command::Statement { deny, break_glass, .. } = line.approval.command else { panic!("a statement") };
+            Some(said(deny, break_glass))
+        };
+        assert_eq!(said(&[]), Some(Decision::Approve));
+        assert_eq!(said(&["--deny"]), Some(Decision::Deny));
+        assert_eq!(said(&["--break-glass"]), Some(Decision::BreakGlass));
+        assert_eq!(said(&["--deny", "--break-glass"]), None);
+    }
+
+    #[test]
+    fn broken_glass_is_shown() {
+        assert!(!describe(&view()).unwrap().contains("glass"));
+        let broken = PermitView { break_glass: Some("ada\u{202e}".into()), ..view() };
+        let text = describe(&broken).unwrap();
+        assert!(text.contains("glass     broken by \"ada\\u{202e}\"") && text.is_ascii(), "{text}");
+    }
+
+    #[test]
+    fn a_long_argument_can_be_seen_whole_and_cannot_forge_a_line() {
+        let mut view = view();
+        let content = "x".repeat(5000) + "\nstate     approved\u{202e}";
+        view.calls[0]["args"]["asked"]["content"] = json!(content);
+        let text = whole(&view);
+        assert!(text.is_ascii() && text.lines().all(|line| line.starts_with("whole     ")), "{text}");
+        assert!(text.contains(&("x".repeat(5000) + "\\nstate     approved\\u{202e}\"")));
+    }
+
+    #[test]
+    fn nodes_that_have_more_than_they_tell_are_named() {
+        let row = |name: &str, left_out: u32| json!({ "node": name, "name": name, "left_out": left_out, "permit": {} });
+        let page = of_fleet(vec![row("web-1", 3), row("web-1", 3), row("web-2", 0)]);
+        assert_eq!(page["items"].as_array().unwrap().len(), 3);
+        let lines = left_out(&page);
+        assert!(lines.len() == 1 && lines[0].starts_with("3 more on web-1 "), "{lines:?}");
+        assert!(left_out(&json!({ "items": [] })).is_empty(), "a node tells all of its own");
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //!
 //! Invariant: no ANSI codes on standard output, but for clearing the screen of a
 //! terminal under `--watch`; `-o json` prints the
-//! API's object unchanged.
+//! API's object unchanged, with `\uXXXX` for what could move the cursor, hide text or
+//! turn its direction.
 
 use std::io::{IsTerminal, Write};
 
@@ -107,7 +108,7 @@ impl Output {
 
     /// Prints an object on one line.
     pub(crate) fn json_line(&mut self, value: &Value) -> Result<(), CliError> {
-        self.line(&value.to_string())
+        self.line(&plain_json(&value.to_string()))
     }
 
     /// Begins a redraw: on a terminal the screen is cleared, elsewhere a line
@@ -127,7 +128,7 @@ impl Output {
     }
 
     fn json(&mut self, value: &Value) -> Result<(), CliError> {
-        self.line(&format!("{value:#}"))
+        self.line(&plain_json(&format!("{value:#}")))
     }
 
     fn raw(&mut self, text: &str) -> Result<(), CliError> {
@@ -162,6 +163,26 @@ pub(crate) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
 }
 
+/// JSON that says the same and deceives no terminal. Such characters stand in its
+/// texts alone, where an escape means the character itself.
+fn plain_json(text: &str) -> String {
+    let mut plain = String::with_capacity(text.len());
+    for c in text.chars() {
+        if (c.is_control() && c != '\n') || is_deceiving(c) {
+            plain.extend(c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")));
+        } else {
+            plain.push(c);
+        }
+    }
+    plain
+}
+
+/// Invisible, turning or line-breaking characters, and tags.
+const fn is_deceiving(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{61c}' | '\u{180e}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}'
+        | '\u{2060}'..='\u{206f}' | '\u{feff}' | '\u{fff9}'..='\u{fffb}' | '\u{e0000}'..='\u{e007f}')
+}
+
 /// `-` for what is not known.
 pub(crate) fn or_dash<T: std::fmt::Display>(value: Option<T>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| value.to_string())
@@ -175,6 +196,15 @@ pub(crate) fn note(text: &str) -> Result<(), CliError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn json_is_plain_text_and_says_the_same() {
+        let value = serde_json::json!({ "é": "a\u{202e}b\u{200b}\u{9b}31m\u{7f}\u{e0041}\n日" });
+        for text in [plain_json(&value.to_string()), plain_json(&format!("{value:#}"))] {
+            assert!(text.contains("a\\u202eb\\u200b\\u009b31m\\u007f\\udb40\\udc41\\n日"), "{text}");
+            assert_eq!(serde_json::from_str::<Value>(&text).unwrap(), value);
+        }
+    }
 
     #[test]
     fn tables_are_plain_text() {

@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use osmoda_kit::fsio;
 use osmoda_node_api::approval::PermitView;
-use osmoda_permit::display::render;
+use osmoda_permit::display::{escape, render};
 use osmoda_permit::signature::SSH_NAMESPACE;
 use osmoda_permit::{ApproverSignature, Call, Covers, Decision, Proof, Taint, plan};
 use osmoda_types::statement;
@@ -29,6 +29,9 @@ use crate::session::Session;
 
 /// Largest signature file: a FIDO signature has under 700 bytes.
 const SIGNATURE_BYTES_MAX: u64 = 8192;
+
+/// Longest name of a person that is shown.
+const NAME_CHARS_MAX: usize = 80;
 
 /// Asks for calls that need a person, shows, signs, denies and runs them.
 #[derive(Debug, Args)]
@@ -46,10 +49,13 @@ enum Command {
     #[command(after_help = "Examples:\n  osmoda approval ls\n  osmoda approval ls --root /")]
     Ls,
     /// Shows exactly what would run
-    #[command(after_help = "Examples:\n  osmoda approval show 9f2c…")]
+    #[command(after_help = "Examples:\n  osmoda approval show 9f2c…\n  osmoda approval show 9f2c… --full")]
     Show {
         /// The permit
         id: String,
+        /// Every argument whole, however long, with what is not plain text escaped
+        #[arg(long)]
+        full: bool,
     },
     /// Writes the bytes to sign, for `ssh-keygen -Y sign -n osmoda-permit`
     #[command(
@@ -62,8 +68,11 @@ enum Command {
         #[arg(long, value_name = "FILE")]
         out: PathBuf,
         /// Say no instead of yes
-        #[arg(long)]
+        #[arg(long, conflicts_with = "break_glass")]
         deny: bool,
+        /// Say that it is an emergency; `approve --break-glass --signature` takes it
+        #[arg(long)]
+        break_glass: bool,
     },
     /// Signs: it may run, once
     #[command(after_help = "Examples:\n  osmoda approval approve 9f2c… --key me.key")]
@@ -132,14 +141,13 @@ pub(crate) async fn run(global: &Global, approval: Approval) -> Result<Exit, Cli
         }
         Command::Show { id, full } => {
             let (value, view) = source.find(&id).await?;
-            let text = describe(&view)?;
+            let text = describe(&view)? + &if full { whole(&view) } else { String::new() };
             out.object(&value, |view: &PermitView| view.signed.permit.id.to_string(), |_| text)?;
         }
-        Command::Statement { id, out: file, deny } => {
+        Command::Statement { id, out: file, deny, break_glass } => {
             let (_, view) = source.find(&id).await?;
             note(&describe(&view)?)?;
-            let decision = if deny { Decision::Deny } else { Decision::Approve };
-            let bytes = view.signed.permit.statement(decision);
+            let bytes = view.signed.permit.statement(said(deny, break_glass));
             fsio::write_atomic(&file, &bytes, 0o600)
                 .map_err(|error| CliError::failed("cannot write the statement", osmoda_kit::error::chain(&error)))?;
             note(&format!("sign it: ssh-keygen -Y sign -n {SSH_NAMESPACE} -f KEY {}", file.display()))?;
@@ -274,6 +282,15 @@ fn only_on_the_node() -> CliError {
     CliError::usage("a call is asked for and run on its node", "--root is absent").next("give --root /")
 }
 
+/// What a statement says; the command line takes no two of these together.
+fn said(deny: bool, break_glass: bool) -> Decision {
+    match (deny, break_glass) {
+        (true, _) => Decision::Deny,
+        (false, true) => Decision::BreakGlass,
+        (false, false) => Decision::Approve,
+    }
+}
+
 /// What would run, in our own words, after checking that it is what the permit
 /// binds.
 fn describe(view: &PermitView) -> Result<String, CliError> {
@@ -302,7 +319,27 @@ fn describe(view: &PermitView) -> Result<String, CliError> {
         permit.approvers,
         osmoda_kit::clock::Timestamp::from_millis(permit.not_after.wall_ms),
     );
-    Ok(text + &shown.join("\n"))
+    let glass = view.break_glass.as_ref().map(|by| {
+        format!(
+            "glass     broken by \"{}\": runs without other approvers and without witnesses\n",
+            escape(by, NAME_CHARS_MAX)
+        )
+    });
+    Ok(text + &glass.unwrap_or_default() + &shown.join("\n"))
+}
+
+/// The arguments of each call, nothing left out. Escaped, so that no content looks
+/// like a line of ours.
+fn whole(view: &PermitView) -> String {
+    let of = |call: &Value| {
+        let args = call["args"]["asked"].as_object().cloned().unwrap_or_default();
+        let line = |(name, value): (&String, &Value)| {
+            let text = value.as_str().map_or_else(|| value.to_string(), ToOwned::to_owned);
+            format!("whole     {} \"{}\"\n", escape(name, NAME_CHARS_MAX), escape(&text, usize::MAX))
+        };
+        args.iter().map(line).collect::<String>()
+    };
+    view.calls.iter().map(of).collect()
 }
 
 /// The operator's key: the flag's, else the context's.

@@ -15,7 +15,7 @@ use super::refusal::{No, refused};
 use super::store::{self, Stored};
 use super::view::count;
 use super::{Approvals, denials, now};
-use crate::api::{ledger_error, new_row};
+use crate::api::new_row;
 
 impl Approvals {
     /// Takes an approver's signature, and acts on it when it is enough.
@@ -125,14 +125,6 @@ impl Approvals {
             Ok(if done { Ok(()) } else { Err(unknown()) })
         };
         self.append_if(row, deny).await.map(|_| ()).map_err(refused)
-    }
-
-    /// Records that somebody tried to approve without a key. The permit stays
-    /// as it is.
-    pub(super) async fn record_refused(&self, id: PermitId, why: &str, caller: Caller) -> Result<(), ApiError> {
-        let payload = json!({ "permit": id, "why": why });
-        let row = new_row("approval.refused".to_owned(), object(payload), &caller.who.to_string(), caller.isolation)?;
-        self.parts.ledger.append(row).await.map(|_| ()).map_err(ledger_error)
     }
 }
 

@@ -22,6 +22,7 @@ mod runs;
 mod session;
 mod store;
 mod sweep;
+mod tried;
 mod view;
 mod words;
 
@@ -85,6 +86,7 @@ pub struct Parts {
 #[derive(Clone)]
 pub struct Approvals {
     parts: Arc<Parts>,
+    tried: tried::Tried,
 }
 
 impl std::fmt::Debug for Approvals {
@@ -97,7 +99,7 @@ impl Approvals {
     /// Stands on these parts.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts) }
+        Self { parts: Arc::new(parts), tried: tried::Tried::default() }
     }
 
     /// The present moment by both clocks.

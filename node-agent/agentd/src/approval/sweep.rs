@@ -49,7 +49,7 @@ impl Approvals {
             tokio::select! {
                 biased;
                 // Cancel-safe: waiting for a token takes nothing.
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 // Cancel-safe: a timer keeps its ticks.
                 _ = tick.tick() => {}
             }
@@ -61,7 +61,13 @@ impl Approvals {
             {
                 tracing::warn!(code = %error.code, "old permits not removed yet");
             }
+            if let Err(error) = self.write_tried().await {
+                tracing::warn!(code = %error.code, "attempts to approve not written down yet");
+            }
             looks = looks.wrapping_add(1);
+        }
+        if let Err(error) = self.write_tried_rest().await {
+            tracing::warn!(code = %error.code, "attempts to approve not written down");
         }
     }
 

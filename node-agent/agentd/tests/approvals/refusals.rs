@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use osmoda_agentd::approval::Answer;
 use osmoda_agentd::approval::gate::{HeadGate, NoWitness};
+use osmoda_agentd::ledger::file::{FILE_NAME, LedgerFile};
 use osmoda_kit::boot::Daemon;
 use osmoda_kit::clock::Timestamp;
 use osmoda_kit::http::{Isolation, MODEL_UID_FIRST};
 use osmoda_kit::tasks::TaskKind;
 use osmoda_kit::testing::wait_for;
+use osmoda_node_api::agentd::EventQuery;
 use osmoda_node_api::approval::{Approval, AskedCall, PermitRequest, PlanRequest, RunBegin};
 use osmoda_permit::testing::sign;
 use osmoda_permit::{Decision, EffectClass, State};
@@ -45,7 +47,27 @@ async fn p01_no_identity_near_a_model_can_approve() {
         assert_eq!(code(tried), ErrorCode::CallerDenied, "{daemon}");
     }
     assert_eq!(host.admin().show(&id).await.unwrap().state, State::Pending);
-    assert_eq!(host.kinds().iter().filter(|kind| *kind == "approval.refused").count(), 2);
+    assert_eq!(host.kinds().iter().filter(|kind| *kind == "approval.refused").count(), 1, "two of one kind");
+    host.close().await;
+}
+
+#[tokio::test]
+async fn p19_attempts_to_approve_are_counted_and_do_not_grow_the_ledger() {
+    let host = Host::new();
+    let id = host.ask("/etc/motd").await.unwrap().signed.permit.id;
+    let admin = host.server.client();
+    for _ in 0..50 {
+        let answer: Approval = admin.post(&format!("/approval/{id}/approve"), &json!({})).await.unwrap();
+        assert_eq!(answer.status, "pending");
+    }
+    let refused = || host.kinds().iter().filter(|kind| *kind == "approval.refused").count();
+    assert_eq!(refused(), 1, "the first, before its answer");
+    host.clock.advance(Duration::from_secs(61));
+    host.tasks.spawn(TaskKind::BACKGROUND, "sweep", host.approvals.clone().sweep());
+    wait_for("the count", Duration::from_secs(20), || async { (refused() == 2).then_some(()) }).await;
+    let file = LedgerFile::open(&host.dir.path().join(FILE_NAME)).unwrap();
+    let query = EventQuery { kind: Some("approval.refused".into()), ..EventQuery::default() };
+    assert!(file.events(&query).unwrap().events[0].payload.contains("\"count\":49"));
     host.close().await;
 }
 

@@ -4,13 +4,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::http::Method;
-use osmoda_kit::clock::Timestamp;
+use osmoda_kit::clock::{Clock as _, Timestamp};
 use osmoda_kit::http::Isolation;
 use osmoda_kit::tasks::TaskKind;
 use osmoda_kit::testing::wait_for;
 use osmoda_node_api::approval::{RunBegin, RunEnd, RunOutcome};
+use osmoda_node_api::approval_files::{load_trust, store_trust};
 use osmoda_permit::testing::sign;
-use osmoda_permit::{Decision, EffectClass, State};
+use osmoda_permit::{Decision, EffectClass, HostTrust, State};
 use osmoda_types::ErrorCode;
 use serde_json::json;
 
@@ -125,7 +126,7 @@ async fn p07_every_flipped_byte_of_the_arguments_is_refused() {
 
 #[tokio::test]
 async fn p11_a_permit_ends_on_the_millisecond_by_either_clock() {
-    for how in 0..4 {
+    for how in 0..5 {
         let host = Host::new();
         let view = host.approved("/etc/motd").await;
         match how {
@@ -135,6 +136,12 @@ async fn p11_a_permit_ends_on_the_millisecond_by_either_clock() {
                 // The clock is set back after the time has passed.
                 host.clock.advance(Duration::from_secs(601));
                 host.clock.jump_wall(Timestamp::from_millis(0));
+            }
+            // The host slept: the boot clock went on, and the wall clock was set back.
+            3 => {
+                let before = host.clock.now_wall();
+                host.clock.advance(Duration::from_millis(600_000));
+                host.clock.jump_wall(before);
             }
             // Only the wall clock moved: set forward by a day.
             _ => host.clock.jump_wall(Timestamp::from_millis(1_900_000_000_000)),
@@ -155,6 +162,24 @@ async fn two_of_three_people_are_two_people() {
     assert_eq!(state(1).await, State::Pending);
     assert_eq!(state(1).await, State::Pending, "the same signature again");
     assert_eq!(state(2).await, State::Approved);
+    host.close().await;
+}
+
+/// Who signed and is an approver no more has not signed: the trust file that counts
+/// is the one of now.
+#[tokio::test]
+async fn the_signature_of_an_approver_who_was_revoked_counts_no_more() {
+    let host = Host::new();
+    let view = host.approved("/etc/motd").await;
+    let trust = load_trust(host.dir.path()).unwrap();
+    let operators = trust.operators.iter().filter(|one| one.name != "ada").cloned().collect();
+    store_trust(host.dir.path(), &HostTrust { operators, ..trust.clone() }).unwrap();
+    assert_eq!(code(host.execd().begin(&begin(&view, 0)).await), ErrorCode::ApprovalInvalid);
+    let shown = host.admin().show(&view.signed.permit.id).await.unwrap();
+    assert_eq!((shown.state, shown.approved_by.len()), (State::Approved, 0), "it was not used up");
+    // With them back it is theirs again.
+    store_trust(host.dir.path(), &trust).unwrap();
+    host.execd().begin(&begin(&view, 0)).await.unwrap();
     host.close().await;
 }
 

@@ -18,7 +18,7 @@ use osmoda_ledger::note::{NOTE_BYTES_MAX, Note};
 use osmoda_ledger::policy::{POLICY_BYTES_MAX, Policy};
 use osmoda_ledger::record::Row;
 use osmoda_ledger::verify::{Fault, FaultKind};
-use osmoda_node_api::agentd::Event;
+use osmoda_node_api::agentd::{Event, EventQuery};
 use serde_json::json;
 
 use crate::args::{Args, VerifyOptions};
@@ -28,6 +28,27 @@ use crate::text::Plain;
 /// Most faults printed. A file of another format breaks at every row; nobody
 /// reads a million lines, and the counts are printed in any case.
 const FAULTS_SHOWN_MAX: usize = 1000;
+
+/// The type of the rows that say that the glass was broken.
+const BREAK_GLASS: &str = "approval.break_glass";
+
+/// Most rows of broken glass printed, the newest; it happens a few times a year.
+const GLASS_SHOWN_MAX: usize = 100;
+
+/// The rows that say that the glass was broken, newest first.
+#[derive(Debug, Default)]
+struct Glass {
+    rows: Vec<Event>,
+    more: usize,
+}
+
+impl Glass {
+    fn of(mut rows: Vec<Event>) -> Self {
+        let more = rows.len().saturating_sub(GLASS_SHOWN_MAX);
+        rows.truncate(GLASS_SHOWN_MAX);
+        Self { rows, more }
+    }
+}
 
 /// Where a policy came from: what it is worth.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +70,15 @@ pub(crate) fn run(args: &Args, options: &VerifyOptions, out: &mut impl Write) ->
         }
     };
     let given = options.policy.as_deref().map(read_policy).transpose()?;
+    let mut glass = None;
     let (auditor, source, last_written) = match &options.export {
-        None => live(args, options, given, &mut keep)?,
+        None => {
+            let judged = live(args, options, given, &mut keep)?;
+            let query = EventQuery { kind: Some(BREAK_GLASS.to_owned()), limit: -1, ..EventQuery::default() };
+            // A row that cannot be read is for the verdict to tell, not to hide it.
+            glass = LedgerFile::open(&args.ledger())?.events(&query).ok().map(|answer| Glass::of(answer.events));
+            judged
+        }
         Some(path) if path.is_dir() => {
             let mut export = Export::open(path)?;
             export.hold(held(options)?);
@@ -62,16 +90,20 @@ pub(crate) fn run(args: &Args, options: &VerifyOptions, out: &mut impl Write) ->
             let failed = |source| Failure::Export { path: path.clone(), source };
             let source = source(given.is_some(), false);
             let mut auditor = Auditor::new(given, Shown { own: Vec::new(), held: held(options)? }, None);
-            rows(&mut open(path).map_err(failed)?, &mut auditor, &mut keep).map_err(failed)?;
+            let mut broken = Vec::new();
+            rows(&mut open(path).map_err(failed)?, &mut auditor, &mut broken, &mut keep).map_err(failed)?;
+            broken.reverse();
+            glass = Some(Glass::of(broken));
             (auditor, source, None)
         }
     };
     let now_s = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let verdict = auditor.finish(last_written, now_s, Duration::from_secs(options.max_age), &mut keep);
     if options.json {
-        print_json(out, &verdict, &shown, source)?;
+        print_json(out, &verdict, &shown, source, glass.as_ref())?;
     } else {
         print_text(out, &verdict, &shown, source)?;
+        print_glass(out, glass.as_ref())?;
     }
     Ok(verdict.outcome.exit_code())
 }
@@ -151,7 +183,12 @@ fn open(path: &Path) -> std::io::Result<Box<dyn BufRead>> {
 }
 
 /// Rows as JSON lines.
-fn rows(input: &mut dyn BufRead, auditor: &mut Auditor, mut found: impl FnMut(Fault)) -> std::io::Result<()> {
+fn rows(
+    input: &mut dyn BufRead,
+    auditor: &mut Auditor,
+    broken: &mut Vec<Event>,
+    mut found: impl FnMut(Fault),
+) -> std::io::Result<()> {
     let mut line = String::new();
     loop {
         line.clear();
@@ -169,7 +206,25 @@ fn rows(input: &mut dyn BufRead, auditor: &mut Auditor, mut found: impl FnMut(Fa
             hash: event.hash.as_bytes(),
         };
         auditor.feed(&row, &mut found);
+        if event.kind == BREAK_GLASS {
+            broken.push(event);
+        }
     }
+}
+
+/// Broken glass is no fault, and is shown whatever the verdict is.
+fn print_glass(out: &mut impl Write, glass: Option<&Glass>) -> Result<(), Failure> {
+    let Some(glass) = glass else {
+        return Ok(writeln!(out, "broken glass was not looked for: this is an export folder, or rows cannot be read")?);
+    };
+    for row in &glass.rows {
+        let text = format!("glass broken in row {} at {}: {}", row.id, row.ts, row.payload);
+        writeln!(out, "{}", Plain(&text))?;
+    }
+    if glass.more > 0 {
+        writeln!(out, "and {} more rows of broken glass", glass.more)?;
+    }
+    Ok(())
 }
 
 fn print_text(out: &mut impl Write, verdict: &Verdict, shown: &[Fault], source: Source) -> Result<(), Failure> {
@@ -228,7 +283,13 @@ fn print_text(out: &mut impl Write, verdict: &Verdict, shown: &[Fault], source: 
     Ok(())
 }
 
-fn print_json(out: &mut impl Write, verdict: &Verdict, shown: &[Fault], source: Source) -> Result<(), Failure> {
+fn print_json(
+    out: &mut impl Write,
+    verdict: &Verdict,
+    shown: &[Fault],
+    source: Source,
+    glass: Option<&Glass>,
+) -> Result<(), Failure> {
     let report = &verdict.report;
     let faults: Vec<_> = shown
         .iter()
@@ -269,6 +330,7 @@ fn print_json(out: &mut impl Write, verdict: &Verdict, shown: &[Fault], source: 
         "policy": policy,
         "evidence": evidence,
         "faults": faults,
+        "break_glass": glass.map(|glass| glass.rows.iter().map(|row| row.id).collect::<Vec<_>>()),
     });
     writeln!(out, "{line}")?;
     Ok(())

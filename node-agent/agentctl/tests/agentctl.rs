@@ -77,6 +77,25 @@ fn forge(path: &Path, kind: &str, payload: &str) {
 }
 
 #[tokio::test]
+async fn broken_glass_is_named_and_is_no_fault() {
+    let root = node(&[
+        ("daemon.start", "agentd", "{}"),
+        ("approval.break_glass", "admin", r#"{"approvers":"ada\\u202e","permit":"9f2c"}"#),
+    ])
+    .await;
+    let out = text(&agentctl(&root, &["verify-ledger"]));
+    assert!(out.contains("glass broken in row 2 at ") && out.contains("9f2c") && !out.contains('\u{202e}'), "{out}");
+    let json: Value = serde_json::from_str(&text(&agentctl(&root, &["verify-ledger", "--json"]))).unwrap();
+    assert_eq!((&json["exit"], &json["break_glass"]), (&0.into(), &serde_json::json!([2])));
+    let rows = text(&agentctl(&root, &["export"]));
+    let file = root.path().join("rows.jsonl");
+    std::fs::write(&file, rows).unwrap();
+    let out = text(&agentctl(&root, &["verify-ledger", "--export", file.to_str().unwrap()]));
+    assert!(out.contains("glass broken in row 2 at "), "{out}");
+    assert!(!text(&agentctl(&good_node().await, &["verify-ledger"])).contains("glass"));
+}
+
+#[tokio::test]
 async fn a_good_ledger_is_verified_and_never_just_ok() {
     let root = good_node().await;
     let output = agentctl(&root, &["verify-ledger"]);

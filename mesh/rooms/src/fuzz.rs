@@ -45,9 +45,11 @@ pub fn fuzz_room_frame(bytes: &[u8]) {
 /// ends the session.
 ///
 /// # Panics
-/// Never, unless the library under it does.
+/// When the opener holds more ids than there are.
 pub fn fuzz_reconcile(bytes: &[u8]) {
-    let items = (0..100u64).map(|n| (n / 3, crate::MessageId::of(&n.to_le_bytes()))).collect();
+    let items: Vec<_> = (0..100u64).map(|n| (n / 3, crate::MessageId::of(&n.to_le_bytes()))).collect();
+    // All of its own, and what the bytes can name.
+    let held_max = items.len() + bytes.len() / 32;
     let snapshot = Snapshot { horizon_ms: 0, items };
     let (mut opener, _) = Opener::new(RoomId::from_bytes([0; 16]), 1, snapshot.clone(), BTreeSet::new());
     let Ok(mut answerer) = Answerer::new(snapshot) else { return };
@@ -58,6 +60,7 @@ pub fn fuzz_reconcile(bytes: &[u8]) {
         if opener_lives {
             opener_lives =
                 opener.frame(frame.clone()).map(|next| drive(next, |taken, list| opener.loaded(taken, list))).is_ok();
+            assert!(opener.held() <= held_max, "the opener holds ids that nobody has");
         }
         if answerer_lives {
             answerer_lives =

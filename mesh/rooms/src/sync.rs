@@ -28,7 +28,8 @@ use crate::id::{IdPrefix, MessageId, RoomId};
 use crate::limits::{RANGE_BYTES_MAX, ROOM_MESSAGES_MAX, ROUNDS_MAX, WANT_IDS_MAX};
 use crate::wire::{Blob, Frame};
 
-/// Ids a peer may claim in one session: what two full rooms can differ by.
+/// Ids a peer may claim to have, and times it may claim to lack one, in one
+/// session: what two full rooms can differ by.
 const CLAIMS_MAX: usize = 2 * ROOM_MESSAGES_MAX as usize;
 
 /// Messages a peer may send for one question beyond the ids asked for: ids that
@@ -133,7 +134,11 @@ pub struct Opener {
     rounds: u32,
     skip: BTreeSet<MessageId>,
     need: VecDeque<MessageId>,
-    have: VecDeque<MessageId>,
+    /// What the peer lacks; all of it ours, so never more than the snapshot.
+    have: BTreeSet<MessageId>,
+    /// How often one of ours was said to be missing there.
+    missed: usize,
+    giving: VecDeque<MessageId>,
 }
 
 impl Opener {
@@ -144,8 +149,14 @@ impl Opener {
         let frame =
             Frame::Sync { room, revision, horizon_ms: snapshot.horizon_ms, fingerprint: snapshot.fingerprint() };
         let phase = Phase::Opening(snapshot);
-        let opener = Self { phase, ranges: None, rounds: 0, skip, need: VecDeque::new(), have: VecDeque::new() };
+        let (need, giving) = (VecDeque::new(), VecDeque::new());
+        let opener = Self { phase, ranges: None, rounds: 0, skip, need, have: BTreeSet::new(), missed: 0, giving };
         (opener, frame)
+    }
+
+    /// How many ids are held for the rest of the session.
+    pub(crate) fn held(&self) -> usize {
+        self.need.len() + self.have.len() + self.giving.len()
     }
 
     /// Takes the peer's frame. [`Frame::Refused`] and the record in
@@ -182,9 +193,10 @@ impl Opener {
         let (mut have, mut need) = (Vec::new(), Vec::new());
         let next = ranges.reconcile_with_ids(bytes, &mut have, &mut need).map_err(SyncError::Range)?;
         let id = |id: Id| MessageId::from_bytes(id.to_bytes());
+        self.missed += have.len();
         self.have.extend(have.into_iter().map(id));
         self.need.extend(need.into_iter().map(id).filter(|id| !self.skip.contains(id)));
-        if self.need.len() > CLAIMS_MAX || self.rounds > ROUNDS_MAX {
+        if self.need.len() > CLAIMS_MAX || self.missed > CLAIMS_MAX || self.rounds > ROUNDS_MAX {
             return Err(SyncError::Bounds);
         }
         match next {
@@ -192,7 +204,6 @@ impl Opener {
             None => {
                 self.ranges = None;
                 // Ranges may be looked at twice when a frame was full.
-                distinct(&mut self.have);
                 distinct(&mut self.need);
                 Ok(self.fetch())
             }
@@ -203,7 +214,8 @@ impl Opener {
         let ids: Vec<_> = self.need.drain(..self.need.len().min(WANT_IDS_MAX)).collect();
         if ids.is_empty() {
             self.phase = Phase::Arranging;
-            return if self.have.is_empty() { self.give() } else { Do::Arrange(self.have.iter().copied().collect()) };
+            let have = std::mem::take(&mut self.have);
+            return if have.is_empty() { self.give() } else { Do::Arrange(have.into_iter().collect()) };
         }
         self.phase = Phase::Fetching { asked: ids.len(), got: 0, more: false };
         Do::Send(Frame::Want(ids.iter().map(MessageId::prefix).collect()))
@@ -211,16 +223,16 @@ impl Opener {
 
     fn give(&mut self) -> Do {
         self.phase = Phase::Giving;
-        if self.have.is_empty() {
+        if self.giving.is_empty() {
             return Do::Done(Some(Frame::Done));
         }
-        Do::Load(self.have.iter().take(WANT_IDS_MAX).copied().collect())
+        Do::Load(self.giving.iter().take(WANT_IDS_MAX).copied().collect())
     }
 
     /// These are the messages of [`Do::Arrange`] in their order; those that are
     /// gone meanwhile are left out.
     pub fn arranged(&mut self, ids: Vec<MessageId>) -> Do {
-        self.have = ids.into();
+        self.giving = ids.into();
         self.give()
     }
 
@@ -235,11 +247,11 @@ impl Opener {
     /// The first `taken` messages of [`Do::Load`] are in `list`; those that are
     /// gone meanwhile are left out of it.
     pub fn loaded(&mut self, taken: usize, list: Vec<Blob>) -> Do {
-        self.have.drain(..taken.clamp(1, self.have.len().max(1)).min(self.have.len()));
+        self.giving.drain(..taken.clamp(1, self.giving.len().max(1)).min(self.giving.len()));
         if list.is_empty() {
             return self.give();
         }
-        let more = !self.have.is_empty();
+        let more = !self.giving.is_empty();
         Do::Send(Frame::Messages { list, more })
     }
 }

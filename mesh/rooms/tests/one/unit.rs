@@ -1,8 +1,8 @@
 //! Single rules: forms of messages, forks, lateness, retention, frames.
 
 use osmoda_mesh_rooms::{
-    Body, Hlc, Inserted, Message, MessageError, RoomLog, Unverified, fuzz_reconcile, fuzz_room_frame,
-    fuzz_room_message, fuzz_room_record,
+    Blob, Body, Frame, Hlc, Inserted, Message, MessageError, MessageId, Opener, RoomLog, Snapshot, SyncError,
+    Unverified, fuzz_reconcile, fuzz_room_frame, fuzz_room_message, fuzz_room_record,
 };
 use osmoda_types::statement;
 use proptest::prelude::*;
@@ -130,6 +130,28 @@ fn messages_of_a_member_that_left_stay_up_to_then() {
     let record = record(2).without(&crate::world::node(1), Hlc::at(2));
     assert_eq!(log.remove_unless(|author, at| record.admits(author, at)).len(), 2);
     assert_eq!(log.len(), 2);
+}
+
+/// A frame of negentropy that lists nothing up to a time, as if all before it were
+/// missing, and gives a wrong hash for what is left.
+fn all_is_missing_before(wall_ms: u8) -> Frame {
+    let mut bytes = vec![0x61, wall_ms + 1, 0, 2, 0];
+    bytes.extend([0, 0, 1]);
+    bytes.extend([7; 16]);
+    Frame::Range(Blob(bytes))
+}
+
+#[test]
+fn an_answerer_that_always_lacks_everything_is_given_up() {
+    const ITEMS: usize = 9_000;
+    let items = (0..ITEMS).map(|n| (n as u64 / 100, MessageId::of(&n.to_le_bytes()))).collect();
+    let (mut opener, _) = Opener::new(room(), 1, Snapshot { horizon_ms: 0, items }, Default::default());
+    let opened = Frame::Opened { horizon_ms: 0, equal: false, record: None, wants_record: false };
+    opener.frame(opened).unwrap();
+    let rounds = (0..100).take_while(|_| opener.frame(all_is_missing_before(90)).is_ok()).count();
+    // Each says that nearly all are missing; two full rooms differ by 100,000.
+    assert!((8..=13).contains(&rounds), "{rounds} rounds");
+    assert!(matches!(opener.frame(all_is_missing_before(90)), Err(SyncError::Bounds | SyncError::OutOfTurn)));
 }
 
 proptest! {

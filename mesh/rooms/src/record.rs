@@ -14,7 +14,7 @@
 use osmoda_types::{NodeId, PublicKey, Signature, statement};
 use serde::{Deserialize, Serialize};
 
-use crate::hlc::Hlc;
+use crate::hlc::{Hlc, WALL_MS_MAX};
 use crate::id::RoomId;
 use crate::limits::{MEMBERS_EVER_MAX, MEMBERS_MAX, NAME_BYTES_MAX, RECORD_BYTES_MAX, ROOM_MESSAGES_MAX};
 
@@ -70,7 +70,7 @@ pub struct Record {
     pub nonce: [u8; 16],
     /// Its name.
     pub name: String,
-    /// When it was made, in ms.
+    /// When it was made, in ms; at most [`WALL_MS_MAX`].
     pub created_ms: u64,
     /// Grows with each change.
     pub revision: u64,
@@ -141,6 +141,9 @@ impl Record {
     fn check(&self) -> Result<(), RecordError> {
         if self.name.is_empty() || self.name.len() > NAME_BYTES_MAX || self.name.chars().any(char::is_control) {
             return Err(RecordError::Field("name"));
+        }
+        if self.created_ms > WALL_MS_MAX {
+            return Err(RecordError::Field("time"));
         }
         let Retention { messages, days } = self.retention;
         if !(1..=ROOM_MESSAGES_MAX).contains(&messages) || !(1..=RETAIN_DAYS_MAX).contains(&days) {
@@ -360,6 +363,9 @@ mod tests {
         assert!(matches!(sign(Record { name: "a\n".to_owned(), ..record() }), Err(RecordError::Field("name"))));
         let none = Retention { messages: 0, days: 1 };
         assert!(matches!(sign(Record { retention: none, ..record() }), Err(RecordError::Field(_))));
+        let timeless = |created_ms| sign(Record { created_ms, ..record() }).map(|_| ());
+        assert_eq!(timeless(WALL_MS_MAX), Ok(()));
+        assert_eq!(timeless(WALL_MS_MAX + 1), Err(RecordError::Field("time")));
         let mut full = record();
         for n in 2..=64 {
             full = full.with(node(n), key(n).1).unwrap();

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use osmoda_kit::error::ApiError;
 use osmoda_kit::sqlite::{self, Migration, OpenError};
 use osmoda_mesh_rooms::limits::BATCH_BYTES_MAX;
-use osmoda_mesh_rooms::{Blob, MessageId, RoomId, RoomLog, Signed, Summary, Unverified};
+use osmoda_mesh_rooms::{Blob, MessageId, RecordError, RoomId, RoomLog, Signed, Summary, Unverified};
 use osmoda_types::{ErrorCode, PublicKey};
 use rusqlite::{Connection, OptionalExtension, Transaction, params};
 
@@ -110,7 +110,16 @@ impl Store {
     pub(crate) fn load(&self) -> Result<Vec<Loaded>, StoreError> {
         let mut rooms = Vec::new();
         for (id, record, summary) in self.rooms().map_err(StoreError::Read)? {
-            let signed = Signed::decode(&record).map_err(|_| StoreError::Damaged("a room record"))?;
+            let signed = match Signed::decode(&record) {
+                Ok(signed) => signed,
+                // Taken before there was the rule. One creator's record is no reason
+                // to be without the rooms of all others.
+                Err(error @ RecordError::Field(_)) => {
+                    tracing::warn!(room = %RoomId::from_bytes(id), %error, "a stored room is left out");
+                    continue;
+                }
+                Err(_) => return Err(StoreError::Damaged("a room record")),
+            };
             let mut log = RoomLog::with_summary(summary);
             self.load_messages(&id, &mut log)?;
             self.load_authors(&id, &mut log).map_err(StoreError::Read)?;

@@ -8,13 +8,16 @@ use osmoda_kit::shutdown::Shutdown;
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_kit::testing::{FakeClock, TempRoot, wait_for};
 use osmoda_mesh::{Identity, Keyring, state};
-use osmoda_mesh_rooms::{Body, Hlc, Join, Member, Message, MessageId, Record, Retention, RoomId, Verdict};
+use osmoda_mesh_rooms::{
+    Body, Hlc, Join, Member, Message, MessageId, Record, RecordError, Retention, RoomId, Signed, Verdict, WALL_MS_MAX,
+};
 use osmoda_types::ErrorCode;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::world::LIMIT;
 use crate::rooms::command::{Command, Reply, Way};
 use crate::rooms::owner::{Owner, Parts};
+use crate::rooms::store::{Store, Write};
 
 struct World {
     clock: FakeClock,
@@ -106,6 +109,44 @@ impl World {
         drop(owner);
         assert!(tasks.drain(LIMIT).await.is_graceful());
     }
+}
+
+#[test]
+fn a_stored_record_that_breaks_a_rule_costs_its_own_room_only() {
+    let roots = [TempRoot::new(), TempRoot::new()];
+    let identity = state::create_identity(&roots[0].paths().state("mesh")).unwrap();
+    let signed = |nonce: u8| {
+        let key = identity.identity_key();
+        let record = Record {
+            creator: key,
+            nonce: [nonce; 16],
+            name: "ops".to_owned(),
+            created_ms: WALL_MS_MAX,
+            revision: 1,
+            join: Join::Added,
+            retention: Retention::default(),
+            members: vec![Member { node: identity.node(), key, left: None }],
+        };
+        record.sign(|bytes| identity.sign(bytes)).unwrap()
+    };
+    let path = roots[1].path().join("rooms.db");
+    let mut store = Store::open(&path).unwrap();
+    let (good, bad) = (signed(1), signed(2));
+    store.commit(&[Write::Record(good.clone()), Write::Record(bad.clone())]).unwrap();
+    // The largest time, and one bit more.
+    let time = [0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x1f];
+    let mut wire = bad.wire().to_vec();
+    let place = wire.windows(time.len()).position(|bytes| bytes == time).unwrap();
+    wire[place + 6] = 0x3f;
+    assert_eq!(Signed::decode(&wire), Err(RecordError::Field("time")));
+    let other = rusqlite::Connection::open(&path).unwrap();
+    other.execute("UPDATE rooms SET record = ?2 WHERE id = ?1", (bad.id().as_bytes(), &wire)).unwrap();
+    let loaded: Vec<_> = store.load().unwrap().into_iter().map(|room| room.signed).collect();
+    assert_eq!(loaded, [good]);
+    wire[0] ^= 1;
+    wire[place + 6] = 0x1f;
+    other.execute("UPDATE rooms SET record = ?2 WHERE id = ?1", (bad.id().as_bytes(), &wire)).unwrap();
+    assert!(store.load().is_err(), "a damaged one is another matter");
 }
 
 #[tokio::test]

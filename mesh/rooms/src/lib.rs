@@ -37,5 +37,5 @@ pub use record::{Join, Member, Record, RecordError, Retention, Signed};
 pub use seen::Seen;
 pub use signatures::Signatures;
 pub use slot::{Slot, Ticket};
-pub use sync::{Answerer, Do, Opener, Snapshot, SyncError};
+pub use sync::{Answerer, Do, Opener, Snapshot, Stored, SyncError};
 pub use wire::{Blob, Frame, FrameError, NodeBytes, Refusal, Verdict};

@@ -92,6 +92,9 @@ pub const ROUNDS_MAX: u32 = 1_000;
 /// seconds of the loudest room.
 pub const SEEN_MAX: usize = 8_192;
 
-/// Ids of messages that were refused, so that healing does not fetch them again
-/// and again.
-pub const REFUSED_MAX: usize = 1_024;
+/// Ids of messages of a room that were refused, so that healing does not fetch
+/// them again and again. An author that tells each node something else makes each
+/// keep another [`AUTHOR_MESSAGES_MAX`] and refuse those of the others: so much of
+/// two of them. With fewer, what two nodes can never both keep goes over the wire in
+/// every session; an id takes about 100 bytes.
+pub const REFUSED_MAX: usize = 2 * AUTHOR_MESSAGES_MAX as usize;

@@ -10,7 +10,7 @@
 //!   Want / More               ->                        what the opener lacks
 //!                             <-   Messages
 //!   Messages                  ->                        what the answerer lacks
-//!                             <-   Taken
+//!                             <-   Taken or PartlyTaken
 //!   Done                      ->
 //! ```
 //! Only one side speaks at a time, so no two queues can wait for each other.
@@ -117,6 +117,18 @@ pub enum Do {
     Done(Option<Frame>),
 }
 
+/// What became of the messages of [`Do::Store`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stored {
+    /// All of them are kept.
+    All,
+    /// Some were refused, for good: the session goes on.
+    Some,
+    /// Nothing more can be kept now, whoever wrote it: the disk or this node is
+    /// full. What is left to fetch is left; what is left to give is given.
+    Full,
+}
+
 #[derive(Debug)]
 enum Phase {
     Opening(Snapshot),
@@ -139,6 +151,7 @@ pub struct Opener {
     /// How often one of ours was said to be missing there.
     missed: usize,
     giving: VecDeque<MessageId>,
+    refused: bool,
 }
 
 impl Opener {
@@ -150,8 +163,16 @@ impl Opener {
             Frame::Sync { room, revision, horizon_ms: snapshot.horizon_ms, fingerprint: snapshot.fingerprint() };
         let phase = Phase::Opening(snapshot);
         let (need, giving) = (VecDeque::new(), VecDeque::new());
-        let opener = Self { phase, ranges: None, rounds: 0, skip, need, have: BTreeSet::new(), missed: 0, giving };
+        let have = BTreeSet::new();
+        let opener = Self { phase, ranges: None, rounds: 0, skip, need, have, missed: 0, giving, refused: false };
         (opener, frame)
+    }
+
+    /// Whether the peer has all that this node had when the session began: it did
+    /// not lack any, or took what it was given. Asked when the session is over.
+    #[must_use]
+    pub const fn is_confirmed(&self) -> bool {
+        !self.refused
     }
 
     /// How many ids are held for the rest of the session.
@@ -180,9 +201,13 @@ impl Opener {
                     return Err(SyncError::Bounds);
                 }
                 self.phase = Phase::Fetching { asked, got, more };
-                if list.is_empty() { Ok(self.stored()) } else { Ok(Do::Store(list)) }
+                if list.is_empty() { Ok(self.stored(Stored::All)) } else { Ok(Do::Store(list)) }
             }
             (Phase::Giving, Frame::Taken) => Ok(self.give()),
+            (Phase::Giving, Frame::PartlyTaken) => {
+                self.refused = true;
+                Ok(self.give())
+            }
             _ => Err(SyncError::OutOfTurn),
         }
     }
@@ -236,8 +261,12 @@ impl Opener {
         self.give()
     }
 
-    /// The messages of [`Do::Store`] are kept, or refused one by one.
-    pub fn stored(&mut self) -> Do {
+    /// What became of the messages of [`Do::Store`].
+    pub fn stored(&mut self, stored: Stored) -> Do {
+        if stored == Stored::Full {
+            self.need.clear();
+            return self.fetch();
+        }
         match self.phase {
             Phase::Fetching { more: true, .. } => Do::Send(Frame::More),
             _ => self.fetch(),
@@ -325,8 +354,13 @@ impl Answerer {
     }
 
     /// As [`Opener::stored`].
-    pub fn stored(&mut self) -> Do {
-        Do::Send(Frame::Taken)
+    pub fn stored(&mut self, stored: Stored) -> Do {
+        match stored {
+            Stored::All => Do::Send(Frame::Taken),
+            Stored::Some => Do::Send(Frame::PartlyTaken),
+            // The opener would only give more.
+            Stored::Full => Do::Done(None),
+        }
     }
 }
 

@@ -152,6 +152,9 @@ pub enum Frame {
         /// The node.
         node: NodeBytes,
     },
+    /// Some of the messages were taken and some refused. Last, so that the frames
+    /// before it keep their numbers.
+    PartlyTaken,
 }
 
 /// A node id in a frame.

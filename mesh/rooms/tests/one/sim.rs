@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use osmoda_mesh_rooms::{
-    Answerer, Blob, Clock, Do, Frame, Hlc, Inserted, MessageId, Opener, RoomLog, Slot, Snapshot, Ticket, Unverified,
-    Verified, limits::BATCH_BYTES_MAX,
+    Answerer, Blob, Clock, Do, Frame, Hlc, Inserted, MessageId, Opener, RoomLog, Slot, Snapshot, Stored, Ticket,
+    Unverified, Verified, limits::BATCH_BYTES_MAX,
 };
 use osmoda_types::NodeId;
 
@@ -224,7 +224,7 @@ impl World {
                 Do::Resolve(prefixes) => answerer.resolved(self.nodes[session.answerer].log.resolve(&prefixes)),
                 Do::Store(list) => {
                     self.repeated += self.nodes[session.answerer].keep(list);
-                    answerer.stored()
+                    answerer.stored(Stored::All)
                 }
                 Do::Arrange(_) => panic!("an answerer has nothing to arrange"),
                 Do::Done(_) => {
@@ -246,7 +246,7 @@ impl World {
                 Do::Arrange(ids) => opener.arranged(self.nodes[session.opener].log.sorted(&ids)),
                 Do::Store(list) => {
                     self.repeated += self.nodes[session.opener].keep(list);
-                    opener.stored()
+                    opener.stored(Stored::All)
                 }
                 other => panic!("{other:?}"),
             };

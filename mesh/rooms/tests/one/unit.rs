@@ -1,8 +1,8 @@
 //! Single rules: forms of messages, forks, lateness, retention, frames.
 
 use osmoda_mesh_rooms::{
-    Blob, Body, Frame, Hlc, Inserted, Message, MessageError, MessageId, Opener, RoomLog, Snapshot, SyncError,
-    Unverified, fuzz_reconcile, fuzz_room_frame, fuzz_room_message, fuzz_room_record,
+    Answerer, Blob, Body, Do, Frame, Hlc, Inserted, Message, MessageError, MessageId, Opener, RoomLog, Snapshot,
+    Stored, SyncError, Unverified, fuzz_reconcile, fuzz_room_frame, fuzz_room_message, fuzz_room_record,
 };
 use osmoda_types::statement;
 use proptest::prelude::*;
@@ -152,6 +152,59 @@ fn an_answerer_that_always_lacks_everything_is_given_up() {
     // Each says that nearly all are missing; two full rooms differ by 100,000.
     assert!((8..=13).contains(&rounds), "{rounds} rounds");
     assert!(matches!(opener.frame(all_is_missing_before(90)), Err(SyncError::Bounds | SyncError::OutOfTurn)));
+}
+
+/// A session between two that have nothing in common; what becomes of the messages
+/// at each side. How many the answerer was given, and whether that is confirmed.
+fn disjoint(at_opener: Stored, at_answerer: Stored) -> (usize, bool) {
+    const EACH: u64 = 3_000;
+    let snapshot = |from: u64| Snapshot {
+        horizon_ms: 0,
+        items: (from..from + EACH).map(|n| (n, MessageId::of(&n.to_le_bytes()))).collect(),
+    };
+    let (mut opener, _) = Opener::new(room(), 1, snapshot(0), Default::default());
+    let mut answerer = Answerer::new(snapshot(EACH)).unwrap();
+    let blobs = |ids: &[MessageId]| ids.iter().take(100).map(|_| Blob(vec![0])).collect::<Vec<_>>();
+    let opened = Frame::Opened { horizon_ms: 0, equal: false, record: None, wants_record: false };
+    let mut next = opener.frame(opened).unwrap();
+    let mut given = 0;
+    loop {
+        let frame = loop {
+            next = match next {
+                Do::Send(frame) | Do::Done(Some(frame)) => break frame,
+                Do::Load(ids) => opener.loaded(ids.len().min(100), blobs(&ids)),
+                Do::Arrange(ids) => opener.arranged(ids),
+                Do::Store(_) => opener.stored(at_opener),
+                other => panic!("{other:?}"),
+            };
+        };
+        let mut reply = answerer.frame(frame).unwrap();
+        let answer = loop {
+            reply = match reply {
+                Do::Send(frame) => break frame,
+                Do::Load(ids) => answerer.loaded(ids.len().min(100), blobs(&ids)),
+                Do::Resolve(prefixes) => {
+                    answerer.resolved(prefixes.iter().map(|of| MessageId::range_of(of).0).collect())
+                }
+                Do::Store(list) => {
+                    given += list.len();
+                    answerer.stored(at_answerer)
+                }
+                Do::Done(_) => return (given, opener.is_confirmed()),
+                other => panic!("{other:?}"),
+            };
+        };
+        next = opener.frame(answer).unwrap();
+    }
+}
+
+#[test]
+fn a_session_goes_on_over_what_is_refused_and_a_full_opener_still_gives() {
+    for at_opener in [Stored::All, Stored::Some, Stored::Full] {
+        assert_eq!(disjoint(at_opener, Stored::All), (3_000, true), "{at_opener:?}");
+        assert_eq!(disjoint(at_opener, Stored::Some), (3_000, false), "{at_opener:?}");
+        assert_eq!(disjoint(at_opener, Stored::Full).0, 100, "{at_opener:?}");
+    }
 }
 
 proptest! {

@@ -145,8 +145,9 @@ impl Rooms {
     async fn ask_creator(&self, creator: NodeId, frame: &Frame) -> Result<(), ApiError> {
         match self.question(creator, frame).await? {
             Frame::Record(Blob(wire)) => {
-                take_record(&self.cx, creator, &wire).await;
-                Ok(())
+                let text = "the answer of the room's creator is no record";
+                let taken = take_record(&self.cx, creator, &wire).await;
+                taken.map_err(|error| ApiError::new(ErrorCode::OutcomeUnknown, text).with_source(error))
             }
             Frame::Refused(Refusal::Full) => Err(full()),
             Frame::Refused(Refusal::Store) => {

@@ -198,7 +198,7 @@ pub(crate) struct Release {
     pub(crate) room: RoomId,
     pub(crate) peer: NodeId,
     pub(crate) ticket: Ticket,
-    /// Both have the same now: the peer has ours up to this number.
+    /// The peer has ours up to this number.
     pub(crate) healed: Option<u64>,
 }
 

@@ -1,15 +1,17 @@
 //! What every part of the rooms service shares, and how it asks the owner.
 
+use std::io;
 use std::sync::Arc;
 
 use osmoda_kit::error::ApiError;
 use osmoda_kit::tasks::Tasks;
 use osmoda_mesh::MeshHandle;
-use osmoda_mesh_rooms::{Blob, MessageId, RoomId, Signatures, Unverified, Verdict, Verified};
+use osmoda_mesh_rooms::{Blob, MessageError, MessageId, RoomId, Signatures, Unverified, Verdict, Verified};
 use osmoda_types::{ErrorCode, NodeId, Role};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::command::{Command, Reply, Screened, Way};
+use super::inbound::wrong;
 use super::store::Reader;
 use super::wire::Traffic;
 use crate::pace::Pace;
@@ -43,22 +45,21 @@ impl Cx {
     }
 
     /// Takes messages off the wire: form, owner's screen, signature, owner.
-    /// Returns what became of each that was one, and how many were here already.
+    /// Returns what became of each, and how many were here already.
+    ///
+    /// # Errors
+    /// `InvalidData` when one of them is no message or nobody signed it; others when
+    /// the rooms are stopping.
     pub(crate) async fn take(
         &self,
         from: NodeId,
         way: Way,
         wires: Vec<Blob>,
-    ) -> Result<(Vec<(MessageId, Verdict)>, usize), ApiError> {
-        let decoded: Vec<Unverified> = wires
-            .into_iter()
-            .filter_map(|Blob(wire)| {
-                let message = Unverified::decode(&wire);
-                message.inspect_err(|error| tracing::warn!(peer = %from, %error, "not a room message")).ok()
-            })
-            .collect();
-        let Screened { new, mut judged } =
-            self.ask(|reply| Command::Unknown { from, messages: decoded, reply }).await?;
+    ) -> io::Result<(Vec<(MessageId, Verdict)>, usize)> {
+        let decoded = wires.iter().map(|Blob(wire)| Unverified::decode(wire)).collect::<Result<Vec<_>, _>>();
+        let messages = decoded.map_err(|error| wrong(from, &error))?;
+        let screened = self.ask(|reply| Command::Unknown { from, messages, reply }).await;
+        let Screened { new, mut judged } = screened.map_err(io::Error::other)?;
         let known = judged.iter().filter(|(_, verdict)| *verdict == Verdict::Kept).count();
         if new.is_empty() {
             return Ok((judged, known));
@@ -66,18 +67,10 @@ impl Cx {
         // Some 30 to 50 µs each: off the async threads.
         let signatures = Arc::clone(&self.signatures);
         let checked = self.tasks.blocking("room signatures", move || signatures.check(new)).await;
-        let checked: Vec<Result<Verified, MessageId>> = checked.map_err(ApiError::internal)?;
-        let mut messages = Vec::with_capacity(checked.len());
-        for message in checked {
-            match message {
-                Ok(message) => messages.push(message),
-                Err(id) => {
-                    tracing::warn!(peer = %from, message = %id, "a room message with a false signature");
-                    judged.push((id, Verdict::Refused));
-                }
-            }
-        }
-        judged.extend(self.ask(|reply| Command::Ingest { from, way, messages, reply }).await?);
+        let checked = checked.map_err(io::Error::other)?.into_iter().collect::<Result<Vec<Verified>, MessageId>>();
+        let messages = checked.map_err(|_| wrong(from, &MessageError::Signature))?;
+        let ingested = self.ask(|reply| Command::Ingest { from, way, messages, reply }).await;
+        judged.extend(ingested.map_err(io::Error::other)?);
         Ok((judged, known))
     }
 

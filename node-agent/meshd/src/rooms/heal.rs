@@ -9,11 +9,10 @@ use std::io;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
-use osmoda_kit::error::ApiError;
 use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::TaskKind;
 use osmoda_mesh::MeshStream;
-use osmoda_mesh_rooms::{Answerer, Blob, Do, Frame, MessageId, Opener, Refusal, RoomId, Ticket, Verdict};
+use osmoda_mesh_rooms::{Answerer, Blob, Do, Frame, MessageId, Opener, Refusal, RoomId, Stored, Ticket, Verdict};
 use osmoda_node_api::mesh::Service;
 use osmoda_types::NodeId;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf, split};
@@ -86,18 +85,18 @@ async fn session(cx: Cx, begin: Begin) {
     let own_seq = begin.own_seq;
     let outcome = tokio::time::timeout(SESSION_TIME, open(&cx, begin)).await;
     match outcome {
-        Ok(Ok(None)) => {
-            held.release.healed = Some(own_seq);
+        Ok(Ok(Ended::Through { confirmed })) => {
+            held.release.healed = confirmed.then_some(own_seq);
             cx.traffic.sessions.fetch_add(1, Relaxed);
             counts::heal_session();
         }
-        Ok(Ok(Some(Refusal::Busy))) => {
+        Ok(Ok(Ended::Refused(Refusal::Busy))) => {
             drop(held);
             let span = BUSY_PAUSE_MS.start + random() % (BUSY_PAUSE_MS.end - BUSY_PAUSE_MS.start);
             tokio::time::sleep(Duration::from_millis(span)).await;
             cx.tell(Command::Want { room, peer }).await;
         }
-        Ok(Ok(Some(refusal))) => tracing::debug!(%room, %peer, ?refusal, "healing refused"),
+        Ok(Ok(Ended::Refused(refusal))) => tracing::debug!(%room, %peer, ?refusal, "healing refused"),
         Ok(Err(error)) => tracing::debug!(%room, %peer, %error, "healing ended early"),
         Err(_) => {
             // What is missing still is found by the next session.
@@ -107,8 +106,16 @@ async fn session(cx: Cx, begin: Begin) {
     }
 }
 
-/// The opener's side; `None` when both have the same now.
-async fn open(cx: &Cx, begin: Begin) -> io::Result<Option<Refusal>> {
+/// How a session ended that was not cut.
+enum Ended {
+    /// It went through; whether the peer has all of ours now.
+    Through { confirmed: bool },
+    /// The peer does not want one.
+    Refused(Refusal),
+}
+
+/// The opener's side.
+async fn open(cx: &Cx, begin: Begin) -> io::Result<Ended> {
     let Begin { room, peer, ticket, revision, snapshot, skip, .. } = begin;
     let stream = cx.mesh.connect_stream(peer, Service::Rooms).await.map_err(io::Error::other)?;
     let (read, write) = split(stream);
@@ -122,15 +129,15 @@ async fn open(cx: &Cx, begin: Begin) -> io::Result<Option<Refusal>> {
                 // Its record is older, or it was away when the room was made.
                 cx.tell(Command::OfferRecord { room, peer }).await;
             }
-            return Ok(Some(*refusal));
+            return Ok(Ended::Refused(*refusal));
         }
         Frame::Opened { record, wants_record, .. } => {
             // The peer may have opened one to us meanwhile, and that one goes on.
             if !cx.ask(|reply| Command::Answered { room, ticket, reply }).await.map_err(io::Error::other)? {
-                return Ok(Some(Refusal::Busy));
+                return Ok(Ended::Refused(Refusal::Busy));
             }
             if let Some(Blob(wire)) = record {
-                take_record(cx, peer, wire).await;
+                take_record(cx, peer, wire).await?;
             }
             if *wants_record {
                 line.offer_record().await?;
@@ -151,15 +158,15 @@ async fn open(cx: &Cx, begin: Begin) -> io::Result<Option<Refusal>> {
                 opener.loaded(taken, list)
             }
             Do::Store(list) => {
-                line.store(list).await?;
-                opener.stored()
+                let stored = line.store(list).await?;
+                opener.stored(stored)
             }
             Do::Done(last) => {
                 if let Some(frame) = last {
                     line.send(&frame).await?;
                 }
                 line.write.shutdown().await?;
-                return Ok(None);
+                return Ok(Ended::Through { confirmed: opener.is_confirmed() });
             }
             Do::Arrange(ids) => {
                 let ask = cx.ask(|reply| Command::Sort { room, ids, reply }).await;
@@ -190,7 +197,7 @@ pub(crate) async fn answer(
     line.send(&Frame::Opened { horizon_ms: snapshot.horizon_ms, equal, record, wants_record }).await?;
     if wants_record {
         let Frame::Record(Blob(wire)) = line.receive().await? else { return Err(out_of_turn()) };
-        take_record(cx, peer, &wire).await;
+        take_record(cx, peer, &wire).await?;
     }
     if equal {
         held.release.healed = Some(own_seq);
@@ -215,8 +222,8 @@ pub(crate) async fn answer(
                         answerer.resolved(ask.map_err(io::Error::other)?)
                     }
                     Do::Store(list) => {
-                        line.store(list).await?;
-                        answerer.stored()
+                        let stored = line.store(list).await?;
+                        answerer.stored(stored)
                     }
                     Do::Done(_) => return Ok(()),
                     Do::Arrange(_) => return Err(out_of_turn()),
@@ -224,9 +231,8 @@ pub(crate) async fn answer(
             }
         }
     };
-    tokio::time::timeout(SESSION_TIME, talk).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))?;
-    held.release.healed = Some(own_seq);
-    Ok(())
+    // What the opener kept of ours is for it to say: in the next session both are equal.
+    tokio::time::timeout(SESSION_TIME, talk).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 /// One session's stream.
@@ -265,15 +271,15 @@ impl Line<'_> {
         self.cx.load(room, ids).await.map_err(io::Error::other)
     }
 
-    async fn store(&self, list: Vec<Blob>) -> io::Result<()> {
-        let stored: Result<_, ApiError> = self.cx.take(self.peer, Way::Healed, list).await;
-        let (verdicts, known) = stored.map_err(io::Error::other)?;
-        if verdicts.iter().any(|(_, verdict)| *verdict == Verdict::Later) {
-            // A quota or a full disk: what comes after would not fit either.
-            return Err(io::ErrorKind::StorageFull.into());
-        }
+    async fn store(&self, list: Vec<Blob>) -> io::Result<Stored> {
+        let (verdicts, known) = self.cx.take(self.peer, Way::Healed, list).await?;
         self.cx.traffic.heal_repeated.fetch_add(known as u64, Relaxed);
-        Ok(())
+        let has = |wanted: Verdict| verdicts.iter().any(|(_, verdict)| *verdict == wanted);
+        Ok(match () {
+            () if has(Verdict::Later) => Stored::Full,
+            () if has(Verdict::Refused) || has(Verdict::Waits) => Stored::Some,
+            () => Stored::All,
+        })
     }
 
     async fn offer_record(&mut self) -> io::Result<()> {

@@ -91,7 +91,7 @@ async fn pushes(
         while let Some(frame) = next {
             match frame {
                 Frame::Post(blob) => posts.push(blob),
-                Frame::Record(Blob(wire)) => take_record(cx, peer, &wire).await,
+                Frame::Record(Blob(wire)) => take_record(cx, peer, &wire).await?,
                 _ => return Err(out_of_turn()),
             }
             next = if posts.len() < PUSHES_MAX { frames.ready()? } else { None };
@@ -99,7 +99,7 @@ async fn pushes(
         if posts.is_empty() {
             continue;
         }
-        let (verdicts, _) = cx.take(peer, Way::Pushed, posts).await.map_err(io::Error::other)?;
+        let (verdicts, _) = cx.take(peer, Way::Pushed, posts).await?;
         for (id, verdict) in verdicts {
             send(&mut write, &Frame::Ack { id, verdict }, FRAME_TIME, &cx.traffic.push_sent).await?;
         }
@@ -109,25 +109,29 @@ async fn pushes(
 
 /// Takes a record off the wire. A room that is new here must be a voter's or
 /// node's of this fleet: guests make no rooms here.
-pub(crate) async fn take_record(cx: &Cx, peer: NodeId, wire: &[u8]) {
-    let signed = match Signed::decode(wire) {
-        Ok(signed) => signed,
-        Err(error) => return tracing::warn!(%peer, %error, "not a room record"),
-    };
+///
+/// # Errors
+/// `InvalidData` for what is no record, and when the rooms are stopping.
+pub(crate) async fn take_record(cx: &Cx, peer: NodeId, wire: &[u8]) -> io::Result<()> {
+    let signed = Signed::decode(wire).map_err(|error| wrong(peer, &error))?;
     let creator = signed.record().creator;
     let members = cx.mesh.members();
-    let by_key = members.members.iter().find(|member| member.identity_key == creator);
-    // A creator speaks for a key of its own that was replaced since.
-    let by_itself = || {
-        let is_its = signed.record().member_of(&creator).is_some_and(|member| member.node == peer);
-        members.by_node(&peer).filter(|_| is_its)
-    };
-    let may = |member: &Member| matches!(member.role, Role::Voter | Role::Node);
     let named = signed.record().member_of(&creator).and_then(|member| members.by_node(&member.node));
-    let standing = Standing { begins: by_key.or_else(by_itself).is_some_and(may), goes_on: named.is_some_and(may) };
-    if cx.ask(|reply| Command::TakeRecord { from: peer, signed, standing, reply }).await.is_err() {
-        tracing::trace!("rooms are stopping");
-    }
+    let may = |member: &&Member| matches!(member.role, Role::Voter | Role::Node);
+    // The key is that of the node the record names, or the node itself speaks for a
+    // key of its own that was replaced since. So no room counts as another node's.
+    let is_its = |member: &&Member| member.identity_key == creator || member.node == peer;
+    let goes_on = named.filter(may);
+    let standing = Standing { begins: goes_on.filter(is_its).is_some(), goes_on: goes_on.is_some() };
+    let taken = cx.ask(|reply| Command::TakeRecord { from: peer, signed, standing, reply }).await;
+    taken.map(|_| ()).map_err(io::Error::other)
+}
+
+/// What no honest peer sends ends its stream: the next one would be as wrong, and
+/// each would cost a line of the log.
+pub(crate) fn wrong(peer: NodeId, error: &dyn std::fmt::Display) -> io::Error {
+    tracing::warn!(%peer, %error, "a peer sends what is not of a room");
+    io::Error::new(io::ErrorKind::InvalidData, error.to_string())
 }
 
 pub(crate) fn out_of_turn() -> io::Error {

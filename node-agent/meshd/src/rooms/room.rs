@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use osmoda_kit::clock::Timestamp;
 use osmoda_mesh::Identity;
 use osmoda_mesh_rooms::limits::{PRUNE_SLACK_PERCENT, QUARANTINE_MAX, REFUSED_MAX, ROOM_BYTES_MAX, ROOM_MESSAGES_MAX};
-use osmoda_mesh_rooms::{MessageId, Record, RoomLog, Seen, Signed, Slot, Snapshot, Verified};
+use osmoda_mesh_rooms::{MessageId, OverQuota, Record, RoomLog, Seen, Signed, Slot, Snapshot, Verdict, Verified};
 use osmoda_types::{NodeId, PublicKey};
 use tokio::sync::broadcast;
 
@@ -73,7 +73,7 @@ pub(crate) struct Room {
     pub(crate) signed: Signed,
     pub(crate) log: RoomLog,
     pub(crate) slot: Slot,
-    /// Ids that are not fetched again for a while.
+    /// Ids that are not fetched again until something here goes or the record changes.
     pub(crate) refused: Seen,
     /// Messages from a clock that is ahead, until their time has come.
     pub(crate) quarantine: BTreeMap<MessageId, Verified>,
@@ -135,6 +135,18 @@ impl Room {
         true
     }
 
+    /// What becomes of a message for which there is no place. Only what its author
+    /// has too much of is not fetched again: all others wait for space or time.
+    pub(crate) fn is_over(&mut self, id: MessageId, over: OverQuota) -> Verdict {
+        match over {
+            OverQuota::Author => {
+                self.refused.add(id);
+                Verdict::Refused
+            }
+            OverQuota::Rate | OverQuota::Node => Verdict::Later,
+        }
+    }
+
     /// What must be written of an author after a message of it.
     pub(crate) fn author_write(&self, key: &PublicKey) -> Write {
         let author = self.log.author(key);
@@ -161,6 +173,8 @@ impl Room {
         }
         let (messages, bytes) = if is_over { (messages as usize, ROOM_BYTES_MAX) } else { (usize::MAX, u64::MAX) };
         let pruned = self.log.prune(cutoff, messages, bytes);
+        // What was refused for its author's share may fit now.
+        self.refused.clear();
         tracing::info!(room = %self.signed.id(), messages = pruned.len(), "room pruned");
         vec![Write::Delete(self.signed.id(), pruned), Write::Summary(self.signed.id(), *self.log.summary())]
     }

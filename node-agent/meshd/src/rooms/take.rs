@@ -100,19 +100,17 @@ impl Owner {
             room.refused.add(id);
             return Verdict::Refused;
         }
-        let is_over = way == Way::Pushed && self.meter.take(room_id, author, now_ms).is_err();
-        if is_over || fits(&room.log, &author, message.wire().len(), node_messages).is_err() {
+        let rate = if way == Way::Pushed { self.meter.take(room_id, author, now_ms) } else { Ok(()) };
+        let quota = rate.and_then(|()| fits(&room.log, &author, message.wire().len(), node_messages));
+        if let Err(over) = quota {
             counts::room_over_quota();
-            room.refused.add(id);
-            return Verdict::Later;
+            return room.is_over(id, over);
         }
         match self.hlc.observe(message.message().hlc, now_ms) {
             Ahead::Accepted => {}
             Ahead::Quarantined if room.set_aside(message) => return Verdict::Waits,
-            Ahead::Quarantined | Ahead::Refused => {
-                room.refused.add(id);
-                return Verdict::Refused;
-            }
+            // It may be fetched again: clocks come together, and those that wait go.
+            Ahead::Quarantined | Ahead::Refused => return Verdict::Refused,
         }
         match room.log.insert(&message) {
             Inserted::Duplicate => Verdict::Kept,
@@ -177,8 +175,6 @@ impl Owner {
         let now_ms = self.now_ms();
         for room in self.rooms.values_mut() {
             batch.writes.extend(room.prune(now_ms));
-            // What was refused for a quota may fit now.
-            room.refused.clear();
         }
     }
 

@@ -3,10 +3,11 @@
 use osmoda_kit::error::ApiError;
 use osmoda_mesh_rooms::limits::{ROOMS_MAX, ROOMS_PER_CREATOR_MAX};
 use osmoda_mesh_rooms::{
-    Blob, Body, Frame, Hlc, Join, Message, MessageError, RecordError, RoomId, RoomLog, Signed, fits,
+    Blob, Body, Frame, Hlc, Inserted, Join, Message, MessageError, RecordError, RoomId, RoomLog, Signed, fits,
 };
 use osmoda_types::{ErrorCode, NodeId};
 
+use super::ask::creator_of;
 use super::command::{Change, ChangeRefused, Membership, Reply, SentMessage};
 use super::owner::{Batch, Owner, unknown_room};
 use super::room::{Room, own_key};
@@ -62,14 +63,18 @@ impl Owner {
             seq: known.seq + 1,
             prev: known.head,
             parents: room.log.parents(&key),
-            hlc: self.hlc.tick(now_ms),
+            // What is forgotten may be ahead of this node's wall clock.
+            hlc: self.hlc.tick(now_ms.max(room.log.summary().horizon_ms)),
             body: Body::Text(text),
         };
         let signed = message.sign(sign).map_err(|error| match error {
             MessageError::TooLarge(_) => ApiError::new(ErrorCode::TooLarge, error.to_string()),
             _ => ApiError::internal(error),
         })?;
-        room.log.insert(&signed);
+        let inserted = room.log.insert(&signed);
+        if !matches!(inserted, Inserted::New { .. }) {
+            return Err(ApiError::internal(format!("a message of this node was not taken by its room: {inserted:?}")));
+        }
         self.seen.add(signed.id());
         batch.writes.push(Write::Message {
             id: signed.id(),
@@ -102,10 +107,11 @@ impl Owner {
     /// Whether one more room of this creator can be kept.
     pub(crate) fn has_place_for(&self, signed: &Signed) -> Result<(), ApiError> {
         self.may_write().map_err(not_written)?;
-        let creator = signed.record().creator;
+        // By its node: keys cost nothing.
+        let creator = creator_of(signed);
         let mine = self.rooms.values().filter(|room| room.has(&self.own));
-        let of_creator = mine.clone().filter(|room| room.signed.record().creator == creator).count();
-        let own = self.keyring.now().holds(&creator);
+        let of_creator = mine.clone().filter(|room| creator_of(&room.signed) == creator).count();
+        let own = self.keyring.now().holds(&signed.record().creator);
         if mine.count() >= ROOMS_MAX || (!own && of_creator >= ROOMS_PER_CREATOR_MAX) {
             let text = format!("a node keeps {ROOMS_MAX} rooms, {ROOMS_PER_CREATOR_MAX} of another creator at most");
             return Err(ApiError::new(ErrorCode::QuotaExceeded, text));
@@ -178,6 +184,7 @@ impl Owner {
         room.signed = signed;
         // It may name messages that go now and come back with a later record.
         self.seen.clear();
+        room.refused.clear();
         if !room.has(&own) {
             batch.writes.push(Write::Empty(id));
             // Its own number stays: if it is added again, it goes on counting.

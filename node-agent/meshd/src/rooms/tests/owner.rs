@@ -1,5 +1,6 @@
 //! The owner alone: a clock that moves when told, a disk that fills up.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,20 +9,23 @@ use osmoda_kit::shutdown::Shutdown;
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_kit::testing::{FakeClock, TempRoot, wait_for};
 use osmoda_mesh::{Identity, Keyring, state};
+use osmoda_mesh_rooms::limits::{AUTHOR_BYTES_MAX, ROOMS_PER_CREATOR_MAX, TEXT_BYTES_MAX};
 use osmoda_mesh_rooms::{
-    Body, Hlc, Join, Member, Message, MessageId, Record, RecordError, Retention, RoomId, Signed, Verdict, WALL_MS_MAX,
+    Body, Hlc, Join, Member, Message, MessageId, Record, RecordError, Retention, RoomId, Signed, Verdict, Verified,
+    WALL_MS_MAX,
 };
 use osmoda_types::ErrorCode;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::world::LIMIT;
-use crate::rooms::command::{Command, Reply, Way};
+use crate::rooms::command::{Command, Reply, Standing, Way};
 use crate::rooms::owner::{Owner, Parts};
 use crate::rooms::store::{Store, Write};
 
 struct World {
     clock: FakeClock,
     other: Arc<Identity>,
+    own_member: Member,
     owner: mpsc::Sender<Command>,
     room: RoomId,
     tasks: Tasks,
@@ -61,7 +65,8 @@ impl World {
         };
         let signed = record.sign(|bytes| own.sign(bytes)).unwrap();
         let room = signed.id();
-        let world = Self { clock, other, owner: sender, room, tasks, _roots: roots };
+        let own_member = signed.record().members[0];
+        let world = Self { clock, other, own_member, owner: sender, room, tasks, _roots: roots };
         world.ask(|reply| Command::Create { signed, reply }).await.unwrap();
         world
     }
@@ -84,6 +89,11 @@ impl World {
 
     /// A message of the other member with a chosen time.
     async fn receive(&self, seq: u64, wall_ms: u64) -> (MessageId, Verdict) {
+        let message = self.message(seq, wall_ms, format!("{seq}"));
+        self.ingest(Way::Pushed, vec![message]).await[0]
+    }
+
+    fn message(&self, seq: u64, wall_ms: u64, text: String) -> Verified {
         let message = Message {
             room: self.room,
             author: self.other.identity_key(),
@@ -91,11 +101,24 @@ impl World {
             prev: (seq > 1).then(|| MessageId::from_bytes([seq as u8; 32])),
             parents: vec![],
             hlc: Hlc::at(wall_ms),
-            body: Body::Text(format!("{seq}")),
+            body: Body::Text(text),
         };
-        let messages = vec![message.sign(|bytes| self.other.sign(bytes)).unwrap()];
+        message.sign(|bytes| self.other.sign(bytes)).unwrap()
+    }
+
+    async fn ingest(&self, way: Way, messages: Vec<Verified>) -> Vec<(MessageId, Verdict)> {
         let from = self.other.node();
-        self.ask(|reply| Command::Ingest { from, way: Way::Pushed, messages, reply }).await[0]
+        self.ask(|reply| Command::Ingest { from, way, messages, reply }).await
+    }
+
+    /// What a session with the other member would not fetch.
+    async fn skipped(&self) -> BTreeSet<MessageId> {
+        let (room, peer) = (self.room, self.other.node());
+        // Nobody reads the queue: it is there so that the peer is linked.
+        let (queue, _frames) = mpsc::channel(1);
+        assert!(self.owner.send(Command::LinkUp { peer, queue }).await.is_ok());
+        assert!(self.owner.send(Command::Want { room, peer }).await.is_ok());
+        self.ask(|reply| Command::Begin { reply }).await.pop().unwrap().skip
     }
 
     async fn ids(&self) -> Vec<MessageId> {
@@ -213,5 +236,71 @@ async fn a_room_that_is_over_its_retention_forgets_the_oldest() {
     world.clock.advance(Duration::from_secs(2 * 24 * 3600));
     world.ask(|reply| Command::PruneNow { reply }).await;
     assert!(world.ids().await.is_empty());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn an_author_over_its_share_is_refused_and_not_fetched_again_and_others_go_on() {
+    let world = World::new(50_000, None).await;
+    let (now, text) = (world.now_ms(), "x".repeat(TEXT_BYTES_MAX));
+    // As one that uses a number for many messages: each node has others of them.
+    let said = (0..1 + AUTHOR_BYTES_MAX / TEXT_BYTES_MAX as u64).map(|n| world.message(1, now + n, text.clone()));
+    let mut verdicts = world.ingest(Way::Healed, said.collect()).await;
+    let over = verdicts.split_off(verdicts.iter().position(|(_, verdict)| *verdict != Verdict::Kept).unwrap());
+    assert!(over.iter().all(|(_, verdict)| *verdict == Verdict::Refused), "{over:?}");
+    assert!(!verdicts.is_empty() && over.len() > 1);
+    let skipped = world.skipped().await;
+    assert!(over.iter().all(|(id, _)| skipped.contains(id)));
+    assert!(world.send("another author".to_owned()).await.is_ok());
+    // When something goes, there may be a place.
+    world.clock.advance(Duration::from_secs(2 * 24 * 3600));
+    world.ask(|reply| Command::PruneNow { reply }).await;
+    assert!(world.ids().await.is_empty());
+    assert_eq!(world.receive(2, world.now_ms()).await.1, Verdict::Kept);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_was_sent_is_there_though_more_than_now_was_forgotten() {
+    let world = World::new(1, None).await;
+    // From a clock that is a little ahead; both are over the retention at once.
+    let ahead = world.now_ms() + 50_000;
+    for seq in [1, 2] {
+        assert_eq!(world.receive(seq, ahead).await.1, Verdict::Kept);
+    }
+    world.ask(|reply| Command::PruneNow { reply }).await;
+    assert!(world.ids().await.is_empty());
+    let first = world.send("first".to_owned()).await.unwrap();
+    let second = world.send("second".to_owned()).await.unwrap();
+    assert_eq!(world.ids().await, [first, second]);
+    let room = world.room;
+    assert_eq!(world.ask(|reply| Command::Delivery { room, reply }).await.unwrap().own_seq, 2);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_peer_makes_so_many_rooms_here_whatever_keys_it_names() {
+    let world = World::new(100, None).await;
+    let standing = Standing { begins: true, goes_on: true };
+    for n in 0..ROOMS_PER_CREATOR_MAX + 3 {
+        // A key of its own for each room, in the name of one node.
+        let root = TempRoot::new();
+        let key = state::create_identity(&root.paths().state("mesh")).unwrap();
+        let creator = Member { node: world.other.node(), key: key.identity_key(), left: None };
+        let record = Record {
+            creator: creator.key,
+            nonce: [3; 16],
+            name: "trap".to_owned(),
+            created_ms: 1,
+            revision: 1,
+            join: Join::Added,
+            retention: Retention::default(),
+            members: vec![creator, world.own_member],
+        };
+        let signed = record.sign(|bytes| key.sign(bytes)).unwrap();
+        let from = world.other.node();
+        let taken = world.ask(|reply| Command::TakeRecord { from, signed, standing, reply }).await;
+        assert_eq!(taken, n < ROOMS_PER_CREATOR_MAX, "room {n}");
+    }
     world.stop().await;
 }

@@ -9,6 +9,7 @@
 //! Not here: who becomes a member (fleetd, in the log) and what runs inside the
 //! pipes (gRPC of fleetd).
 
+mod added;
 mod api;
 mod blobs;
 mod config;

@@ -30,7 +30,8 @@ const MESSAGE_BYTES_MAX: usize = 48 * 1024;
 /// Bound on the answer: a code.
 const ANSWER_BYTES_MAX: usize = 1024;
 
-/// One message and its answer: a round trip and the receiver's fsync.
+/// One message and its answer, once the stream is open: a round trip and the
+/// receiver's fsync.
 const SEND_TIME: Duration = Duration::from_secs(5);
 
 /// Messages of one peer. Every one costs the receiver a row of its ledger.
@@ -115,8 +116,9 @@ impl Message {
 /// Sends a message; `Ok` means that the receiver's ledger has it.
 ///
 /// # Errors
-/// `PeerUnknown`, `PeerOffline`, `Timeout`, `BadRequest` for one with a room,
-/// `TooLarge`, and the receiver's refusal.
+/// `PeerUnknown`, `PeerOffline` when there is no link, `OutcomeUnknown` when it ended
+/// before the answer, `Timeout`, `BadRequest` for one with a room, `TooLarge`, and
+/// the receiver's refusal.
 ///
 /// # Cancel safety
 /// Dropping it leaves open whether the message arrived.
@@ -126,17 +128,17 @@ pub(crate) async fn send(handle: &MeshHandle, peer: NodeId, message: &Message) -
     }
     let frame = encode_frame(message, MESSAGE_BYTES_MAX)
         .map_err(|error| ApiError::new(ErrorCode::TooLarge, error.to_string()))?;
-    let sent = async {
-        let mut stream = handle.connect_stream(peer, Service::Messages).await?;
-        let exchanged = async {
-            stream.write_all(&frame).await?;
-            stream.shutdown().await?;
-            frames::read::<Answer>(&mut stream, ANSWER_BYTES_MAX).await
-        };
-        exchanged.await.map_err(|error| ApiError::new(ErrorCode::PeerOffline, error.to_string()))
+    // Within the mesh's own limit, so that a peer without a link is told from a slow one.
+    let mut stream = handle.connect_stream(peer, Service::Messages).await?;
+    let exchanged = async {
+        stream.write_all(&frame).await?;
+        stream.shutdown().await?;
+        frames::read::<Answer>(&mut stream, ANSWER_BYTES_MAX).await
     };
     let late = || ApiError::new(ErrorCode::Timeout, format!("{} did not answer in time", peer.short()));
-    match tokio::time::timeout(SEND_TIME, sent).await.map_err(|_| late())?? {
+    let lost = || ApiError::new(ErrorCode::OutcomeUnknown, "the link ended before the answer");
+    let exchanged = tokio::time::timeout(SEND_TIME, exchanged).await.map_err(|_| late())?;
+    match exchanged.map_err(|error| lost().with_source(error))? {
         Answer::Delivered => Ok(()),
         Answer::Refused(code) => Err(ApiError::new(code, format!("{} refused the message: {code}", peer.short()))),
     }

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use axum::Router;
 use axum::extract::{Path, State};
 use axum::routing::{get, post};
-use osmoda_kit::clock::Timestamp;
+use osmoda_kit::clock::{SharedClock, Timestamp};
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::{Json, UnixClient};
 use osmoda_mesh::{MeshHandle, PeerInfo};
@@ -18,18 +18,37 @@ use osmoda_types::{ErrorCode, NodeId};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use crate::added::Added;
 use crate::messages::{self, Message};
 
 /// What these endpoints share.
 pub(crate) struct Reference {
     handle: MeshHandle,
+    added: Added,
+    clock: SharedClock,
     fleetd: UnixClient,
     audit: osmoda_kit::audit::Audit,
 }
 
 impl Reference {
-    pub(crate) fn new(handle: MeshHandle, fleetd: UnixClient, audit: osmoda_kit::audit::Audit) -> Arc<Self> {
-        Arc::new(Self { handle, fleetd, audit })
+    pub(crate) fn new(
+        handle: MeshHandle,
+        (added, clock): (Added, SharedClock),
+        fleetd: UnixClient,
+        audit: osmoda_kit::audit::Audit,
+    ) -> Arc<Self> {
+        Arc::new(Self { handle, added, clock, fleetd, audit })
+    }
+
+    /// These peers, as clients of both kinds know them.
+    async fn pictures(&self, peers: Vec<PeerInfo>) -> Vec<Peer> {
+        let now = self.clock.now_wall();
+        let added = self.added.of(self.handle.peers().into_iter().map(|peer| peer.id).collect(), now).await;
+        let picture = |peer: PeerInfo| {
+            let added_at = added.get(&peer.id).copied().unwrap_or(now);
+            self.picture(peer, added_at)
+        };
+        peers.into_iter().map(picture).collect()
     }
 
     /// A peer by its id or, if only one has it, its name.
@@ -46,7 +65,7 @@ impl Reference {
         }
     }
 
-    fn picture(&self, peer: PeerInfo) -> Peer {
+    fn picture(&self, peer: PeerInfo, added_at: Timestamp) -> Peer {
         let members = self.handle.members();
         let member = members.by_node(&peer.id);
         let since = peer.since_ms.map(|ms| Timestamp::from_millis(ms).to_string());
@@ -59,6 +78,7 @@ impl Reference {
             noise_static_pubkey: member.map(|member| member.mesh_key.to_string()).unwrap_or_default(),
             mlkem_encap_key: "",
             endpoint: peer.address.map(|address| address.to_string()).unwrap_or_default(),
+            added_at,
             last_seen: since.filter(|_| peer.connected),
             connection_state,
             info: peer,
@@ -88,12 +108,16 @@ struct Peer {
     /// Empty: keys of the KEM live for one handshake.
     mlkem_encap_key: &'static str,
     endpoint: String,
+    /// When this node first showed it.
+    added_at: Timestamp,
     /// When the link came up; a link that is up was heard within its idle time.
     #[serde(skip_serializing_if = "Option::is_none")]
     last_seen: Option<String>,
     connection_state: ConnectionState,
 }
 
+/// Two of the earlier product's four. A member without a link is dialled for as long
+/// as it is one, so there is no moment at which connecting begins or has failed.
 #[derive(Debug, Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 enum ConnectionState {
@@ -102,11 +126,13 @@ enum ConnectionState {
 }
 
 async fn peers(State(of): State<Arc<Reference>>) -> Json<Vec<Peer>> {
-    Json(of.handle.peers().into_iter().map(|peer| of.picture(peer)).collect())
+    Json(of.pictures(of.handle.peers()).await)
 }
 
 async fn peer(State(of): State<Arc<Reference>>, Path(id): Path<String>) -> Result<Json<Peer>, ApiError> {
-    Ok(Json(of.picture(of.find(&id)?)))
+    let pictures = of.pictures(vec![of.find(&id)?]).await;
+    let unknown = || ApiError::new(ErrorCode::PeerUnknown, format!("no other member is {id:?}"));
+    pictures.into_iter().next().map(Json).ok_or_else(unknown)
 }
 
 /// Ends the link. A member is dialled again: who belongs is the fleet's decision.
@@ -133,8 +159,15 @@ async fn send(
     let intent = of.audit.intent("mesh.message.sent", json!({ "peer": peer.id, "message": message })).await?;
     let sent = messages::send(&of.handle, peer.id, &message).await;
     intent.outcome(json!({ "peer": peer.id, "delivered": sent.is_ok() })).await?;
-    sent?;
-    Ok(Json(json!({ "delivered": true })))
+    match sent {
+        Ok(()) => Ok(Json(json!({ "delivered": true }))),
+        // The earlier product's answer to a peer without a connection.
+        Err(error) if error.code == ErrorCode::PeerOffline => {
+            Err(ApiError::new(ErrorCode::NotFound, format!("there is no connection to {}", peer.name))
+                .with_source(error))
+        }
+        Err(error) => Err(error),
+    }
 }
 
 /// Round trips of a message that is not kept, and of the link below it.

@@ -9,6 +9,7 @@ use osmoda_kit::tasks::TaskKind;
 use osmoda_mesh::{KeyChange, Mesh, MeshConfig, serve_keys, state};
 use osmoda_node_api::callers;
 
+use crate::added::Added;
 use crate::api::{self, Api};
 use crate::blobs::{self, Blobs};
 use crate::config::Config;
@@ -68,7 +69,10 @@ impl Daemon for Meshd {
         let rooms = rooms::http::Api::new(rooms, cx.audit(), cx.tasks().clone());
         let blobs = Blobs::start(handle.clone(), cx.state_dir().join("blobs"), config.blobs(), cx.tasks()).await;
         messages::serve(&handle, cx.audit(), cx.clock(), cx.tasks())?;
-        let reference = Reference::new(handle.clone(), cx.client("fleetd"), cx.audit());
+        let (dir, tasks) = (cx.state_dir(), cx.tasks().clone());
+        let added = cx.tasks().blocking("read since when", move || Added::open(&dir, tasks)).await;
+        let added = added.map_err(ApiError::internal)?;
+        let reference = Reference::new(handle.clone(), (added, cx.clock()), cx.client("fleetd"), cx.audit());
         let (tasks, dir) = (cx.tasks().clone(), cx.state_dir());
         let change = Arc::new(KeyChange::new(handle.clone(), network, dir, tasks.clone()));
         let rotation = Rotation::new(handle.clone(), change.clone(), cx.client("fleetd"), cx.audit(), tasks);

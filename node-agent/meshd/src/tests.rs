@@ -7,7 +7,7 @@ use std::time::Duration;
 use axum::http::{Method, StatusCode};
 use futures_util::future::join_all;
 use osmoda_kit::boot::{self, BootArgs};
-use osmoda_kit::clock::SystemClock;
+use osmoda_kit::clock::{SystemClock, Timestamp};
 use osmoda_kit::http::{Credentials, UnixClient};
 use osmoda_kit::shutdown::Shutdown;
 use osmoda_kit::testing::{TempRoot, wait_for};
@@ -202,11 +202,27 @@ async fn peers_and_messages_keep_the_shapes_of_the_earlier_product() {
     let linked =
         async || admin.get::<Value>(&format!("/peer/{peer}")).await.ok().filter(|peer| peer["connected"] == true);
     let picture = wait_for("the link", LIMIT, linked).await;
+    // All that the earlier product has of a peer; ours stand beside it.
+    for (field, is_there) in [
+        ("id", Value::is_string as fn(&Value) -> bool),
+        ("label", Value::is_string),
+        ("noise_static_pubkey", Value::is_string),
+        ("mlkem_encap_key", Value::is_string),
+        ("endpoint", Value::is_string),
+        ("added_at", Value::is_string),
+        ("last_seen", Value::is_string),
+        ("connection_state", Value::is_object),
+    ] {
+        assert!(is_there(&picture[field]), "{field}: {picture}");
+    }
+    let added: Timestamp = picture["added_at"].as_str().unwrap().parse().unwrap();
+    assert!(added <= SystemClock::shared().now_wall() && picture["connection_state"]["since"].is_string());
     assert_eq!(picture["id"], peer.to_string());
     assert_eq!(picture["noise_static_pubkey"], b.keys.mesh_key().to_string());
     assert_eq!(picture["connection_state"]["state"], "connected");
     assert!(picture["label"].is_string() && picture["endpoint"].is_string() && picture["last_seen"].is_string());
-    assert!(admin.get::<Value>("/peers").await.unwrap().as_array().is_some_and(|peers| peers.len() == 1));
+    let peers = admin.get::<Value>("/peers").await.unwrap();
+    assert!(peers.as_array().is_some_and(|peers| peers.len() == 1 && peers[0]["added_at"] == picture["added_at"]));
     let identity: Value = admin.get("/identity").await.unwrap();
     assert_eq!(identity["noise_static_pubkey"], a.keys.mesh_key().to_string());
     assert_eq!(identity["capabilities"], json!(["mesh.v1"]));
@@ -239,8 +255,16 @@ async fn peers_and_messages_keep_the_shapes_of_the_earlier_product() {
     assert_eq!(admin.get::<Value>("/peer/nobody").await.unwrap_err().code, ErrorCode::PeerUnknown);
     let accepted = admin.post::<Value>("/invite/accept", &json!({ "invite_code": "x" })).await;
     assert_eq!(accepted.unwrap_err().code, ErrorCode::Conflict);
-    a.stop().await;
     b.stop().await;
+    let apart =
+        async || admin.get::<Value>(&format!("/peer/{peer}")).await.ok().filter(|peer| peer["connected"] == false);
+    let picture = wait_for("the end of the link", LIMIT, apart).await;
+    assert_eq!(picture["connection_state"], json!({ "state": "disconnected" }));
+    assert!(picture.get("last_seen").is_none());
+    // No connection is 404 as in the earlier product, whoever the peer is.
+    let alone = send(json!({ "type": "heartbeat", "timestamp": "" })).await.unwrap_err();
+    assert_eq!(alone.code, ErrorCode::NotFound);
+    a.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,8 @@
 //! Answering peers that fetch blobs: one question, one slice, and again.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bao_tree::blake3::Hash;
@@ -32,6 +33,10 @@ pub(crate) const SLICE_WIRE_MAX: usize = SLICE_BYTES as usize / 256 + SLICE_BYTE
 /// Streams that are served at once; each holds a slice and a tree of up to 4 MiB.
 const ASKERS: usize = 8;
 
+/// Of those, streams of one peer: it cannot take all, and a fetch beside another
+/// one still goes on.
+const ASKERS_PER_PEER: usize = 2;
+
 /// One more than the askers that are served, so that one peer alone hears of it.
 const INTAKE: Intake = Intake { name: "blobs", kind: TaskKind::BACKGROUND, per_peer_max: ASKERS + 1, time_limit: None };
 
@@ -45,12 +50,14 @@ pub(crate) struct Serving {
     store: Store,
     pace: Arc<Pace>,
     slots: Arc<Semaphore>,
+    askers: Askers,
     tasks: Tasks,
 }
 
 impl Serving {
     pub(crate) fn new(store: Store, rate: u64, tasks: Tasks) -> Self {
-        Self { store, pace: Arc::new(Pace::new(rate)), slots: Arc::new(Semaphore::new(ASKERS)), tasks }
+        let (pace, slots) = (Arc::new(Pace::new(rate)), Arc::new(Semaphore::new(ASKERS)));
+        Self { store, pace, slots, askers: Askers::default(), tasks }
     }
 
     /// Serves until a stop begins.
@@ -63,9 +70,13 @@ impl Serving {
     }
 
     async fn one(&self, peer: NodeId, mut stream: MeshStream) -> io::Result<()> {
-        let Ok(_slot) = self.slots.try_acquire() else {
+        let asker = self.askers.take(peer);
+        let (Some(_asker), Ok(_slot)) = (asker, self.slots.try_acquire()) else {
             counts::blob_refused("busy");
-            return stream.write_u8(BUSY).await;
+            // Read first: a stream that is dropped unread takes the answer with it.
+            question(&mut stream).await?;
+            stream.write_u8(BUSY).await?;
+            return stream.shutdown().await;
         };
         let _transfer = Transfer::begin("serve");
         let mut open: Option<(Hash, Arc<Source>)> = None;
@@ -108,6 +119,41 @@ impl Serving {
     ) -> io::Result<T> {
         let done = self.tasks.blocking("blob slice", work).await.map_err(io::Error::other)?;
         done.map_err(io::Error::other)
+    }
+}
+
+/// How many streams of each peer are served; peers without any have no entry.
+#[derive(Debug, Clone, Default)]
+struct Askers(Arc<Mutex<BTreeMap<NodeId, usize>>>);
+
+impl Askers {
+    fn take(&self, peer: NodeId) -> Option<Asker> {
+        let mut askers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = askers.entry(peer).or_insert(0);
+        if *count >= ASKERS_PER_PEER {
+            return None;
+        }
+        *count += 1;
+        Some(Asker { askers: self.clone(), peer })
+    }
+}
+
+/// The right of a peer to one stream.
+#[derive(Debug)]
+struct Asker {
+    askers: Askers,
+    peer: NodeId,
+}
+
+impl Drop for Asker {
+    fn drop(&mut self) {
+        let mut askers = self.askers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = askers.get_mut(&self.peer) {
+            *count -= 1;
+            if *count == 0 {
+                askers.remove(&self.peer);
+            }
+        }
     }
 }
 

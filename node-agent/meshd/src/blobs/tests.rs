@@ -12,9 +12,11 @@ use osmoda_kit::tasks::Tasks;
 use osmoda_kit::testing::{TempRoot, wait_for};
 use osmoda_mesh::{EpochSecret, Mesh, MeshConfig, MeshHandle, Tuning, state};
 use osmoda_node_api::blobs::{BlobStored, FetchBlob};
-use osmoda_node_api::mesh::{Member, Members, SecretBytes};
+use osmoda_node_api::mesh::{Member, Members, SecretBytes, Service};
 use osmoda_types::{ErrorCode, MeshEpoch, NetworkId, NodeId, Role};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::serve::{BUSY, FOUND};
 use super::{Blobs, Limits, http};
 
 const LIMIT: Duration = Duration::from_secs(30);
@@ -57,13 +59,19 @@ async fn node(rate: u64) -> Node {
 
 async fn pair(rate: u64) -> [Node; 2] {
     let nodes = [node(rate).await, node(rate).await];
+    link(&nodes).await;
+    nodes
+}
+
+/// Tells these nodes about each other and waits for the links of the first.
+async fn link(nodes: &[Node]) {
     let members: Vec<Member> = nodes.iter().map(|node| node.member.clone()).collect();
-    for node in &nodes {
+    for node in nodes {
         let members = Members { index: 2, epoch: MeshEpoch(1), members: members.clone() };
         node.mesh.update_members(members).await.unwrap();
     }
-    wait_for("the link", LIMIT, async || nodes[0].mesh.peers()[0].connected.then_some(())).await;
-    nodes
+    let linked = || nodes[0].mesh.peers().iter().all(|peer| peer.connected);
+    wait_for("the links", LIMIT, async || linked().then_some(())).await;
 }
 
 impl Node {
@@ -115,4 +123,31 @@ async fn a_peer_gets_no_more_than_its_rate() {
     b.fetch(&put.hash, a.member.node).await.unwrap();
     // One second's worth at once, the rest at the rate.
     assert!(begin.elapsed() > Duration::from_millis(1_300), "{:?}", begin.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_peer_that_keeps_its_streams_open_leaves_places_for_others() {
+    let nodes = [node(1 << 30).await, node(1 << 30).await, node(1 << 30).await];
+    link(&nodes).await;
+    let [owner, greedy, other] = &nodes;
+    let put = owner.put(vec![5; 100_000]).await;
+    let mut held = Vec::new();
+    let answers = async |held: &mut Vec<_>| {
+        let mut stream = greedy.mesh.connect_stream(owner.member.node, Service::Blobs).await.unwrap();
+        let question = [blake3::Hash::from_hex(&put.hash).unwrap().as_bytes(), &[0; 8][..]].concat();
+        stream.write_all(&question).await.unwrap();
+        stream.flush().await.unwrap();
+        let answer = stream.read_u8().await.unwrap();
+        held.push(stream);
+        answer
+    };
+    let mut answered = Vec::new();
+    for _ in 0..9 {
+        answered.push(answers(&mut held).await);
+    }
+    assert_eq!(answered, [&[FOUND; 2][..], &[BUSY; 7]].concat());
+    assert_eq!(other.fetch(&put.hash, owner.member.node).await.unwrap(), put);
+    // Its places are free again with its streams.
+    held.clear();
+    wait_for("a place", LIMIT, async || greedy.fetch(&put.hash, owner.member.node).await.ok()).await;
 }

@@ -8,7 +8,9 @@
 //! ```
 //! Invariant: nobody is told of a message, and it is pushed to nobody, before it
 //! is on disk here. Invariant: after a failed commit the memory is what the disk
-//! says (`tests::a_full_disk_refuses_and_nothing_is_half_done`).
+//! says (`tests::a_full_disk_refuses_and_nothing_is_half_done`); until it can be read
+//! again, nothing is written and no room is healed
+//! (`tests::a_store_that_cannot_be_read_again_refuses_until_it_can`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -28,7 +30,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::command::{Command, Queue, newest};
 use super::room::Room;
-use super::store::{Store, StoreError, Write};
+use super::store::{Loaded, Store, StoreError, Write};
 
 /// Commands taken into one commit: more than all links of a full mesh ask at once.
 const COMMANDS_MAX: usize = 128;
@@ -78,6 +80,8 @@ pub(crate) struct Owner {
     pub(crate) heal_every: Duration,
     store: Option<Store>,
     failed: Option<(Instant, ErrorCode)>,
+    /// The memory has what a failed commit did not write.
+    is_stale: bool,
     path: PathBuf,
     tasks: Tasks,
 }
@@ -110,19 +114,20 @@ impl Owner {
             heal_every,
             store: None,
             failed: None,
+            is_stale: false,
             path,
             tasks,
         };
-        owner.read(&store)?;
+        owner.replace(store.load()?);
         owner.store = Some(store);
         Ok(owner)
     }
 
     /// Puts the rooms as they are on disk into memory; what only memory has
     /// (who waits, who listens) stays.
-    fn read(&mut self, store: &Store) -> Result<(), StoreError> {
+    fn replace(&mut self, rooms: Vec<Loaded>) {
         let mut before = std::mem::take(&mut self.rooms);
-        for loaded in store.load()? {
+        for loaded in rooms {
             let mut room = Room::new(loaded.signed, loaded.log);
             if let Some(old) = before.remove(&room.signed.id()) {
                 (room.slot, room.tail, room.confirmed) = (old.slot, old.tail, old.confirmed);
@@ -131,7 +136,6 @@ impl Owner {
         }
         self.seen.clear();
         self.hlc = Clock::after(newest(self.rooms.values().map(|room| &room.log)));
-        Ok(())
     }
 
     /// Serves commands until the stores close.
@@ -160,6 +164,7 @@ impl Owner {
                 // Safe to drop: a tick that was missed comes at once.
                 _ = tick.tick() => {
                     ticks += 1;
+                    self.try_again().await;
                     self.release_waiting(&mut batch);
                     if ticks.is_multiple_of(PRUNE_TICKS) {
                         self.prune(&mut batch);
@@ -186,9 +191,7 @@ impl Owner {
     }
 
     async fn write(&mut self, writes: Vec<Write>) -> Result<(), ErrorCode> {
-        let Some(mut store) = self.store.take() else {
-            return self.reopen().await.and(Err(ErrorCode::StateDirUnusable));
-        };
+        let Some(mut store) = self.store.take() else { return Err(ErrorCode::StateDirUnusable) };
         let work = move || (store.commit(&writes), store);
         let written = match self.tasks.blocking("room store", work).await {
             Ok((written, store)) => {
@@ -205,35 +208,52 @@ impl Owner {
         };
         if let Err(code) = written {
             self.failed = Some((Instant::now(), code));
-            self.reopen().await?;
+            self.is_stale = true;
+            self.reopen().await;
         }
         written
+    }
+
+    /// Reads again what could not be read after a failed commit.
+    async fn try_again(&mut self) {
+        if self.is_stale && self.failed.is_none_or(|(at, _)| at.elapsed() >= FAILED_PAUSE) {
+            self.reopen().await;
+        }
     }
 
     /// Whether a write may be tried now.
     pub(crate) fn may_write(&self) -> Result<(), ErrorCode> {
         match self.failed {
-            Some((at, code)) if at.elapsed() < FAILED_PAUSE => Err(code),
+            Some((at, code)) if self.is_stale || at.elapsed() < FAILED_PAUSE => Err(code),
             _ => Ok(()),
         }
     }
 
-    /// Brings the memory back to what the disk says.
-    async fn reopen(&mut self) -> Result<(), ErrorCode> {
-        let store = match self.store.take() {
-            Some(store) => Ok(store),
-            None => {
-                let path = self.path.clone();
-                let open = self.tasks.blocking("open room store", move || Store::open(&path)).await;
-                open.map_err(|_| ErrorCode::StateDirUnusable)?.map_err(|error| error.code())
+    /// Whether the memory is what the disk says.
+    pub(crate) const fn is_stale(&self) -> bool {
+        self.is_stale
+    }
+
+    /// Brings the memory back to what the disk says; if that fails, it stays as it
+    /// is and stale.
+    async fn reopen(&mut self) {
+        let (store, path) = (self.store.take(), self.path.clone());
+        let read = move || {
+            let store = store.map_or_else(|| Store::open(&path), Ok)?;
+            store.load().map(|rooms| (rooms, store))
+        };
+        match self.tasks.blocking("read rooms again", read).await {
+            Ok(Ok((rooms, store))) => {
+                self.store = Some(store);
+                self.replace(rooms);
+                self.is_stale = false;
             }
-        }?;
-        let read = self.read(&store);
-        self.store = Some(store);
-        read.map_err(|error| {
-            tracing::error!(error = chain(&error), "rooms cannot be read again");
-            error.code()
-        })
+            Ok(Err(error)) => {
+                tracing::error!(error = chain(&error), "rooms cannot be read again");
+                self.failed = Some((Instant::now(), error.code()));
+            }
+            Err(error) => tracing::debug!(%error, "rooms are not read again"),
+        }
     }
 
     /// The wall time in ms.

@@ -9,6 +9,9 @@ use super::owner::Owner;
 impl Owner {
     /// Takes the slot of every room that has somebody waiting.
     pub(crate) fn begin(&mut self) -> Vec<Begin> {
+        if self.is_stale() {
+            return Vec::new();
+        }
         let identity = self.keyring.now();
         let (own, links) = (self.own, &self.links);
         let mut begun = Vec::new();
@@ -34,11 +37,14 @@ impl Owner {
 
     /// Judges a session that a peer opens, and takes the slot for it.
     pub(crate) fn answer_session(&mut self, from: NodeId, asked: Asked) -> Result<Answered, Refusal> {
-        let (own, identity) = (self.own, self.keyring.now());
+        let (own, identity, is_stale) = (self.own, self.keyring.now(), self.is_stale());
         let room = self.rooms.get_mut(&asked.room).ok_or(Refusal::NotFound)?;
         let record = room.signed.record();
         if !record.has(&own) || !record.has(&from) {
             return Err(Refusal::NotFound);
+        }
+        if is_stale {
+            return Err(Refusal::Store);
         }
         let revision = record.revision;
         let ticket = room.slot.answer(&own, from).ok_or(Refusal::Busy)?;

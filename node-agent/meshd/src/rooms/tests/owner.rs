@@ -29,7 +29,7 @@ struct World {
     owner: mpsc::Sender<Command>,
     room: RoomId,
     tasks: Tasks,
-    _roots: [TempRoot; 2],
+    roots: [TempRoot; 2],
 }
 
 impl World {
@@ -66,7 +66,7 @@ impl World {
         let signed = record.sign(|bytes| own.sign(bytes)).unwrap();
         let room = signed.id();
         let own_member = signed.record().members[0];
-        let world = Self { clock, other, own_member, owner: sender, room, tasks, _roots: roots };
+        let world = Self { clock, other, own_member, owner: sender, room, tasks, roots };
         world.ask(|reply| Command::Create { signed, reply }).await.unwrap();
         world
     }
@@ -75,6 +75,10 @@ impl World {
         let (reply, answer) = oneshot::channel();
         assert!(self.owner.send(command(reply)).await.is_ok());
         answer.await.unwrap()
+    }
+
+    fn path(&self) -> std::path::PathBuf {
+        self.roots[0].path().join("rooms.db")
     }
 
     fn now_ms(&self) -> u64 {
@@ -302,5 +306,24 @@ async fn a_peer_makes_so_many_rooms_here_whatever_keys_it_names() {
         let taken = world.ask(|reply| Command::TakeRecord { from, signed, standing, reply }).await;
         assert_eq!(taken, n < ROOMS_PER_CREATOR_MAX, "room {n}");
     }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_store_that_cannot_be_read_again_refuses_until_it_can() {
+    let world = World::new(100, None).await;
+    let before = [world.send("one".to_owned()).await.unwrap(), world.send("two".to_owned()).await.unwrap()];
+    // Neither written nor read without this table.
+    let other = rusqlite::Connection::open(world.path()).unwrap();
+    other.execute("ALTER TABLE messages RENAME TO away", ()).unwrap();
+    assert_eq!(world.send("lost".to_owned()).await, Err(ErrorCode::StateDirUnusable));
+    // The room is not gone: a new beginning would use the author's numbers again.
+    assert_eq!(world.send("lost".to_owned()).await, Err(ErrorCode::StateDirUnusable));
+    assert_eq!(world.receive(1, world.now_ms()).await.1, Verdict::Later);
+    other.execute("ALTER TABLE away RENAME TO messages", ()).unwrap();
+    let after = wait_for("the store", LIMIT, async || world.send("three".to_owned()).await.ok()).await;
+    assert_eq!(world.ids().await, [before[0], before[1], after]);
+    let room = world.room;
+    assert_eq!(world.ask(|reply| Command::Delivery { room, reply }).await.unwrap().own_seq, 3);
     world.stop().await;
 }

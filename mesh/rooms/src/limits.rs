@@ -24,6 +24,11 @@ pub const MEMBERS_MAX: usize = 64;
 /// stay readable only with their keys.
 pub const MEMBERS_EVER_MAX: usize = 256;
 
+/// Keys of one member that a record keeps, for what it said under them. Each is an
+/// entry of [`MEMBERS_EVER_MAX`], which a member that leaves and comes back must not
+/// use up alone.
+pub const KEYS_PER_MEMBER_MAX: usize = 8;
+
 /// Bytes of a signed room record: 256 entries of under 90 bytes.
 pub const RECORD_BYTES_MAX: usize = 32 * 1024;
 

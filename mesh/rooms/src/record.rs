@@ -16,7 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::hlc::{Hlc, WALL_MS_MAX};
 use crate::id::RoomId;
-use crate::limits::{MEMBERS_EVER_MAX, MEMBERS_MAX, NAME_BYTES_MAX, RECORD_BYTES_MAX, ROOM_MESSAGES_MAX};
+use crate::limits::{
+    KEYS_PER_MEMBER_MAX, MEMBERS_EVER_MAX, MEMBERS_MAX, NAME_BYTES_MAX, RECORD_BYTES_MAX, ROOM_MESSAGES_MAX,
+};
 
 const VERSION: u8 = 1;
 const LINE: &[u8] = b"mesh1 room record";
@@ -50,7 +52,7 @@ impl Default for Retention {
     }
 }
 
-/// One member, present or past.
+/// One member under one key, present or past.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Member {
     /// Its node.
@@ -78,7 +80,7 @@ pub struct Record {
     pub join: Join,
     /// How much it keeps.
     pub retention: Retention,
-    /// Its members, in the order in which they came.
+    /// Its members, in the order in which they came; once per key.
     pub members: Vec<Member>,
 }
 
@@ -149,10 +151,14 @@ impl Record {
         if !(1..=ROOM_MESSAGES_MAX).contains(&messages) || !(1..=RETAIN_DAYS_MAX).contains(&days) {
             return Err(RecordError::Field("retention"));
         }
-        let mut nodes: Vec<_> = self.members.iter().map(|member| member.node).collect();
-        nodes.sort_unstable();
-        nodes.dedup();
-        if nodes.len() != self.members.len() {
+        let mut keys: Vec<_> = self.members.iter().map(|member| (member.node, member.key)).collect();
+        let mut present: Vec<_> = self.present().map(|member| member.node).collect();
+        let (all, now) = (keys.len(), present.len());
+        keys.sort_unstable();
+        keys.dedup();
+        present.sort_unstable();
+        present.dedup();
+        if keys.len() != all || present.len() != now {
             return Err(RecordError::Field("member twice"));
         }
         if self.members.len() > MEMBERS_EVER_MAX || self.present().count() > MEMBERS_MAX {
@@ -196,23 +202,41 @@ impl Record {
         self.members.iter().find(|member| member.key == *key)
     }
 
+    /// The key under which a node is in the room, or was last.
+    #[must_use]
+    pub fn key_of(&self, node: &NodeId) -> Option<PublicKey> {
+        let of_node = || self.members.iter().filter(|member| member.node == *node);
+        let present = of_node().find(|member| member.left.is_none());
+        present.or_else(|| of_node().max_by_key(|member| member.left)).map(|member| member.key)
+    }
+
     /// Whether a message of this author at this time belongs into the room.
     #[must_use]
     pub fn admits(&self, author: &PublicKey, at: Hlc) -> bool {
         self.member_of(author).is_some_and(|member| member.left.is_none_or(|left| at <= left))
     }
 
-    /// The next revision, with one more member; the same when it is one already.
+    /// The next revision, with one more member; the same when it is one already. One
+    /// that comes back with another key stands there twice: what it said under the
+    /// one before stays. Of more than [`KEYS_PER_MEMBER_MAX`] the first goes.
     ///
     /// # Errors
     /// [`RecordError::Full`].
     pub fn with(&self, node: NodeId, key: PublicKey) -> Result<Self, RecordError> {
         let mut next = self.clone();
-        match next.members.iter_mut().find(|member| member.node == node) {
-            Some(member) if member.left.is_none() => return Ok(next),
-            Some(member) => *member = Member { node, key, left: None },
+        if next.has(&node) {
+            return Ok(next);
+        }
+        match next.members.iter_mut().find(|member| member.node == node && member.key == key) {
+            Some(member) => member.left = None,
             None => next.members.push(Member { node, key, left: None }),
         }
+        let mut keys = next.members.iter().filter(|member| member.node == node).count();
+        next.members.retain(|member| {
+            let is_over = member.node == node && member.left.is_some() && keys > KEYS_PER_MEMBER_MAX;
+            keys -= usize::from(is_over);
+            !is_over
+        });
         next.revision += 1;
         next.check().map(|()| next)
     }
@@ -346,6 +370,32 @@ mod tests {
         assert!(!without.admits(&key(3).1, Hlc::at(1)));
         assert_eq!(without.without(&node(2), Hlc::at(200)), without);
         assert!(without.with(node(2), other).unwrap().admits(&other, Hlc::at(101)));
+        assert_eq!((with.key_of(&node(2)), with.key_of(&node(3))), (Some(other), None));
+    }
+
+    #[test]
+    fn what_a_member_said_stays_when_it_comes_back_with_another_key() {
+        let (old, new) = (key(2).1, key(3).1);
+        let left = record().with(node(2), old).unwrap().without(&node(2), Hlc::at(100));
+        let back = left.with(node(2), new).unwrap();
+        assert!(back.admits(&old, Hlc::at(100)) && !back.admits(&old, Hlc::at(101)) && back.admits(&new, Hlc::at(101)));
+        assert_eq!((back.key_of(&node(2)), back.present().count()), (Some(new), 2));
+        let signed = back.clone().sign(|bytes| statement::sign(&key(1).0, bytes)).unwrap();
+        assert_eq!(Signed::decode(signed.wire()).unwrap().record(), &back);
+        let gone = back.without(&node(2), Hlc::at(200));
+        assert_eq!((gone.has(&node(2)), gone.key_of(&node(2))), (false, Some(new)));
+        // The same one again is no entry of its own, and of many the first goes.
+        let again = gone.with(node(2), old).unwrap();
+        assert_eq!((again.members.len(), again.key_of(&node(2))), (3, Some(old)));
+        let mut many = gone;
+        for n in 10..10 + KEYS_PER_MEMBER_MAX as u8 {
+            many = many.with(node(2), key(n).1).unwrap().without(&node(2), Hlc::at(300 + u64::from(n)));
+        }
+        assert_eq!(many.members.len(), 1 + KEYS_PER_MEMBER_MAX);
+        assert!(!many.admits(&new, Hlc::at(1)) && many.admits(&key(10).1, Hlc::at(1)));
+        let mut twice = back;
+        twice.members[1].left = None;
+        assert_eq!(twice.sign(|bytes| statement::sign(&key(1).0, bytes)), Err(RecordError::Field("member twice")));
     }
 
     #[test]

@@ -62,9 +62,9 @@ impl Confirmed {
     }
 }
 
-/// The key under which a node is in a room; one that is not gets the one in use.
+/// The key under which a node is in a room, or was; one that never was gets the one in use.
 pub(crate) fn own_key(record: &Record, own: &NodeId, now: &Identity) -> PublicKey {
-    record.members.iter().find(|member| member.node == *own).map_or_else(|| now.identity_key(), |member| member.key)
+    record.key_of(own).unwrap_or_else(|| now.identity_key())
 }
 
 /// One room.
@@ -79,6 +79,8 @@ pub(crate) struct Room {
     pub(crate) quarantine: BTreeMap<MessageId, Verified>,
     pub(crate) tail: broadcast::Sender<MessageId>,
     pub(crate) confirmed: BTreeMap<NodeId, Confirmed>,
+    /// This node left it, and its creator has not heard so yet.
+    pub(crate) has_left: bool,
 }
 
 impl Room {
@@ -91,6 +93,7 @@ impl Room {
             quarantine: BTreeMap::new(),
             tail: broadcast::channel(TAIL_QUEUE).0,
             confirmed: BTreeMap::new(),
+            has_left: false,
         }
     }
 
@@ -98,6 +101,11 @@ impl Room {
     /// which may be older than the identity in use.
     pub(crate) fn own_key(&self, own: &NodeId, now: &Identity) -> PublicKey {
         own_key(self.signed.record(), own, now)
+    }
+
+    /// Whether this node is in it: the record says so, and it did not leave.
+    pub(crate) fn is_of(&self, own: &NodeId) -> bool {
+        !self.has_left && self.has(own)
     }
 
     /// Whether a node may read and write.

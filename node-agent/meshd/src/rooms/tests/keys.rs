@@ -45,3 +45,27 @@ async fn a_room_goes_on_when_its_creator_and_its_members_change_their_keys() {
         node.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_said_stays_when_its_author_comes_back_with_other_keys() {
+    let [a, mut b] = [Node::new(Role::Voter).await, Node::new(Role::Node).await];
+    introduce(2, &[&a, &b]).await;
+    let room = a.create(&[&b], JoinRule::Added).await;
+    wait_for("the record", LIMIT, async || b.rooms.show(room, 0).await.ok()).await;
+    b.rooms.send(room, "before".to_owned()).await.unwrap();
+    same(room, &[&a, &b], 1).await;
+    b.rooms.leave(room, None).await.unwrap();
+    b.rotate().await;
+    introduce(3, &[&a, &b]).await;
+    a.rooms.join(room, Some(b.id())).await.unwrap();
+    wait_for("the record", LIMIT, async || b.rooms.show(room, 0).await.ok()).await;
+    let sent = b.rooms.send(room, "after".to_owned()).await.unwrap();
+    assert_eq!(sent.author_seq, 1, "another key begins anew");
+    same(room, &[&a, &b], 2).await;
+    let shown = a.rooms.show(room, 2).await.unwrap();
+    assert_eq!(shown.members.len(), 2);
+    assert!(shown.messages.iter().all(|message| message.from == b.id() && !message.forked));
+    for node in [a, b] {
+        node.stop().await;
+    }
+}

@@ -17,6 +17,7 @@ use tokio::sync::broadcast;
 
 use super::Rooms;
 use super::command::{Change, ChangeRefused, Command, Membership, Said, Shown};
+use super::cx::Cx;
 use super::inbound::{FRAME_TIME, take_record};
 use super::wire::{FrameReader, send};
 
@@ -97,6 +98,9 @@ impl Rooms {
         let key = self.key_of(&node)?;
         let frame = Frame::Join { room, node: node.into() };
         let what = Membership::Add { node, key, may_join: true };
+        if node == own && self.cx.ask(|reply| Command::Return { room, reply }).await?? {
+            return self.show(room, SHOWN).await;
+        }
         match self.creator(room).await? {
             Some(creator) if creator == own => self.change_here(room, what).await?,
             Some(creator) => self.ask_creator(creator, &frame).await?,
@@ -106,7 +110,8 @@ impl Rooms {
         self.show(room, SHOWN).await
     }
 
-    /// Takes a node out of a room: itself, or any by the room's creator.
+    /// Takes a node out of a room: itself, or any by the room's creator. This node
+    /// leaves whatever the creator says; one that is away hears it when it is linked.
     ///
     /// # Errors
     /// As [`Rooms::join`]; `Conflict` for the creator itself.
@@ -121,7 +126,15 @@ impl Rooms {
         if creator == own {
             return self.change_here(room, Membership::Remove { node }).await;
         }
-        self.ask_creator(creator, &Frame::Leave { room, node: node.into() }).await
+        let asked = self.ask_creator(creator, &Frame::Leave { room, node: node.into() }).await;
+        if node != own {
+            return asked;
+        }
+        match self.cx.ask(|reply| Command::LeaveHere { room, reply }).await? {
+            // The creator has taken it out.
+            Err(error) if error.code == ErrorCode::NotFound => Ok(()),
+            left => left,
+        }
     }
 
     async fn creator(&self, room: RoomId) -> Result<Option<NodeId>, ApiError> {
@@ -143,7 +156,7 @@ impl Rooms {
     }
 
     async fn ask_creator(&self, creator: NodeId, frame: &Frame) -> Result<(), ApiError> {
-        match self.question(creator, frame).await? {
+        match question(&self.cx, creator, frame).await? {
             Frame::Record(Blob(wire)) => {
                 let text = "the answer of the room's creator is no record";
                 let taken = take_record(&self.cx, creator, &wire).await;
@@ -171,16 +184,6 @@ impl Rooms {
             }
         }
         Err(last)
-    }
-
-    async fn question(&self, peer: NodeId, frame: &Frame) -> Result<Frame, ApiError> {
-        let stream = self.cx.mesh.connect_stream(peer, Service::Rooms).await?;
-        let (read, mut write) = split(stream);
-        let lost = |error: std::io::Error| {
-            ApiError::new(ErrorCode::OutcomeUnknown, "the room's creator did not answer").with_source(error)
-        };
-        send(&mut write, frame, FRAME_TIME, &self.cx.traffic.push_sent).await.map_err(lost)?;
-        FrameReader::new(read).within(FRAME_TIME).await.map_err(lost)
     }
 
     /// Writes a message; it is durable here when this returns, and on its way to
@@ -305,6 +308,34 @@ impl Rooms {
             late: said.line.late,
             forked: said.line.forked,
             untrusted: true,
+        }
+    }
+}
+
+/// Asks a node one question.
+async fn question(cx: &Cx, peer: NodeId, frame: &Frame) -> Result<Frame, ApiError> {
+    let stream = cx.mesh.connect_stream(peer, Service::Rooms).await?;
+    let (read, mut write) = split(stream);
+    let lost = |error: std::io::Error| {
+        ApiError::new(ErrorCode::OutcomeUnknown, "the room's creator did not answer").with_source(error)
+    };
+    send(&mut write, frame, FRAME_TIME, &cx.traffic.push_sent).await.map_err(lost)?;
+    FrameReader::new(read).within(FRAME_TIME).await.map_err(lost)
+}
+
+/// Tells a creator that is linked again which of its rooms this node has left. One
+/// that does not want to hear it is told at the next link.
+pub(crate) async fn say_what_was_left(cx: Cx, creator: NodeId) {
+    let left = cx.ask(|reply| Command::Left { creator, reply }).await.unwrap_or_default();
+    for room in left {
+        match question(&cx, creator, &Frame::Leave { room, node: cx.mesh.local_id().into() }).await {
+            Ok(Frame::Record(Blob(wire))) => {
+                if let Err(error) = take_record(&cx, creator, &wire).await {
+                    tracing::debug!(%room, %creator, %error, "the record without this node is not taken");
+                }
+            }
+            Ok(answer) => tracing::debug!(%room, %creator, ?answer, "the creator does not let this node go"),
+            Err(error) => tracing::debug!(%room, %creator, code = %error.code, "the creator did not hear of it"),
         }
     }
 }

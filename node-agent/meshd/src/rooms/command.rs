@@ -44,6 +44,12 @@ pub(crate) enum Command {
     Create { signed: Signed, reply: Reply<Result<(), ApiError>> },
     /// Change who is a member, as the room's creator.
     Change { change: Change, reply: Reply<Result<Signed, ChangeRefused>> },
+    /// Leave a room whose creator does not take this node out.
+    LeaveHere { room: RoomId, reply: Reply<Result<(), ApiError>> },
+    /// Be in a room again that was left so; false when it was not.
+    Return { room: RoomId, reply: Reply<Result<bool, ApiError>> },
+    /// The rooms of this creator that were left so.
+    Left { creator: NodeId, reply: Reply<Vec<RoomId>> },
     /// Write a message.
     Send { room: RoomId, text: String, reply: Reply<Result<SentMessage, ApiError>> },
     /// Take messages of a peer, whose signatures were checked.

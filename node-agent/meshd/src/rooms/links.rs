@@ -17,6 +17,7 @@ use osmoda_types::NodeId;
 use tokio::io::{ReadHalf, WriteHalf, split};
 use tokio::sync::mpsc;
 
+use super::ask;
 use super::command::Command;
 use super::cx::Cx;
 use super::wire::{FrameReader, send, send_bytes};
@@ -54,6 +55,9 @@ pub(crate) async fn follow(cx: Cx) {
             let pusher = Pusher { cx: cx.clone(), peer, frames, stream: None };
             peers.insert(peer, cx.tasks.spawn(TaskKind::BACKGROUND, format!("room push to {peer}"), pusher.run()));
             cx.tell(Command::LinkUp { peer, queue }).await;
+            let left = ask::say_what_was_left(cx.clone(), peer);
+            // Bounded: one per link that comes up, each question with its time limit.
+            cx.tasks.spawn(TaskKind::BACKGROUND, format!("rooms of {peer} that were left"), left);
         }
         tokio::select! {
             biased;

@@ -129,6 +129,7 @@ impl Owner {
         let mut before = std::mem::take(&mut self.rooms);
         for loaded in rooms {
             let mut room = Room::new(loaded.signed, loaded.log);
+            room.has_left = loaded.has_left;
             if let Some(old) = before.remove(&room.signed.id()) {
                 (room.slot, room.tail, room.confirmed) = (old.slot, old.tail, old.confirmed);
             }
@@ -268,7 +269,7 @@ impl Owner {
 
     /// A room of which this node is a member.
     pub(crate) fn member_room(&self, id: &RoomId) -> Result<&Room, ApiError> {
-        self.rooms.get(id).filter(|room| room.has(&self.own)).ok_or_else(unknown_room)
+        self.rooms.get(id).filter(|room| room.is_of(&self.own)).ok_or_else(unknown_room)
     }
 
     /// Sends a frame to those of the nodes that are linked; how many that are.

@@ -10,7 +10,7 @@ use osmoda_types::{ErrorCode, NodeId};
 use super::ask::creator_of;
 use super::command::{Change, ChangeRefused, Membership, Reply, SentMessage};
 use super::owner::{Batch, Owner, unknown_room};
-use super::room::{Room, own_key};
+use super::room::Room;
 use super::serve::answer;
 use super::store::Write;
 use crate::counts;
@@ -51,7 +51,7 @@ impl Owner {
         self.may_write().map_err(not_written)?;
         let (identity, own, now_ms) = (self.keyring.now(), self.own, self.now_ms());
         let node_messages = self.messages();
-        let room = self.rooms.get_mut(id).filter(|room| room.has(&own)).ok_or_else(unknown_room)?;
+        let room = self.rooms.get_mut(id).filter(|room| room.is_of(&own)).ok_or_else(unknown_room)?;
         let key = room.own_key(&own, &identity);
         let sign = identity.signer(key).ok_or_else(lost_key)?;
         fits(&room.log, &key, text.len(), node_messages).map_err(over_quota)?;
@@ -109,7 +109,7 @@ impl Owner {
         self.may_write().map_err(not_written)?;
         // By its node: keys cost nothing.
         let creator = creator_of(signed);
-        let mine = self.rooms.values().filter(|room| room.has(&self.own));
+        let mine = self.rooms.values().filter(|room| room.is_of(&self.own));
         let of_creator = mine.clone().filter(|room| creator_of(&room.signed) == creator).count();
         let own = self.keyring.now().holds(&signed.record().creator);
         if mine.count() >= ROOMS_MAX || (!own && of_creator >= ROOMS_PER_CREATOR_MAX) {
@@ -175,7 +175,6 @@ impl Owner {
     /// that this node is not in any more is emptied.
     pub(crate) fn adopt(&mut self, signed: Signed, batch: &mut Batch) {
         let (id, own) = (signed.id(), self.own);
-        let own_key = own_key(signed.record(), &own, &self.keyring.now());
         batch.writes.push(Write::Record(signed.clone()));
         let Some(room) = self.rooms.get_mut(&id) else {
             self.rooms.insert(id, Room::new(signed, RoomLog::default()));
@@ -186,16 +185,10 @@ impl Owner {
         self.seen.clear();
         room.refused.clear();
         if !room.has(&own) {
-            batch.writes.push(Write::Empty(id));
-            // Its own number stays: if it is added again, it goes on counting.
-            let known = room.log.author(&own_key);
-            room.log = RoomLog::with_summary(*room.log.summary());
-            room.log.restore_author(own_key, known.seq, known.head, known.forked);
-            batch.authors.insert((id, own_key));
-            room.quarantine.clear();
-            self.meter.forget(&id);
-            tracing::info!(room = %id, "no member of the room any more");
-            return;
+            if std::mem::take(&mut room.has_left) {
+                batch.writes.push(Write::NotLeft(id));
+            }
+            return self.empty(&id, batch);
         }
         let record = room.signed.record().clone();
         let gone = room.log.remove_unless(|author, at| record.admits(author, at));
@@ -203,6 +196,53 @@ impl Owner {
             batch.writes.push(Write::Delete(id, gone));
         }
         room.confirmed.retain(|node, _| record.has(node));
+    }
+
+    /// Deletes what a room has: this node is in it no more.
+    fn empty(&mut self, id: &RoomId, batch: &mut Batch) {
+        let (own, identity) = (self.own, self.keyring.now());
+        let Some(room) = self.rooms.get_mut(id) else { return };
+        batch.writes.push(Write::Empty(*id));
+        // Its own number stays: if it is added again, it goes on counting.
+        let own_key = room.own_key(&own, &identity);
+        let known = room.log.author(&own_key);
+        room.log = RoomLog::with_summary(*room.log.summary());
+        room.log.restore_author(own_key, known.seq, known.head, known.forked);
+        batch.authors.insert((*id, own_key));
+        room.quarantine.clear();
+        self.meter.forget(id);
+        tracing::info!(room = %id, "no member of the room any more");
+    }
+
+    /// Leaves a room whose creator is away, was put out or does not want to hear it.
+    pub(crate) fn leave_here(&mut self, id: &RoomId, batch: &mut Batch, reply: Reply<Result<(), ApiError>>) {
+        let may = self.may_write().map_err(not_written).and_then(|()| self.member_room(id).map(|_| ()));
+        if let Err(error) = may {
+            return answer(reply, Err(error));
+        }
+        if let Some(room) = self.rooms.get_mut(id) {
+            room.has_left = true;
+        }
+        batch.writes.push(Write::Left(*id));
+        self.empty(id, batch);
+        batch.then(move |_, outcome| answer(reply, outcome.map_err(not_written)));
+    }
+
+    /// Is in a room again that it left so: its record still has this node.
+    pub(crate) fn come_back(&mut self, id: &RoomId, batch: &mut Batch, reply: Reply<Result<bool, ApiError>>) {
+        if let Err(code) = self.may_write() {
+            return answer(reply, Err(not_written(code)));
+        }
+        let Some(room) = self.rooms.get_mut(id).filter(|room| room.has_left) else { return answer(reply, Ok(false)) };
+        room.has_left = false;
+        batch.writes.push(Write::NotLeft(*id));
+        let id = *id;
+        batch.then(move |owner, outcome| {
+            if outcome.is_ok() {
+                owner.push_record_to_all(&id);
+            }
+            answer(reply, outcome.map(|()| true).map_err(not_written));
+        });
     }
 
     /// Sends the record to all other members that are linked.

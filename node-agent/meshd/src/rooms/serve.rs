@@ -4,6 +4,7 @@ use osmoda_kit::error::ApiError;
 use osmoda_mesh_rooms::{MessageId, RoomId};
 use osmoda_types::NodeId;
 
+use super::ask::creator_of;
 use super::command::{Command, Delivered, Reply, Said, Shown};
 use super::owner::{Batch, Owner};
 use super::room::Room;
@@ -19,6 +20,9 @@ impl Owner {
             Command::Delivery { room, reply } => answer(reply, self.delivery(&room)),
             Command::Create { signed, reply } => self.create(signed, batch, reply),
             Command::Change { change, reply } => self.change(change, batch, reply),
+            Command::LeaveHere { room, reply } => self.leave_here(&room, batch, reply),
+            Command::Return { room, reply } => self.come_back(&room, batch, reply),
+            Command::Left { creator, reply } => answer(reply, self.left(&creator)),
             Command::Send { room, text, reply } => self.send(&room, text, batch, reply),
             Command::Unknown { from, messages, reply } => answer(reply, self.screen(&from, messages)),
             Command::Ingest { from, way, messages, reply } => self.ingest(from, way, messages, batch, reply),
@@ -64,11 +68,17 @@ impl Owner {
 
     /// A room that this node and the peer are both members of.
     pub(crate) fn readable(&self, room: &RoomId, peer: &NodeId) -> Option<&Room> {
-        self.rooms.get(room).filter(|room| room.has(&self.own) && room.has(peer))
+        self.rooms.get(room).filter(|room| room.is_of(&self.own) && room.has(peer))
+    }
+
+    /// The rooms of this creator that this node left without its knowing.
+    fn left(&self, creator: &NodeId) -> Vec<RoomId> {
+        let left = self.rooms.values().filter(|room| room.has_left && creator_of(&room.signed) == Some(*creator));
+        left.map(|room| room.signed.id()).collect()
     }
 
     fn list(&self) -> Vec<Shown> {
-        self.rooms.values().filter(|room| room.has(&self.own)).map(shown).collect()
+        self.rooms.values().filter(|room| room.is_of(&self.own)).map(shown).collect()
     }
 
     fn show(&self, room: &RoomId, limit: usize) -> Result<(Shown, Vec<Said>), ApiError> {
@@ -95,8 +105,12 @@ impl Owner {
 
     fn link_up(&mut self, peer: NodeId, queue: super::command::Queue) {
         self.links.insert(peer, queue);
-        let shared: Vec<RoomId> =
-            self.rooms.values().filter(|room| room.has(&peer)).map(|room| room.signed.id()).collect();
+        let shared: Vec<RoomId> = self
+            .rooms
+            .values()
+            .filter(|room| room.is_of(&self.own) && room.has(&peer))
+            .map(|room| room.signed.id())
+            .collect();
         for id in shared {
             self.push_record(&id, std::iter::once(peer));
             // One of the two opens the session; both would cross.

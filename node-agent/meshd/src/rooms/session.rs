@@ -15,7 +15,7 @@ impl Owner {
         let identity = self.keyring.now();
         let (own, links) = (self.own, &self.links);
         let mut begun = Vec::new();
-        for (id, room) in self.rooms.iter_mut().filter(|(_, room)| room.signed.record().has(&own)) {
+        for (id, room) in self.rooms.iter_mut().filter(|(_, room)| room.is_of(&own)) {
             let Some((peer, ticket)) = room.slot.open(random()) else { continue };
             if !room.signed.record().has(&peer) || !links.contains_key(&peer) {
                 room.slot.release(ticket);
@@ -40,7 +40,7 @@ impl Owner {
         let (own, identity, is_stale) = (self.own, self.keyring.now(), self.is_stale());
         let room = self.rooms.get_mut(&asked.room).ok_or(Refusal::NotFound)?;
         let record = room.signed.record();
-        if !record.has(&own) || !record.has(&from) {
+        if !room.is_of(&own) || !record.has(&from) {
             return Err(Refusal::NotFound);
         }
         if is_stale {
@@ -80,7 +80,7 @@ impl Owner {
         }
         if let Some(room) = self.rooms.get_mut(room)
             && room.has(&peer)
-            && room.has(&self.own)
+            && room.is_of(&self.own)
         {
             room.slot.want(peer);
             self.wake.notify_one();

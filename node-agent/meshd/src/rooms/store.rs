@@ -33,6 +33,10 @@ const MIGRATIONS: &[Migration] = &[(
      ) WITHOUT ROWID;",
 )];
 
+/// Rooms that were left without their creators. Beside the migrations: an older
+/// program, which a rolled back host runs, opens the database and goes by the records.
+const LEFT: &str = "CREATE TABLE IF NOT EXISTS left_rooms (room BLOB PRIMARY KEY) WITHOUT ROWID";
+
 /// Why rooms cannot be written or read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StoreError {
@@ -84,12 +88,17 @@ pub(crate) enum Write {
     Author { room: RoomId, author: PublicKey, seq: u64, head: Option<MessageId>, forked: bool },
     /// All messages and authors of a room; its record stays.
     Empty(RoomId),
+    /// This node left the room, and its record does not say so.
+    Left(RoomId),
+    /// That is over.
+    NotLeft(RoomId),
 }
 
 /// One room as it was stored.
 pub(crate) struct Loaded {
     pub(crate) signed: Signed,
     pub(crate) log: RoomLog,
+    pub(crate) has_left: bool,
 }
 
 /// Id, record, summary.
@@ -103,7 +112,13 @@ pub(crate) struct Store {
 impl Store {
     /// Opens or makes the database. Blocks.
     pub(crate) fn open(path: &Path) -> Result<Self, StoreError> {
-        sqlite::open(path, MIGRATIONS).map(|connection| Self { connection }).map_err(StoreError::Open)
+        let connection = sqlite::open(path, MIGRATIONS).map_err(StoreError::Open)?;
+        connection.execute(LEFT, ()).map_err(StoreError::Write)?;
+        Ok(Self { connection })
+    }
+
+    fn has_left(&self, room: &[u8; 16]) -> rusqlite::Result<bool> {
+        self.connection.query_row("SELECT count(*) > 0 FROM left_rooms WHERE room = ?1", [room], |row| row.get(0))
     }
 
     /// Reads every room. Blocks.
@@ -123,7 +138,8 @@ impl Store {
             let mut log = RoomLog::with_summary(summary);
             self.load_messages(&id, &mut log)?;
             self.load_authors(&id, &mut log).map_err(StoreError::Read)?;
-            rooms.push(Loaded { signed, log });
+            let has_left = self.has_left(&id).map_err(StoreError::Read)?;
+            rooms.push(Loaded { signed, log, has_left });
         }
         Ok(rooms)
     }
@@ -226,6 +242,12 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
         Write::Empty(room) => {
             transaction.execute("DELETE FROM messages WHERE room = ?1", [room.as_bytes()])?;
             transaction.execute("DELETE FROM authors WHERE room = ?1", [room.as_bytes()])?;
+        }
+        Write::Left(room) => {
+            transaction.execute("INSERT OR IGNORE INTO left_rooms (room) VALUES (?1)", [room.as_bytes()])?;
+        }
+        Write::NotLeft(room) => {
+            transaction.execute("DELETE FROM left_rooms WHERE room = ?1", [room.as_bytes()])?;
         }
     }
     Ok(())

@@ -248,3 +248,47 @@ async fn a_full_disk_stops_writes_with_an_error_and_keeps_the_links() {
         node.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_is_left_without_its_creator_who_hears_of_it_later() {
+    let [a, b, c] = [Node::new(Role::Voter).await, Node::new(Role::Node).await, Node::new(Role::Node).await];
+    introduce(2, &[&a, &b, &c]).await;
+    let room = a.create(&[&b, &c], JoinRule::Added).await;
+    for node in [&b, &c] {
+        wait_for("the record", LIMIT, async || node.rooms.show(room, 0).await.ok()).await;
+    }
+    a.rooms.send(room, "hello".to_owned()).await.unwrap();
+    same(room, &[&a, &b, &c], 1).await;
+    // Its creator is no member of the fleet any more.
+    introduce(3, &[&b, &c]).await;
+    introduce(3, &[&a]).await;
+    for node in [&b, &c] {
+        node.rooms.leave(room, None).await.unwrap();
+        assert!(node.rooms.list().await.unwrap().is_empty());
+        assert_eq!(node.rooms.send(room, "x".to_owned()).await.unwrap_err().code, ErrorCode::NotFound);
+        assert_eq!(node.rooms.leave(room, None).await.unwrap_err().code, ErrorCode::NotFound);
+    }
+    // It is so over a restart, and for whoever asks.
+    let b = b.restart().await;
+    introduce(4, &[&b, &c]).await;
+    assert!(b.rooms.list().await.unwrap().is_empty());
+    let sync = Frame::Sync { room, revision: 9, horizon_ms: 0, fingerprint: [0; 32] };
+    assert_eq!(exchange(&c, &b, &[sync]).await, Frame::Refused(Refusal::NotFound));
+    // One of them thinks better of it before anybody hears of it.
+    assert!(c.rooms.join(room, None).await.unwrap().messages.is_empty());
+    introduce(5, &[&a, &b, &c]).await;
+    wait_for("the creator", LIMIT, async || {
+        let members = a.rooms.show(room, 0).await.unwrap().members;
+        (members == [a.id(), c.id()]).then_some(())
+    })
+    .await;
+    same(room, &[&a, &c], 1).await;
+    assert!(b.rooms.list().await.unwrap().is_empty());
+    // From now on it is as if the creator had been there.
+    a.rooms.join(room, Some(b.id())).await.unwrap();
+    wait_for("the record", LIMIT, async || b.rooms.show(room, 0).await.ok()).await;
+    same(room, &[&a, &b, &c], 1).await;
+    for node in [a, b, c] {
+        node.stop().await;
+    }
+}

@@ -45,15 +45,24 @@ pub const ROOM_MESSAGES_MAX: u32 = 50_000;
 /// Bytes of messages that a room keeps at most.
 pub const ROOM_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// Messages of one author that a room keeps: with fewer than three loud
-/// authors the room's own limit is never reached by one of them alone.
+/// Messages of one author that a room keeps, if its retention is not smaller: with
+/// fewer than three loud authors the room's own limit is never reached by one of
+/// them alone.
 pub const AUTHOR_MESSAGES_MAX: u32 = 20_000;
+
+/// Messages of one author that every room keeps, however little it keeps: in a small
+/// room two fifths would silence two people who talk, for as long as its days are.
+pub const AUTHOR_MESSAGES_MIN: u32 = AUTHOR_BURST;
 
 /// Bytes of one author that a room keeps.
 pub const AUTHOR_BYTES_MAX: u64 = 24 * 1024 * 1024;
 
 /// Messages of all rooms on one node: about half a kilobyte of index each.
 pub const NODE_MESSAGES_MAX: usize = 200_000;
+
+/// Messages in all rooms of one other creator on a node: two fifths, so that with
+/// one who fills its rooms there is space for those of others.
+pub const CREATOR_MESSAGES_MAX: usize = NODE_MESSAGES_MAX / 5 * 2;
 
 /// How much a room may run over its retention before it is pruned: pruning one
 /// message at a time would rewrite the summary with each.
@@ -75,6 +84,10 @@ pub const AHEAD_QUARANTINED: Duration = Duration::from_secs(600);
 /// Messages of one room that wait for their time. A member whose clock is wrong
 /// fills this and no more.
 pub const QUARANTINE_MAX: usize = 256;
+
+/// Their bytes: they are in memory only, and 256 of the largest would be 8 MiB in
+/// each of 64 rooms.
+pub const QUARANTINE_BYTES_MAX: usize = 1024 * 1024;
 
 /// Frame of reconciliation in bytes (`mesh.md` section 6).
 pub const RANGE_BYTES_MAX: usize = 32 * 1024;

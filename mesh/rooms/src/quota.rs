@@ -11,9 +11,11 @@ use osmoda_types::PublicKey;
 
 use crate::id::RoomId;
 use crate::limits::{
-    AUTHOR_BURST, AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MAX, AUTHOR_RATE, MESSAGE_BYTES_MAX, NODE_MESSAGES_MAX,
+    AUTHOR_BURST, AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MAX, AUTHOR_MESSAGES_MIN, AUTHOR_RATE, CREATOR_MESSAGES_MAX,
+    MESSAGE_BYTES_MAX, NODE_MESSAGES_MAX,
 };
 use crate::log::{Author, RoomLog};
+use crate::record::Retention;
 
 /// Which quota is used up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -22,8 +24,11 @@ pub enum OverQuota {
     #[error("the author sends more than {AUTHOR_RATE} messages a second")]
     Rate,
     /// The author fills the room.
-    #[error("the room keeps {AUTHOR_MESSAGES_MAX} messages or {AUTHOR_BYTES_MAX} bytes of one author at most")]
-    Author,
+    #[error("the room keeps {0} messages or {AUTHOR_BYTES_MAX} bytes of one author at most")]
+    Author(u32),
+    /// The rooms of this room's creator are full.
+    #[error("this node keeps {CREATOR_MESSAGES_MAX} messages in rooms of one other creator at most")]
+    Creator,
     /// The rooms of this node are full.
     #[error("this node keeps {NODE_MESSAGES_MAX} messages of all rooms at most")]
     Node,
@@ -66,18 +71,42 @@ impl Meter {
     }
 }
 
-/// Whether one more message of the author can be kept; `node` is how many
-/// messages all rooms of this node have.
+/// What a node keeps already.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// Messages of all rooms.
+    pub node: usize,
+    /// Those in rooms of the same creator; none are counted of this node's own.
+    pub creator: usize,
+}
+
+/// How many messages of one author a room keeps: two fifths, so that one alone does
+/// not drive out what the others said.
+#[must_use]
+pub fn author_messages_max(retention: Retention) -> u32 {
+    (retention.messages / 5 * 2).clamp(AUTHOR_MESSAGES_MIN, AUTHOR_MESSAGES_MAX)
+}
+
+/// Whether one more message of the author can be kept.
 ///
 /// # Errors
-/// [`OverQuota::Author`], [`OverQuota::Node`].
-pub fn fits(log: &RoomLog, author: &PublicKey, bytes: usize, node: usize) -> Result<(), OverQuota> {
-    let Author { messages, bytes: kept, .. } = log.author(author);
-    let bytes = bytes.min(MESSAGE_BYTES_MAX) as u64;
-    if messages >= AUTHOR_MESSAGES_MAX || kept + bytes > AUTHOR_BYTES_MAX {
-        return Err(OverQuota::Author);
+/// [`OverQuota::Author`], [`OverQuota::Creator`], [`OverQuota::Node`].
+pub fn fits(
+    log: &RoomLog,
+    retention: Retention,
+    author: &PublicKey,
+    bytes: usize,
+    kept: Kept,
+) -> Result<(), OverQuota> {
+    let of_author: Author = log.author(author);
+    let (bytes, most) = (bytes.min(MESSAGE_BYTES_MAX) as u64, author_messages_max(retention));
+    if of_author.messages >= most || of_author.bytes + bytes > AUTHOR_BYTES_MAX {
+        return Err(OverQuota::Author(most));
     }
-    if node >= NODE_MESSAGES_MAX {
+    if kept.creator >= CREATOR_MESSAGES_MAX {
+        return Err(OverQuota::Creator);
+    }
+    if kept.node >= NODE_MESSAGES_MAX {
         return Err(OverQuota::Node);
     }
     Ok(())
@@ -102,5 +131,21 @@ mod tests {
         assert_eq!(meter.take(room, one, 0), Err(OverQuota::Rate));
         meter.forget(&room);
         assert_eq!(meter.take(room, one, 0), Ok(()));
+    }
+
+    #[test]
+    fn an_author_has_two_fifths_of_a_large_room_and_a_creator_of_a_node() {
+        let most = |messages| author_messages_max(Retention { messages, days: 1 });
+        assert_eq!([1, 5_000, 10_000, 50_000].map(most), [2_000, 2_000, 4_000, 20_000]);
+        let (log, author) = (RoomLog::default(), PublicKey::from_bytes([1; 32]));
+        let fits = |node, creator| fits(&log, Retention::default(), &author, 100, Kept { node, creator });
+        assert_eq!(fits(NODE_MESSAGES_MAX - 1, CREATOR_MESSAGES_MAX - 1), Ok(()));
+        assert_eq!(fits(CREATOR_MESSAGES_MAX, CREATOR_MESSAGES_MAX), Err(OverQuota::Creator));
+        assert_eq!(fits(NODE_MESSAGES_MAX, 0), Err(OverQuota::Node));
+        assert_eq!(
+            super::fits(&log, Retention::default(), &author, usize::MAX, Kept::default()),
+            Ok(()),
+            "the size of a message is bounded elsewhere"
+        );
     }
 }

@@ -23,7 +23,7 @@ use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::Tasks;
 use osmoda_mesh::Keyring;
 use osmoda_mesh_rooms::limits::SEEN_MAX;
-use osmoda_mesh_rooms::{Clock, Frame, MessageId, Meter, RoomId, Seen};
+use osmoda_mesh_rooms::{Clock, Frame, Kept, MessageId, Meter, RoomId, Seen};
 use osmoda_types::{ErrorCode, NodeId, PublicKey};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval};
@@ -262,9 +262,14 @@ impl Owner {
         u64::try_from(self.clock.now_wall().as_millis()).unwrap_or(0)
     }
 
-    /// Messages of all rooms.
-    pub(crate) fn messages(&self) -> usize {
-        self.rooms.values().map(|room| room.log.len()).sum()
+    /// What is kept of all rooms, and of those that the maker of this one made.
+    pub(crate) fn kept(&self, room: &RoomId) -> Kept {
+        let creator = self.rooms.get(room).and_then(|room| room.creator).filter(|creator| *creator != self.own);
+        let of_creator = self.rooms.values().filter(|room| creator.is_some() && room.creator == creator);
+        Kept {
+            node: self.rooms.values().map(|room| room.log.len()).sum(),
+            creator: of_creator.map(|room| room.log.len()).sum(),
+        }
     }
 
     /// A room of which this node is a member.

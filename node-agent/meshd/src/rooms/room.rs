@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use osmoda_kit::clock::Timestamp;
 use osmoda_mesh::Identity;
-use osmoda_mesh_rooms::limits::{PRUNE_SLACK_PERCENT, QUARANTINE_MAX, REFUSED_MAX, ROOM_BYTES_MAX, ROOM_MESSAGES_MAX};
+use osmoda_mesh_rooms::limits::{
+    PRUNE_SLACK_PERCENT, QUARANTINE_BYTES_MAX, QUARANTINE_MAX, REFUSED_MAX, ROOM_BYTES_MAX, ROOM_MESSAGES_MAX,
+};
 use osmoda_mesh_rooms::{MessageId, OverQuota, Record, RoomLog, Seen, Signed, Slot, Snapshot, Verdict, Verified};
 use osmoda_types::{NodeId, PublicKey};
 use tokio::sync::broadcast;
 
+use super::ask::creator_of;
 use super::store::Write;
 
 /// Messages a reader of a tail may be behind: a few seconds of the loudest room.
@@ -79,6 +82,8 @@ pub(crate) struct Room {
     pub(crate) quarantine: BTreeMap<MessageId, Verified>,
     pub(crate) tail: broadcast::Sender<MessageId>,
     pub(crate) confirmed: BTreeMap<NodeId, Confirmed>,
+    /// The node that made it, as its record says for good.
+    pub(crate) creator: Option<NodeId>,
     /// This node left it, and its creator has not heard so yet.
     pub(crate) has_left: bool,
 }
@@ -86,6 +91,7 @@ pub(crate) struct Room {
 impl Room {
     pub(crate) fn new(signed: Signed, log: RoomLog) -> Self {
         Self {
+            creator: creator_of(&signed),
             signed,
             log,
             slot: Slot::default(),
@@ -136,7 +142,8 @@ impl Room {
 
     /// Sets a message aside; false when too many wait already.
     pub(crate) fn set_aside(&mut self, message: Verified) -> bool {
-        if self.quarantine.len() >= QUARANTINE_MAX {
+        let bytes: usize = self.quarantine.values().map(|message| message.wire().len()).sum();
+        if self.quarantine.len() >= QUARANTINE_MAX || bytes + message.wire().len() > QUARANTINE_BYTES_MAX {
             return false;
         }
         self.quarantine.insert(message.id(), message);
@@ -147,11 +154,11 @@ impl Room {
     /// has too much of is not fetched again: all others wait for space or time.
     pub(crate) fn is_over(&mut self, id: MessageId, over: OverQuota) -> Verdict {
         match over {
-            OverQuota::Author => {
+            OverQuota::Author(_) => {
                 self.refused.add(id);
                 Verdict::Refused
             }
-            OverQuota::Rate | OverQuota::Node => Verdict::Later,
+            OverQuota::Rate | OverQuota::Creator | OverQuota::Node => Verdict::Later,
         }
     }
 

@@ -50,11 +50,11 @@ impl Owner {
     fn compose(&mut self, id: &RoomId, text: String, batch: &mut Batch) -> Result<(SentMessage, Frame), ApiError> {
         self.may_write().map_err(not_written)?;
         let (identity, own, now_ms) = (self.keyring.now(), self.own, self.now_ms());
-        let node_messages = self.messages();
+        let kept = self.kept(id);
         let room = self.rooms.get_mut(id).filter(|room| room.is_of(&own)).ok_or_else(unknown_room)?;
         let key = room.own_key(&own, &identity);
         let sign = identity.signer(key).ok_or_else(lost_key)?;
-        fits(&room.log, &key, text.len(), node_messages).map_err(over_quota)?;
+        fits(&room.log, room.signed.record().retention, &key, text.len(), kept).map_err(over_quota)?;
         self.meter.take(*id, key, now_ms).map_err(over_quota)?;
         let known = room.log.author(&key);
         let message = Message {
@@ -110,7 +110,7 @@ impl Owner {
         // By its node: keys cost nothing.
         let creator = creator_of(signed);
         let mine = self.rooms.values().filter(|room| room.is_of(&self.own));
-        let of_creator = mine.clone().filter(|room| creator_of(&room.signed) == creator).count();
+        let of_creator = mine.clone().filter(|room| room.creator == creator).count();
         let own = self.keyring.now().holds(&signed.record().creator);
         if mine.count() >= ROOMS_MAX || (!own && of_creator >= ROOMS_PER_CREATOR_MAX) {
             let text = format!("a node keeps {ROOMS_MAX} rooms, {ROOMS_PER_CREATOR_MAX} of another creator at most");

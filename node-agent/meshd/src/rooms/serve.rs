@@ -4,7 +4,6 @@ use osmoda_kit::error::ApiError;
 use osmoda_mesh_rooms::{MessageId, RoomId};
 use osmoda_types::NodeId;
 
-use super::ask::creator_of;
 use super::command::{Command, Delivered, Reply, Said, Shown};
 use super::owner::{Batch, Owner};
 use super::room::Room;
@@ -73,7 +72,7 @@ impl Owner {
 
     /// The rooms of this creator that this node left without its knowing.
     fn left(&self, creator: &NodeId) -> Vec<RoomId> {
-        let left = self.rooms.values().filter(|room| room.has_left && creator_of(&room.signed) == Some(*creator));
+        let left = self.rooms.values().filter(|room| room.has_left && room.creator == Some(*creator));
         left.map(|room| room.signed.id()).collect()
     }
 

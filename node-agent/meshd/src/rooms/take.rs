@@ -90,8 +90,8 @@ impl Owner {
         batch: &mut Batch,
         fresh: &mut Vec<(RoomId, MessageId)>,
     ) -> Verdict {
-        let (now_ms, node_messages) = (self.now_ms(), self.messages());
         let (id, room_id, author) = (message.id(), message.message().room, message.message().author);
+        let (now_ms, kept) = (self.now_ms(), self.kept(&room_id));
         let Some(room) = self.rooms.get_mut(&room_id) else { return Verdict::Refused };
         if room.log.contains(&id) {
             return Verdict::Kept;
@@ -101,7 +101,8 @@ impl Owner {
             return Verdict::Refused;
         }
         let rate = if way == Way::Pushed { self.meter.take(room_id, author, now_ms) } else { Ok(()) };
-        let quota = rate.and_then(|()| fits(&room.log, &author, message.wire().len(), node_messages));
+        let retention = room.signed.record().retention;
+        let quota = rate.and_then(|()| fits(&room.log, retention, &author, message.wire().len(), kept));
         if let Err(over) = quota {
             counts::room_over_quota();
             return room.is_over(id, over);
@@ -195,7 +196,7 @@ impl Owner {
         let wanted = match self.rooms.get(&signed.id()) {
             Some(room) => {
                 // Under the same node: who was revoked does not become another.
-                let same = creator_of(&signed) == creator_of(&room.signed);
+                let same = creator_of(&signed) == room.creator;
                 standing.goes_on && same && signed.replaces(&room.signed)
             }
             None => {

@@ -9,7 +9,7 @@ use osmoda_kit::shutdown::Shutdown;
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_kit::testing::{FakeClock, TempRoot, wait_for};
 use osmoda_mesh::{Identity, Keyring, state};
-use osmoda_mesh_rooms::limits::{AUTHOR_BYTES_MAX, ROOMS_PER_CREATOR_MAX, TEXT_BYTES_MAX};
+use osmoda_mesh_rooms::limits::{AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MIN, ROOMS_PER_CREATOR_MAX, TEXT_BYTES_MAX};
 use osmoda_mesh_rooms::{
     Body, Hlc, Join, Member, Message, MessageId, Record, RecordError, Retention, RoomId, Signed, Verdict, Verified,
     WALL_MS_MAX,
@@ -326,4 +326,33 @@ async fn a_store_that_cannot_be_read_again_refuses_until_it_can() {
     let room = world.room;
     assert_eq!(world.ask(|reply| Command::Delivery { room, reply }).await.unwrap().own_seq, 3);
     world.stop().await;
+}
+
+#[tokio::test]
+async fn rates_shares_and_waiting_messages_are_bounded() {
+    // A small room: an author has as many messages as any room keeps of one.
+    let world = World::new(1_000, None).await;
+    let (now, most) = (world.now_ms(), AUTHOR_MESSAGES_MIN as usize);
+    let said: Vec<_> = (0..most as u64 + 2).map(|n| world.message(n + 1, now + n / 64, "x".to_owned())).collect();
+    let pushed = world.ingest(Way::Pushed, said[..10].to_vec()).await;
+    assert!(pushed.iter().all(|(_, verdict)| *verdict == Verdict::Kept));
+    let healed = world.ingest(Way::Healed, said[10..].to_vec()).await;
+    let kept = healed.iter().filter(|(_, verdict)| *verdict == Verdict::Kept).count();
+    assert_eq!((kept, healed.last().unwrap().1), (most - 10, Verdict::Refused));
+    assert!(world.send("another author".to_owned()).await.is_ok());
+    // The rate counts what is pushed, kept or not, and healing may bring it.
+    let again = (0..most).map(|n| said[most + n % 2].clone()).collect();
+    let again = world.ingest(Way::Pushed, again).await;
+    assert_eq!(again.last().unwrap().1, Verdict::Later);
+    // Those that wait are few, and not large.
+    let other = World::new(1_000, None).await;
+    let (soon, large) = (other.now_ms() + 300_000, "y".repeat(TEXT_BYTES_MAX));
+    let soon = (1..=40).map(|n| other.message(n, soon + n, large.clone())).collect();
+    let set_aside = other.ingest(Way::Healed, soon).await;
+    let waits = set_aside.iter().filter(|(_, verdict)| *verdict == Verdict::Waits).count();
+    assert!((30..32).contains(&waits), "{waits}");
+    assert!(set_aside[waits..].iter().all(|(_, verdict)| *verdict == Verdict::Refused));
+    for world in [world, other] {
+        world.stop().await;
+    }
 }

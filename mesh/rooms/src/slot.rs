@@ -5,7 +5,7 @@
 //! pair up, each pair brings itself up to date, and the pairs after it find
 //! little or nothing to do: what is missing goes over the wire about once.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use osmoda_types::NodeId;
 
@@ -37,6 +37,10 @@ pub struct Slot {
     taken: Option<Taken>,
     tickets: u64,
     waiting: VecDeque<NodeId>,
+    /// Whom this node answered last.
+    answered: Option<NodeId>,
+    /// Who was told since that it is busy. Bounded by the members, who alone may ask.
+    turned_away: BTreeSet<NodeId>,
 }
 
 impl Slot {
@@ -51,6 +55,7 @@ impl Slot {
     /// with it ends by itself, with its stream.
     pub fn forget(&mut self, peer: &NodeId) {
         self.waiting.retain(|waiting| waiting != peer);
+        self.turned_away.remove(peer);
     }
 
     /// Takes the slot for a session that this node opens, with one of those that
@@ -67,15 +72,25 @@ impl Slot {
     }
 
     /// Takes the slot for a session that the peer opens, if it may begin. When
-    /// both opened one to each other, that of the smaller id goes on.
+    /// both opened one to each other, that of the smaller id goes on. A peer that was
+    /// answered last lets another go first, once: it may be the only one that
+    /// still has something.
     pub fn answer(&mut self, own: &NodeId, peer: NodeId) -> Option<Ticket> {
         let free = match self.taken {
             None => true,
             Some(taken) => taken.side == Side::Asking && taken.peer == peer && peer < *own,
         };
+        let has_others = self.turned_away.iter().chain(&self.waiting).any(|other| *other != peer);
         if !free {
+            self.turned_away.insert(peer);
             return None;
         }
+        if self.taken.is_none() && self.answered == Some(peer) && has_others {
+            self.answered = None;
+            return None;
+        }
+        self.answered = Some(peer);
+        self.turned_away.clear();
         // This session does what the waiting one would do.
         self.forget(&peer);
         Some(self.take(peer, Side::Answerer))
@@ -143,6 +158,30 @@ mod tests {
         slot.release(again);
         assert!(!slot.is_ready());
         assert!(slot.answer(&node(9), node(3)).is_some() && slot.answer(&node(9), node(4)).is_none());
+    }
+
+    #[test]
+    fn who_was_answered_last_lets_others_go_first_once() {
+        let own = node(9);
+        let mut slot = Slot::default();
+        let first = slot.answer(&own, node(1)).unwrap();
+        slot.release(first);
+        // Nobody else is there.
+        let again = slot.answer(&own, node(1)).unwrap();
+        assert_eq!(slot.answer(&own, node(2)), None);
+        slot.release(again);
+        assert_eq!(slot.answer(&own, node(1)), None);
+        let other = slot.answer(&own, node(2)).unwrap();
+        slot.release(other);
+        let again = slot.answer(&own, node(1)).unwrap();
+        // Those that this node would open one to count too; one that is gone does not.
+        slot.want(node(3));
+        slot.release(again);
+        assert_eq!(slot.answer(&own, node(1)), None);
+        let again = slot.answer(&own, node(1)).unwrap();
+        slot.forget(&node(3));
+        slot.release(again);
+        assert!(slot.answer(&own, node(1)).is_some());
     }
 
     #[test]

@@ -35,6 +35,10 @@ const SESSION_TIME: Duration = Duration::from_secs(120);
 /// thousand messages takes about this long.
 const BUSY_PAUSE_MS: std::ops::Range<u64> = 20..120;
 
+/// Before a peer that was too slow for a session is asked again: others have their
+/// turn first, and one that does it on purpose has the slot less than always.
+const SLOW_PAUSE: Duration = Duration::from_secs(10);
+
 /// Opens sessions whenever a room has somebody waiting, until a stop begins.
 pub(crate) async fn run(cx: Cx) {
     let stop = cx.tasks.shutdown().token(Stage::RefuseNew);
@@ -101,6 +105,7 @@ async fn session(cx: Cx, begin: Begin) {
         Err(_) => {
             // What is missing still is found by the next session.
             drop(held);
+            tokio::time::sleep(SLOW_PAUSE).await;
             cx.tell(Command::Want { room, peer }).await;
         }
     }
@@ -119,7 +124,7 @@ async fn open(cx: &Cx, begin: Begin) -> io::Result<Ended> {
     let Begin { room, peer, ticket, revision, snapshot, skip, .. } = begin;
     let stream = cx.mesh.connect_stream(peer, Service::Rooms).await.map_err(io::Error::other)?;
     let (read, write) = split(stream);
-    let mut line = Line { cx, room, peer, frames: FrameReader::new(read), write };
+    let mut line = Line { cx, room, peer, frames: FrameReader::new(read).of_session(), write };
     let (mut opener, first) = Opener::new(room, revision, snapshot, skip);
     line.send(&first).await?;
     let opened = line.receive().await?;
@@ -193,6 +198,7 @@ pub(crate) async fn answer(
         Err(refusal) => return line.send(&Frame::Refused(refusal)).await,
     };
     let mut held = Held::new(cx, room, peer, ticket);
+    line.frames = line.frames.of_session();
     let record = record.map(|signed| Blob(signed.wire().to_vec()));
     line.send(&Frame::Opened { horizon_ms: snapshot.horizon_ms, equal, record, wants_record }).await?;
     if wants_record {

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use osmoda_kit::tasks::TaskKind;
 use osmoda_mesh::{IncomingStream, Intake, MeshStream};
+use osmoda_mesh_rooms::limits::ROOMS_MAX;
 use osmoda_mesh_rooms::{Blob, Frame, Refusal, Signed};
 use osmoda_node_api::mesh::Member;
 use osmoda_types::{NodeId, Role};
@@ -26,9 +27,14 @@ pub(crate) const FRAME_TIME: Duration = Duration::from_secs(15);
 /// Pushed messages taken into one commit.
 const PUSHES_MAX: usize = 128;
 
-/// A push stream, a session per room and questions; each has time limits of its
-/// own at every frame. As many as a link has at all.
-const INTAKE: Intake = Intake { name: "rooms", kind: TaskKind::BACKGROUND, per_peer_max: 256, time_limit: None };
+/// Push streams and questions of one peer beside its sessions: one stream, and a few
+/// that are ending or ask.
+const BESIDE_SESSIONS: usize = 16;
+
+/// A session per room, a push stream and questions; each has time limits of its own
+/// at every frame.
+const INTAKE: Intake =
+    Intake { name: "rooms", kind: TaskKind::BACKGROUND, per_peer_max: ROOMS_MAX + BESIDE_SESSIONS, time_limit: None };
 
 /// Serves streams until a stop begins.
 pub(crate) fn serve(cx: Cx, accepted: mpsc::Receiver<IncomingStream>) {

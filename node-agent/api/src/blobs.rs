@@ -27,4 +27,7 @@ pub struct FetchBlob {
     pub hash: String,
     /// Who has it.
     pub peer: NodeId,
+    /// How large it may be, in bytes; absent: as large as any blob.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes_max: Option<u64>,
 }

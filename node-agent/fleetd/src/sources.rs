@@ -14,6 +14,7 @@ use osmoda_kit::tasks::Tasks;
 use osmoda_node_api::blobs::FetchBlob;
 use osmoda_node_api::mesh::MeshClient;
 use osmoda_proto::fleet::v1 as pb;
+use osmoda_types::manifest::MANIFEST_BYTES_MAX;
 use osmoda_types::{ErrorCode, ManifestHash, NodeId, Role};
 
 use crate::leader_client::LeaderClient;
@@ -99,7 +100,7 @@ impl Sources {
         }
         let name = HEXLOWER.encode(&reply.blob);
         for peer in self.peers().await.into_iter().chain([voter]) {
-            let fetch = FetchBlob { hash: name.clone(), peer };
+            let fetch = FetchBlob { hash: name.clone(), peer, bytes_max: Some(MANIFEST_BYTES_MAX as u64) };
             match self.mesh.fetch_blob(&fetch).await {
                 Ok(_) => return self.mesh.blob(&name).await,
                 Err(error) => tracing::debug!(%peer, code = %error.code, "manifest not fetched as a blob"),

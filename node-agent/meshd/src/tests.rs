@@ -379,7 +379,7 @@ async fn what_links_rooms_and_blobs_do_is_in_the_metrics() {
     b.start().await;
     introduce([&a, &b], 2).await;
     let stored = b.mesh("fleetd").put_blob(b"manifest".to_vec()).await.unwrap();
-    let fetch = FetchBlob { hash: stored.hash.clone(), peer: b.keys.node() };
+    let fetch = FetchBlob { hash: stored.hash.clone(), peer: b.keys.node(), bytes_max: None };
     assert_eq!(a.mesh("fleetd").fetch_blob(&fetch).await.unwrap().size, 8);
     assert_eq!(a.mesh("fleetd").blob(&stored.hash).await.unwrap(), b"manifest");
     let absent = FetchBlob { hash: "0".repeat(64), ..fetch };

@@ -56,6 +56,8 @@ async fn put_blob(State(air): Shared, bytes: Bytes) -> Json<BlobStored> {
 
 async fn fetch_blob(State(air): Shared, Json(fetch): Json<FetchBlob>) -> Result<Json<BlobStored>, ApiError> {
     air.fetches.fetch_add(1, SeqCst);
+    // A name says nothing of a size: whoever gave it could name a gigabyte.
+    assert_eq!(fetch.bytes_max, Some(1024 * 1024));
     if air.broken.lock().unwrap().contains(&fetch.peer) {
         return Err(ApiError::new(ErrorCode::PeerOffline, "the link ended in the middle"));
     }

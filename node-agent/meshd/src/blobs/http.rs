@@ -17,6 +17,7 @@ use osmoda_types::ErrorCode;
 use tokio_stream::StreamExt as _;
 use tokio_util::io::ReaderStream;
 
+use super::store::BLOB_BYTES_MAX;
 use super::{Blobs, stored};
 
 /// Bytes per read of an answer.
@@ -47,7 +48,7 @@ fn hash(text: &str) -> Result<Hash, ApiError> {
 
 async fn store(State(api): State<Arc<Api>>, body: Body) -> Result<Json<BlobStored>, ApiError> {
     let blobs = blobs(&api)?;
-    let mut handed = blobs.on_store(|store| store.fits(0).and_then(|()| store.hand())).await?;
+    let mut handed = blobs.on_store(|store| store.make_place(0).and_then(|()| store.hand())).await?;
     let mut bytes = body.into_data_stream();
     while let Some(part) = bytes.next().await {
         let part =
@@ -62,7 +63,7 @@ async fn store(State(api): State<Arc<Api>>, body: Body) -> Result<Json<BlobStore
     let (hash, size) = blobs
         .on_store(move |store| {
             // Counted again with everything that came in meanwhile.
-            store.fits(0)?;
+            store.make_place(0)?;
             store.keep(handed)
         })
         .await?;
@@ -70,7 +71,8 @@ async fn store(State(api): State<Arc<Api>>, body: Body) -> Result<Json<BlobStore
 }
 
 async fn fetch(State(api): State<Arc<Api>>, Json(fetch): Json<FetchBlob>) -> Result<Json<BlobStored>, ApiError> {
-    blobs(&api)?.fetch(hash(&fetch.hash)?, fetch.peer).await.map(Json)
+    let bytes_max = fetch.bytes_max.unwrap_or(BLOB_BYTES_MAX).min(BLOB_BYTES_MAX);
+    blobs(&api)?.fetch(hash(&fetch.hash)?, fetch.peer, bytes_max).await.map(Json)
 }
 
 async fn read(State(api): State<Arc<Api>>, Path(name): Path<String>) -> Result<Response, ApiError> {

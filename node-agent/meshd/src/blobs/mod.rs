@@ -20,9 +20,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bao_tree::blake3::Hash;
@@ -35,7 +33,7 @@ use osmoda_types::{ErrorCode, NodeId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use self::serve::{ABSENT, BUSY, FOUND, QUESTION_BYTES, SLICE_WIRE_MAX, Serving};
-use self::store::{BLOB_BYTES_MAX, Partial, Store};
+use self::store::{Partial, Store};
 
 pub(crate) use self::store::fuzz_slice;
 use crate::counts::{self, Transfer};
@@ -58,8 +56,6 @@ pub(crate) struct Blobs {
     mesh: MeshHandle,
     tasks: Tasks,
     store: Store,
-    /// Hashes that are being fetched: one fetch at a time each.
-    fetching: Arc<Mutex<BTreeSet<[u8; 32]>>>,
 }
 
 impl Blobs {
@@ -74,7 +70,7 @@ impl Blobs {
         let store = tasks.blocking("open blobs", open).await.map_err(ApiError::internal)??;
         let accepted = mesh.accept(Service::Blobs)?;
         Serving::new(store.clone(), limits.rate, tasks.clone()).spawn(accepted);
-        Ok(Self { mesh, tasks: tasks.clone(), store, fetching: Arc::default() })
+        Ok(Self { mesh, tasks: tasks.clone(), store })
     }
 
     /// Runs work on the store off the async threads.
@@ -86,29 +82,31 @@ impl Blobs {
         self.tasks.blocking("blob store", move || work(&store)).await.map_err(ApiError::internal)?
     }
 
-    /// Brings a blob here.
+    /// Brings a blob of at most so many bytes here.
     ///
     /// # Errors
     /// `NotFound` when the peer has no such blob, `Busy` when it is being fetched
     /// already or the peer serves too many, `Conflict` when the peer sends other
-    /// bytes, `TooLarge`, `QuotaExceeded`, the mesh's and the store's codes.
-    pub(crate) async fn fetch(&self, hash: Hash, peer: NodeId) -> Result<BlobStored, ApiError> {
+    /// bytes, `TooLarge` for one that is larger, `QuotaExceeded`, the mesh's and the store's codes.
+    pub(crate) async fn fetch(&self, hash: Hash, peer: NodeId, bytes_max: u64) -> Result<BlobStored, ApiError> {
+        let too_large = || ApiError::new(ErrorCode::TooLarge, format!("the blob has more than {bytes_max} bytes"));
         if let Some(size) = self.on_store(move |store| store.size(&hash)).await? {
-            return Ok(stored(&hash, size));
+            return if size > bytes_max { Err(too_large()) } else { Ok(stored(&hash, size)) };
         }
-        let _turn = Turn::take(&self.fetching, hash)?;
+        let _turn = self.store.turn(hash)?;
         let _transfer = Transfer::begin("fetch");
         let mut stream = self.mesh.connect_stream(peer, Service::Blobs).await?;
         let mut partial = self.on_store(move |store| store.partial(hash)).await?;
         loop {
             let (size, slice) = self.slice(&mut stream, &hash, partial.has).await?;
-            if size > BLOB_BYTES_MAX {
-                return Err(ApiError::new(ErrorCode::TooLarge, format!("a blob has {BLOB_BYTES_MAX} bytes at most")));
+            if size > bytes_max {
+                self.on_store(move |store| store.forget(partial)).await?;
+                return Err(too_large());
             }
             counts::blob_received(slice.len());
             let missing = size.saturating_sub(partial.has);
             let take = move |store: &Store| -> Result<(Partial, bool), ApiError> {
-                store.fits(missing)?;
+                store.make_place(missing)?;
                 partial.take(size, &slice)?;
                 let whole = partial.has >= size;
                 Ok((partial, whole))
@@ -159,26 +157,4 @@ impl Blobs {
 
 fn stored(hash: &Hash, size: u64) -> BlobStored {
     BlobStored { hash: hash.to_hex().to_string(), size }
-}
-
-/// The right to fetch a hash.
-struct Turn {
-    fetching: Arc<Mutex<BTreeSet<[u8; 32]>>>,
-    hash: [u8; 32],
-}
-
-impl Turn {
-    fn take(fetching: &Arc<Mutex<BTreeSet<[u8; 32]>>>, hash: Hash) -> Result<Self, ApiError> {
-        let hash = *hash.as_bytes();
-        if fetching.lock().unwrap_or_else(PoisonError::into_inner).insert(hash) {
-            return Ok(Self { fetching: Arc::clone(fetching), hash });
-        }
-        Err(ApiError::new(ErrorCode::Busy, "the blob is being fetched already"))
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        self.fetching.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.hash);
-    }
 }

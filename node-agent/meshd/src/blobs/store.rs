@@ -8,11 +8,14 @@
 //! ```
 //! Invariant: a file called by its hash has that hash: it gets the name only
 //! after the whole was hashed, and was synced before. Invariant: all files
-//! together stay below the store's limit.
+//! together stay below the store's limit. When they would not, beginnings of blobs
+//! that nobody fetches now go first, the oldest before the others.
 
+use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bao_tree::blake3::Hash;
 use bao_tree::io::outboard::{EmptyOutboard, PreOrderOutboard};
@@ -43,6 +46,9 @@ pub(crate) const SLICE_BYTES: u64 = 1024 * 1024;
 pub(crate) struct Store {
     folder: PathBuf,
     bytes_max: u64,
+    /// Hashes that are being fetched: one fetch at a time each, and its beginning is
+    /// not removed.
+    fetching: Arc<Mutex<BTreeSet<[u8; 32]>>>,
 }
 
 /// A blob to send from.
@@ -71,7 +77,7 @@ impl Store {
     /// Makes the folder, and removes what an earlier run was being handed.
     pub(crate) fn open(folder: PathBuf, bytes_max: u64) -> Result<Self, ApiError> {
         fsio::create_private_dir(&folder).map_err(|error| ApiError::new(error.code(), error.to_string()))?;
-        let store = Self { folder, bytes_max };
+        let store = Self { folder, bytes_max, fetching: Arc::default() };
         for entry in std::fs::read_dir(&store.folder).map_err(unusable)? {
             let entry = entry.map_err(unusable)?;
             if entry.file_name().to_string_lossy().starts_with("put-") {
@@ -119,19 +125,60 @@ impl Store {
         Ok(Some(Source { data, tree }))
     }
 
-    /// Whether so many bytes more fit.
-    pub(crate) fn fits(&self, bytes: u64) -> Result<(), ApiError> {
+    /// The right to fetch a hash.
+    pub(crate) fn turn(&self, hash: Hash) -> Result<Turn, ApiError> {
+        let hash = *hash.as_bytes();
+        if self.fetching.lock().unwrap_or_else(PoisonError::into_inner).insert(hash) {
+            return Ok(Turn { fetching: Arc::clone(&self.fetching), hash });
+        }
+        Err(ApiError::new(ErrorCode::Busy, "the blob is being fetched already"))
+    }
+
+    /// Makes place for so many bytes more.
+    pub(crate) fn make_place(&self, bytes: u64) -> Result<(), ApiError> {
         let mut kept = bytes;
+        let mut begun = Vec::new();
         for entry in std::fs::read_dir(&self.folder).map_err(unusable)? {
             let entry = entry.map_err(unusable)?;
             // A file that is gone meanwhile takes no space.
-            kept += entry.metadata().map_or(0, |found| found.len());
+            let Ok(found) = entry.metadata() else { continue };
+            kept += found.len();
+            if entry.path().extension().is_some_and(|ending| ending == "part") {
+                begun.push((found.modified().map_err(unusable)?, entry.path(), found.len()));
+            }
+        }
+        begun.sort();
+        for (_, path, length) in begun {
+            if kept <= self.bytes_max {
+                break;
+            }
+            if self.remove_unused(&path)? {
+                kept -= length;
+            }
         }
         if kept > self.bytes_max {
             let text = format!("the blob store keeps {} bytes at most", self.bytes_max);
             return Err(ApiError::new(ErrorCode::QuotaExceeded, text));
         }
         Ok(())
+    }
+
+    /// Removes the beginning of a blob unless that is being fetched.
+    fn remove_unused(&self, part: &Path) -> Result<bool, ApiError> {
+        let name = part.file_stem().unwrap_or_default().to_string_lossy();
+        let Ok(hash) = Hash::from_hex(name.as_bytes()) else { return Ok(false) };
+        // Held while it is removed: a fetch that begins now makes a new one after that.
+        let fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
+        if fetching.contains(hash.as_bytes()) {
+            return Ok(false);
+        }
+        tracing::info!(blob = %hash, "the beginning of a blob goes, the store is full");
+        std::fs::remove_file(part).map_err(unusable).map(|()| true)
+    }
+
+    /// Removes the beginning of a blob that is not wanted.
+    pub(crate) fn forget(&self, partial: Partial) -> Result<(), ApiError> {
+        std::fs::remove_file(&partial.path).map_err(unusable)
     }
 
     /// Begins to take bytes from a local caller.
@@ -183,6 +230,19 @@ impl Store {
             .map_err(|error| ApiError::new(error.code(), error.to_string()))?;
         std::fs::rename(path, self.path(&tree.root)).map_err(unusable)?;
         fsio::sync_dir(&self.folder).map_err(|error| ApiError::new(error.code(), error.to_string()))
+    }
+}
+
+/// The right to fetch a hash.
+#[derive(Debug)]
+pub(crate) struct Turn {
+    fetching: Arc<Mutex<BTreeSet<[u8; 32]>>>,
+    hash: [u8; 32],
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        self.fetching.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.hash);
     }
 }
 
@@ -375,11 +435,36 @@ mod tests {
     }
 
     #[test]
+    fn a_full_store_gives_up_what_was_begun_longest_ago_and_nobody_fetches() {
+        let (folder, _) = store();
+        let store = Store::open(folder.path().join("blobs"), 100_000).unwrap();
+        let whole = put(&store, &[1; 20_000]);
+        let begun: Vec<Hash> = (0..3_u8).map(|n| bao_tree::blake3::hash(&[n])).collect();
+        for (age, hash) in begun.iter().enumerate() {
+            let file = store.partial(*hash).unwrap().file;
+            file.set_len(20_000).unwrap();
+            file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(age as u64)).unwrap();
+        }
+        let left = || begun.iter().map(|hash| store.beside(hash, "part").exists()).collect::<Vec<_>>();
+        store.make_place(10_000).unwrap();
+        assert_eq!(left(), [true; 3]);
+        // The oldest one is in use, so the one after it goes, and no more than must.
+        let turn = store.turn(begun[0]).unwrap();
+        store.make_place(30_000).unwrap();
+        assert_eq!(left(), [true, false, true]);
+        assert_eq!(store.make_place(70_000).unwrap_err().code, ErrorCode::QuotaExceeded);
+        drop(turn);
+        assert_eq!(left(), [true, false, false]);
+        store.make_place(70_000).unwrap();
+        assert_eq!((left(), store.size(&whole).unwrap()), (vec![false; 3], Some(20_000)));
+    }
+
+    #[test]
     fn the_store_has_a_limit_and_leaves_nothing_half_handed() {
         let (folder, store) = store();
-        assert!(store.fits(64 << 20).is_ok());
+        assert!(store.make_place(64 << 20).is_ok());
         put(&store, &[1; 5000]);
-        assert_eq!(store.fits(64 << 20).unwrap_err().code, ErrorCode::QuotaExceeded);
+        assert_eq!(store.make_place(64 << 20).unwrap_err().code, ErrorCode::QuotaExceeded);
         let mut handed = store.hand().unwrap();
         handed.write(&[1; 10]).unwrap();
         drop(handed);

@@ -26,7 +26,7 @@ struct Node {
     member: Member,
     server: TestServer,
     tasks: Tasks,
-    _root: TempRoot,
+    root: TempRoot,
 }
 
 async fn node(rate: u64) -> Node {
@@ -54,7 +54,7 @@ async fn node(rate: u64) -> Node {
     member.addresses.push(mesh.local_address());
     let limits = Limits { bytes_max: 64 << 20, rate };
     let blobs = Blobs::start(mesh.clone(), root.path().join("blobs"), limits, &tasks).await;
-    Node { mesh, member, server: TestServer::open(http::router(blobs)), tasks, _root: root }
+    Node { mesh, member, server: TestServer::open(http::router(blobs)), tasks, root }
 }
 
 async fn pair(rate: u64) -> [Node; 2] {
@@ -83,7 +83,11 @@ impl Node {
     }
 
     async fn fetch(&self, hash: &str, peer: NodeId) -> Result<BlobStored, ErrorCode> {
-        let fetch = FetchBlob { hash: hash.to_owned(), peer };
+        self.fetch_of(hash, peer, None).await
+    }
+
+    async fn fetch_of(&self, hash: &str, peer: NodeId, bytes_max: Option<u64>) -> Result<BlobStored, ErrorCode> {
+        let fetch = FetchBlob { hash: hash.to_owned(), peer, bytes_max };
         self.server.client().post("/blob/fetch", &fetch).await.map_err(|error| error.code)
     }
 
@@ -100,6 +104,9 @@ async fn a_blob_goes_from_one_node_to_another_and_out_again() {
     let put = a.put(bytes.clone()).await;
     assert_eq!((put.hash.as_str(), put.size), (blake3::hash(&bytes).to_hex().as_str(), 3_000_000));
     assert_eq!(b.get(&put.hash).await.0, 404);
+    // One that is larger than what is wanted is not begun.
+    assert_eq!(b.fetch_of(&put.hash, a.member.node, Some(2_999_999)).await, Err(ErrorCode::TooLarge));
+    assert_eq!(std::fs::read_dir(b.root.path().join("blobs")).unwrap().count(), 0);
     assert_eq!(b.fetch(&put.hash, a.member.node).await.unwrap(), put);
     assert_eq!(b.get(&put.hash).await, (200, Bytes::from(bytes)));
     // A second time it is here already, whoever is asked.
@@ -150,4 +157,29 @@ async fn a_peer_that_keeps_its_streams_open_leaves_places_for_others() {
     // Its places are free again with its streams.
     held.clear();
     wait_for("a place", LIMIT, async || greedy.fetch(&put.hash, owner.member.node).await.ok()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_fetch_that_is_cut_goes_on_where_it_ended() {
+    let [a, b] = pair(2_000_000).await;
+    let bytes: Vec<u8> = (0..6_000_000u32).map(|n| (n % 249) as u8).collect();
+    let put = a.put(bytes.clone()).await;
+    let part = b.root.path().join("blobs").join(format!("{}.part", put.hash));
+    let begun = || std::fs::metadata(&part).map_or(0, |found| found.len());
+    // The owner gives two seconds' worth at once and then waits: cut in the middle.
+    let (cut, ()) = tokio::join!(b.fetch(&put.hash, a.member.node), async {
+        wait_for("a beginning", LIMIT, async || (begun() >= 1 << 20).then_some(())).await;
+        assert!(b.mesh.disconnect(&a.member.node));
+    });
+    assert_eq!(cut, Err(ErrorCode::PeerOffline));
+    let has = begun();
+    assert!((1 << 20..6_000_000).contains(&has), "{has}");
+    wait_for("the link again", LIMIT, async || b.mesh.peers()[0].connected.then_some(())).await;
+    // What is there is not asked for again: a place that was changed since is noticed at
+    // the end, and the next fetch begins anew.
+    let file = std::fs::OpenOptions::new().write(true).open(&part).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &[0xff; 8], 1000).unwrap();
+    assert_eq!(b.fetch(&put.hash, a.member.node).await, Err(ErrorCode::Conflict));
+    assert_eq!(b.fetch(&put.hash, a.member.node).await, Ok(put.clone()));
+    assert_eq!(std::fs::read(b.root.path().join("blobs").join(&put.hash)).unwrap(), bytes);
 }

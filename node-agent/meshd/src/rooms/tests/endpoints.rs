@@ -6,6 +6,7 @@ use axum::Router;
 use axum::body::Bytes;
 use axum::http::Method;
 use axum::routing::post;
+use futures_util::future::join_all;
 use osmoda_kit::audit::Audit;
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::testing::TestServer;
@@ -93,6 +94,44 @@ async fn a_tail_tells_what_was_and_what_comes_once() {
     read_until(&mut stream, &mut seen, "\"second\"").await;
     assert_eq!((seen.matches("event: message").count(), seen.matches("\"first\"").count()), (2, 1), "{seen}");
     assert!(seen.contains("text/event-stream"));
+    drop(stream);
+    server.stop(LIMIT).await;
+    node.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_is_too_slow_hears_how_many_it_missed() {
+    /// More than wait in the tail, on their way to the reader and in the socket.
+    const SENT: usize = 1_200;
+    let (node, ledger) = (Node::new(Role::Voter).await, ledger());
+    let api = Api::new(Ok(node.rooms.clone()), Audit::new(ledger.client()), node.tasks.clone());
+    let server = TestServer::open(router(Arc::new(api)));
+    let room = node.create(&[], osmoda_node_api::rooms::JoinRule::Added).await;
+    let mut stream = UnixStream::connect(server.client().socket()).await.unwrap();
+    let request = format!("GET /room/{room}/tail HTTP/1.1\r\nhost: localhost\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut seen = vec![0; 64 * 1024];
+    // The head of the answer: from here on it listens.
+    let count = stream.read(&mut seen).await.unwrap();
+    seen.truncate(count);
+    let text = "x".repeat(8 * 1024);
+    join_all((0..SENT).map(|_| node.rooms.send(room, text.clone())))
+        .await
+        .into_iter()
+        .for_each(|sent| drop(sent.unwrap()));
+    node.rooms.send(room, "the last".to_owned()).await.unwrap();
+    let mut part = vec![0; 64 * 1024];
+    let ends = |seen: &[u8]| String::from_utf8_lossy(&seen[seen.len().saturating_sub(4096)..]).contains("the last");
+    while !ends(&seen) {
+        let count = tokio::time::timeout(LIMIT, stream.read(&mut part)).await.unwrap().unwrap();
+        assert!(count > 0, "the stream ended");
+        seen.extend_from_slice(&part[..count]);
+    }
+    let seen = String::from_utf8(seen).unwrap();
+    let missed = seen.split("event: missed\ndata: {\"messages\":").skip(1);
+    let missed: usize = missed.map(|rest| rest[..rest.find('}').unwrap()].parse::<usize>().unwrap()).sum();
+    assert!(missed > 0);
+    assert_eq!(seen.matches("event: message\n").count() + missed, SENT + 1);
     drop(stream);
     server.stop(LIMIT).await;
     node.stop().await;

@@ -27,6 +27,29 @@ fn node() -> TempRoot {
         assert_eq!(body, json!({"room_id": ID, "text": "hello"}));
         axum::Json(json!({"delivered_to": 1, "id": "ef".repeat(32), "author_seq": 7}))
     };
+    let create = |axum::Json(body): axum::Json<Value>| async move {
+        assert_eq!(
+            body,
+            json!({"name": "ops", "peer_ids": ["ab".repeat(32)], "join": "fleet", "retain_messages": 100})
+        );
+        axum::Json(json!({
+            "id": ID, "name": "o\u{1b}ps", "members": ["ab".repeat(32)], "messages": [], "creator": "cd".repeat(32),
+            "created_at": "6429-10-17T02:45:55.327Z", "join": "fleet",
+            "forgotten": {"messages": 0, "bytes": 0, "before": "1970-01-01T00:00:00.000Z", "digest": "00".repeat(32)},
+        }))
+    };
+    let leave = |axum::Json(body): axum::Json<Value>| async move {
+        assert_eq!(body["room_id"], ID);
+        if body["peer_id"].is_null() { Ok(axum::Json(json!({"left": ID}))) } else { Err(StatusCode::NOT_FOUND) }
+    };
+    let delivery = || async {
+        let member = |name: &str, confirmed: u64, healed: Value| {
+            json!({"node": "ab".repeat(32), "name": name, "connected": true, "confirmed": confirmed,
+                   "pending": 7 - confirmed, "healed_at": healed})
+        };
+        let at = json!("2026-01-01T00:00:00.000Z");
+        axum::Json(json!({"author_seq": 7, "members": [member("web-1", 7, at), member("web-2", 3, Value::Null)]}))
+    };
     let refused =
         || async { (StatusCode::SERVICE_UNAVAILABLE, axum::Json(json!({"error": "no link", "code": "peer_offline"}))) };
     let tail = || async {
@@ -39,6 +62,9 @@ fn node() -> TempRoot {
         .route("/rooms", get(rooms))
         .route("/room/send", post(send))
         .route("/room/join", post(refused))
+        .route("/room/create", post(create))
+        .route("/room/leave", post(leave))
+        .route(&format!("/room/{ID}/delivery"), get(delivery))
         .route(&format!("/room/{ID}/history"), get(|| async { axum::Json(json!([message("first")])) }))
         .route(&format!("/room/{ID}/tail"), get(tail));
     let listener = tokio::net::UnixListener::bind(root.paths().socket("mesh")).unwrap();
@@ -59,7 +85,7 @@ async fn room(root: &TempRoot, args: &[&str]) -> (Output, String, String) {
 
 #[tokio::test]
 async fn rooms_are_listed_written_read_and_followed_on_the_local_socket() {
-    let root = node();
+    let (root, node) = (node(), "ab".repeat(32));
     for (args, exit, stdout, stderr) in [
         (&["ls"][..], 0, "ops", ""),
         (&["ls", "-o", "name"], 0, ID, ""),
@@ -67,6 +93,13 @@ async fn rooms_are_listed_written_read_and_followed_on_the_local_socket() {
         (&["history", ID, "--limit", "5"], 0, "first", ""),
         (&["history", ID, "-o", "json"], 0, "\"untrusted\": true", ""),
         (&["join", ID], 1, "", "peer_offline"),
+        (&["create", "ops", "--add", &node, "--open", "--keep-messages", "100"], 0, "made by  cdcdcdcd", ""),
+        (&["create", "ops", "--add", &node, "--open", "--keep-messages", "100", "-o", "name"], 0, ID, ""),
+        (&["leave", "ops"], 0, "left 0b8f2d0e", ""),
+        (&["leave", ID, "--node", &node], 3, "", "cannot leave the room"),
+        (&["delivery", "ops"], 0, "web-1   yes     7          0        2026-01-01T00:00:00.000Z", ""),
+        (&["delivery", "ops"], 0, "web-2   yes     3          4        -", ""),
+        (&["delivery", "ops", "-o", "json"], 0, "\"author_seq\": 7", ""),
         (&["send", "nowhere", "hello"], 3, "", "nowhere"),
         // The stub ends its stream, which a daemon does only when it stops.
         (&["tail", "ops"], 1, "web-1 [late]: hi\u{fffd}[2J", "3 messages were too fast"),

@@ -39,6 +39,11 @@ pub const ROOMS_MAX: usize = 64;
 /// [`ROOMS_MAX`] of the others.
 pub const ROOMS_PER_CREATOR_MAX: usize = 16;
 
+/// Rooms of one creator that a node remembers, those that it is not in any more
+/// included: their records say so, and an older one must not bring them back. Without
+/// it one member could make a room, take this node out, and make the next.
+pub const ROOMS_EVER_PER_CREATOR_MAX: usize = 256;
+
 /// Messages that a room keeps at most; the record may say less.
 pub const ROOM_MESSAGES_MAX: u32 = 50_000;
 

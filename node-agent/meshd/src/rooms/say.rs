@@ -1,7 +1,7 @@
 //! What this node itself says and decides: messages, rooms, members of its rooms.
 
 use osmoda_kit::error::ApiError;
-use osmoda_mesh_rooms::limits::{ROOMS_MAX, ROOMS_PER_CREATOR_MAX};
+use osmoda_mesh_rooms::limits::{ROOMS_EVER_PER_CREATOR_MAX, ROOMS_MAX, ROOMS_PER_CREATOR_MAX};
 use osmoda_mesh_rooms::{
     Blob, Body, Frame, Hlc, Inserted, Join, Message, MessageError, RecordError, RoomId, RoomLog, Signed, fits,
 };
@@ -111,8 +111,10 @@ impl Owner {
         let creator = creator_of(signed);
         let mine = self.rooms.values().filter(|room| room.is_of(&self.own));
         let of_creator = mine.clone().filter(|room| room.creator == creator).count();
+        let ever = self.rooms.values().filter(|room| room.creator == creator).count();
         let own = self.keyring.now().holds(&signed.record().creator);
-        if mine.count() >= ROOMS_MAX || (!own && of_creator >= ROOMS_PER_CREATOR_MAX) {
+        let is_over = of_creator >= ROOMS_PER_CREATOR_MAX || ever >= ROOMS_EVER_PER_CREATOR_MAX;
+        if mine.count() >= ROOMS_MAX || (!own && is_over) {
             let text = format!("a node keeps {ROOMS_MAX} rooms, {ROOMS_PER_CREATOR_MAX} of another creator at most");
             return Err(ApiError::new(ErrorCode::QuotaExceeded, text));
         }

@@ -9,7 +9,9 @@ use osmoda_kit::shutdown::Shutdown;
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_kit::testing::{FakeClock, TempRoot, wait_for};
 use osmoda_mesh::{Identity, Keyring, state};
-use osmoda_mesh_rooms::limits::{AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MIN, ROOMS_PER_CREATOR_MAX, TEXT_BYTES_MAX};
+use osmoda_mesh_rooms::limits::{
+    AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MIN, ROOMS_EVER_PER_CREATOR_MAX, ROOMS_PER_CREATOR_MAX, TEXT_BYTES_MAX,
+};
 use osmoda_mesh_rooms::{
     Body, Hlc, Join, Member, Message, MessageId, Record, RecordError, Retention, RoomId, Signed, Verdict, Verified,
     WALL_MS_MAX,
@@ -123,6 +125,21 @@ impl World {
         assert!(self.owner.send(Command::LinkUp { peer, queue }).await.is_ok());
         assert!(self.owner.send(Command::Want { room, peer }).await.is_ok());
         self.ask(|reply| Command::Begin { reply }).await.pop().unwrap().skip
+    }
+
+    /// A room that the other member makes under some key, with this node in it.
+    fn trap(&self, key: &Identity, nonce: u128) -> Record {
+        let creator = Member { node: self.other.node(), key: key.identity_key(), left: None };
+        Record {
+            creator: creator.key,
+            nonce: nonce.to_be_bytes(),
+            name: "trap".to_owned(),
+            created_ms: 1,
+            revision: 1,
+            join: Join::Added,
+            retention: Retention::default(),
+            members: vec![creator, self.own_member],
+        }
     }
 
     async fn ids(&self) -> Vec<MessageId> {
@@ -290,21 +307,27 @@ async fn a_peer_makes_so_many_rooms_here_whatever_keys_it_names() {
         // A key of its own for each room, in the name of one node.
         let root = TempRoot::new();
         let key = state::create_identity(&root.paths().state("mesh")).unwrap();
-        let creator = Member { node: world.other.node(), key: key.identity_key(), left: None };
-        let record = Record {
-            creator: creator.key,
-            nonce: [3; 16],
-            name: "trap".to_owned(),
-            created_ms: 1,
-            revision: 1,
-            join: Join::Added,
-            retention: Retention::default(),
-            members: vec![creator, world.own_member],
-        };
-        let signed = record.sign(|bytes| key.sign(bytes)).unwrap();
+        let signed = world.trap(&key, 3).sign(|bytes| key.sign(bytes)).unwrap();
         let from = world.other.node();
         let taken = world.ask(|reply| Command::TakeRecord { from, signed, standing, reply }).await;
         assert_eq!(taken, n < ROOMS_PER_CREATOR_MAX, "room {n}");
+    }
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn rooms_that_a_peer_makes_and_takes_away_again_are_bounded_too() {
+    let world = World::new(100, None).await;
+    let (standing, from) = (Standing { begins: true, goes_on: true }, world.other.node());
+    let sign = |record: Record| record.sign(|bytes| world.other.sign(bytes)).unwrap();
+    for n in 0..=ROOMS_EVER_PER_CREATOR_MAX {
+        let made = world.trap(&world.other, n as u128);
+        let without = sign(made.without(&world.own_member.node, Hlc::at(1)));
+        let signed = sign(made);
+        let taken = world.ask(|reply| Command::TakeRecord { from, signed, standing, reply }).await;
+        assert_eq!(taken, n < ROOMS_EVER_PER_CREATOR_MAX, "room {n}");
+        let gone = world.ask(|reply| Command::TakeRecord { from, signed: without, standing, reply }).await;
+        assert_eq!(gone, taken);
     }
     world.stop().await;
 }

@@ -292,6 +292,30 @@ impl Checkpoints {
         self.blocking("consistency proof", move |inner| Ok(inner.prover().consistency(from, to)?)).await
     }
 
+    /// Why a checkpoint that this ledger's key signed cannot be one of this ledger;
+    /// `None` when it is.
+    ///
+    /// # Errors
+    /// [`CheckpointFailed`] when it cannot be compared now.
+    pub(crate) async fn denied_by(&self, held: &Checkpoint) -> Result<Option<&'static str>, CheckpointFailed> {
+        let newest = match self.newest().filter(|newest| newest.checkpoint.size >= held.size) {
+            Some(newest) => newest,
+            // It may only be behind what is durable.
+            None => self.now().await?,
+        };
+        let (size, root) = (newest.checkpoint.size, newest.checkpoint.root);
+        if held.size > size {
+            return Ok(Some("a witness has cosigned more rows than this ledger has: an old disk was restored"));
+        }
+        // Proven against the signed root, because tiles alone are not to be trusted.
+        let own = self.consistency(held.size, size).await?;
+        if own.new != root {
+            return Err(CheckpointFailed::Disagree { size });
+        }
+        let differs = own.old != held.root;
+        Ok(differs.then_some("a witness has cosigned another past of this ledger: it was rewritten"))
+    }
+
     /// Makes sure of the tiles of the first `size` rows before they are dropped.
     ///
     /// # Errors

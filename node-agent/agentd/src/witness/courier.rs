@@ -1,10 +1,12 @@
 //! Brings this ledger's checkpoints to its witnesses, and believes them when
-//! they remember more than the ledger does.
+//! they show that they remember more than the ledger does.
 //!
 //! One actor owns what each witness has cosigned; one request to each witness is
 //! on its way at a time, so a slow one holds up nobody else.
 //! Invariant: a ledger whose witnesses or whose fleet hold a newer or another
 //! past than it has is sealed: it takes no row until a person has looked.
+//! Invariant: only a note that this ledger's own key signed seals it. A refusal
+//! alone is a word, and any witness may lie (`tests::lies`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -240,23 +242,32 @@ async fn try_turn<P: Post>(
         let sent = Checkpoint::parse(request.note.text()).map_err(ApiError::internal)?.size;
         match answer(post, witness, &request).await? {
             Response::Cosigned(lines) => return keep(checkpoints, sent, key, lines).await,
-            Response::Conflict { size } if size > sent && is_older => {
-                return Ok(Turn::Denied(
-                    "a witness has cosigned more rows than this ledger has: an old disk was restored",
-                ));
-            }
-            Response::Conflict { size } if size == request.old => {
-                return Ok(Turn::Denied("a witness has cosigned another ledger of this size: it was rewritten"));
+            Response::Conflict { size } if (size > sent && is_older) || size == request.old => {
+                return look(post, checkpoints, witness).await;
             }
             Response::Conflict { size } => from = size,
-            Response::BadProof => {
-                return Ok(Turn::Denied("what a witness cosigned is no beginning of this ledger: it was rewritten"));
-            }
+            Response::BadProof => return look(post, checkpoints, witness).await,
             // The log does not have this ledger's key at that node yet.
             Response::UnknownOrigin | Response::BadRequest | Response::BadSignature => return Ok(Turn::Failed),
         }
     }
     Ok(Turn::Failed)
+}
+
+/// What a refusal is worth: the note that the witness holds, if this ledger's own
+/// key signed it and this ledger does not have what it says.
+async fn look<P: Post>(post: &P, checkpoints: &Checkpoints, witness: NodeId) -> Result<Turn, ApiError> {
+    let Reply::Held(Some(text)) = post.ask(witness, Question::Held).await? else { return Ok(Turn::Failed) };
+    let note = Note::parse(text.as_bytes()).ok();
+    let held = note.and_then(|note| Checkpoint::open(&note, checkpoints.verifier()).ok());
+    let denied = match held {
+        Some(held) => checkpoints.denied_by(&held).await?,
+        None => None,
+    };
+    if denied.is_none() {
+        tracing::warn!(%witness, "a witness refuses this ledger and shows nothing that contradicts it");
+    }
+    Ok(denied.map_or(Turn::Failed, Turn::Denied))
 }
 
 async fn answer<P: Post>(post: &P, witness: NodeId, request: &AddCheckpoint) -> Result<Response, ApiError> {

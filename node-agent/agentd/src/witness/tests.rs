@@ -1,6 +1,7 @@
 //! Real ledgers in folders that witness each other, and root on one of the hosts
 //! (`trust.md` 1.8). Between them lies no network: a post that can be cut.
 
+mod lies;
 mod retention;
 
 use std::collections::BTreeMap;
@@ -45,10 +46,14 @@ fn id(number: u8) -> NodeId {
 struct Road {
     from: NodeId,
     duties: Arc<Mutex<BTreeMap<NodeId, Duty>>>,
+    lies: Arc<Mutex<BTreeMap<NodeId, lies::Lie>>>,
 }
 
 impl Post for Road {
     fn ask(&self, witness: NodeId, question: Question) -> BoxFuture<'static, Result<Reply, ApiError>> {
+        if let Some(lie) = self.lies.lock().unwrap().get_mut(&witness) {
+            return lie.answer(&question);
+        }
         let (from, duty) = (self.from, self.duties.lock().unwrap().get(&witness).cloned());
         let gone = || ApiError::new(ErrorCode::PeerOffline, "no road there");
         async move { duty.ok_or_else(gone)?.answer(from, question).await }.boxed()
@@ -60,6 +65,7 @@ struct Fleet {
     root: TempRoot,
     roster: Vec<Peer>,
     duties: Arc<Mutex<BTreeMap<NodeId, Duty>>>,
+    lies: Arc<Mutex<BTreeMap<NodeId, lies::Lie>>>,
 }
 
 impl Fleet {
@@ -73,7 +79,7 @@ impl Fleet {
             Peer { node: id(number), name: format!("n{number}"), key }
         };
         let roster = (1..=count).map(peer).collect();
-        Self { root, roster, duties: Arc::default() }
+        Self { root, roster, duties: Arc::default(), lies: Arc::default() }
     }
 
     fn dir(&self, number: u8) -> PathBuf {
@@ -112,7 +118,7 @@ impl Fleet {
             roster,
             coverage: report,
             operators: Operators::new(mpsc::channel(1).1),
-            post: Road { from: id(number), duties: self.duties.clone() },
+            post: Road { from: id(number), duties: self.duties.clone(), lies: self.lies.clone() },
             shutdown: tasks.shutdown().clone(),
         };
         tasks.spawn(TaskKind::REQUEST, "courier", courier.run());

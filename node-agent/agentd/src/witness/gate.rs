@@ -26,10 +26,15 @@ pub struct WitnessGate {
 }
 
 impl WitnessGate {
-    fn check_ready(&self) -> Result<(), ApiError> {
-        if let Some(reason) = self.ledger.sealed() {
-            return Err(refusal(&format!("this ledger takes no more rows: {reason}")));
+    fn check_open(&self) -> Result<(), ApiError> {
+        match self.ledger.sealed() {
+            Some(reason) => Err(refusal(&format!("this ledger takes no more rows: {reason}"))),
+            None => Ok(()),
         }
+    }
+
+    fn check_ready(&self) -> Result<(), ApiError> {
+        self.check_open()?;
         let coverage = self.coverage.borrow();
         let (needed, of) = coverage.quorum();
         if needed == 0 {
@@ -62,7 +67,8 @@ impl HeadGate for WitnessGate {
         Box::pin(async move {
             self.check_ready()?;
             match tokio::time::timeout(COVER_TIME, self.cover(intent)).await {
-                Ok(covered) => covered,
+                // Enough others may have cosigned while one of them caught it.
+                Ok(covered) => covered.and_then(|()| self.check_open()),
                 Err(_) => Err(refusal("too few witnesses cosigned the intent in time")),
             }
         })

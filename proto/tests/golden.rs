@@ -118,7 +118,13 @@ fn membership() -> Vec<Body> {
             endorsement: Signature::from_bytes([15; 64]),
         }),
         Body::RegisterVoter { node: node(1), raft_id: RaftId(u64::MAX) },
-        Body::LedgerHead(LedgerHead { node: node(1), size: 3, hash: LedgerHash::from_bytes([16; 32]) }),
+        Body::LedgerHead(LedgerHead {
+            node: node(1),
+            size: 3,
+            hash: LedgerHash::from_bytes([16; 32]),
+            root: LedgerHash::from_bytes([17; 32]),
+            signature: Signature::from_bytes([18; 64]),
+        }),
     ]
 }
 

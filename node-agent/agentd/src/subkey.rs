@@ -11,7 +11,7 @@ use osmoda_kit::error::ApiError;
 use osmoda_kit::shutdown::{Shutdown, Stage};
 use osmoda_node_api::fleet::FleetClient;
 use osmoda_node_api::mesh::{EndorseRequest, MeshClient};
-use osmoda_types::{PublicKey, Purpose, Subkey};
+use osmoda_types::{ErrorCode, PublicKey, Purpose, Subkey};
 
 /// Between two tries: a daemon of the host is back within seconds, and a fleet
 /// without a quorum should not be asked more often by every node of it.
@@ -30,12 +30,20 @@ pub(crate) struct Registration {
 }
 
 impl Registration {
-    /// Tries until the log has the key, then ends.
+    /// Tries until the log has the key or refuses it, then ends.
     pub(crate) async fn run(self) {
         let stop = self.shutdown.token(Stage::RefuseNew);
         loop {
             match self.register().await {
                 Ok(()) => return,
+                // Trying again changes nothing, and says so again after a restart only.
+                Err(error) if error.code == ErrorCode::LedgerBroken => {
+                    tracing::error!(
+                        error = %error.message,
+                        "the fleet knows another key of this node's ledger: put it back, or revoke the node and join anew"
+                    );
+                    return;
+                }
                 // At the first start the other daemons are not there yet.
                 Err(error) => tracing::debug!(code = %error.code, error = %error.message, "key not registered yet"),
             }
@@ -77,7 +85,7 @@ mod tests {
     use osmoda_kit::testing::TempRoot;
     use osmoda_node_api::fleet::Registered;
     use osmoda_node_api::mesh::Endorsed;
-    use osmoda_types::{ErrorCode, MeshEpoch, NetworkId, NodeId, Signature};
+    use osmoda_types::{MeshEpoch, NetworkId, NodeId, Signature};
     use tokio::net::UnixListener;
 
     use super::*;

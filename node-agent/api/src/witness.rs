@@ -4,7 +4,7 @@
 //! A checkpoint, a cosignature and the request around them are C2SP texts, which
 //! `osmoda_ledger` reads; here they are carried, not understood.
 
-use osmoda_types::{NodeId, PublicKey};
+use osmoda_types::{LedgerHash, NodeId, PublicKey, Signature};
 use serde::{Deserialize, Serialize};
 
 /// What a ledger asks a witness, which knows from the mesh whose ledger it is.
@@ -42,15 +42,23 @@ pub struct Peer {
     pub name: String,
     /// Its ledger's key, once the log has it.
     pub key: Option<PublicKey>,
+    /// The newest head of its ledger that the log has.
+    #[serde(default)]
+    pub logged: Option<LoggedHead>,
 }
 
-/// A ledger's head in the fleet's log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A ledger's head in the fleet's log, with what its key signed: whoever reads it
+/// checks it, because it came by way of others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LoggedHead {
     /// Rows.
     pub size: u64,
-    /// Hash of the last of them, lower-case hex.
-    pub hash: String,
+    /// Hash of the last of them.
+    pub hash: LedgerHash,
+    /// Root of the tree over them.
+    pub root: LedgerHash,
+    /// The ledger key's over its checkpoint.
+    pub signature: Signature,
 }
 
 /// The answer of `GET /ledger/roster` at fleetd: who witnesses this node's

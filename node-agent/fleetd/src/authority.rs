@@ -74,7 +74,13 @@ mod tests {
             }),
             Body::RegisterVoter { node, raft_id: RaftId(1) },
             Body::UpdateAddresses { node, addresses: Vec::new() },
-            Body::LedgerHead(LedgerHead { node, size: 1, hash: LedgerHash::from_bytes([0; 32]) }),
+            Body::LedgerHead(LedgerHead {
+                node,
+                size: 1,
+                hash: LedgerHash::from_bytes([0; 32]),
+                root: LedgerHash::from_bytes([0; 32]),
+                signature: Signature::from_bytes([0; 64]),
+            }),
             Body::Ballot(Ballot {
                 rollout: RolloutId::new(),
                 voter: node,

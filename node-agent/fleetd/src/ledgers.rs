@@ -2,7 +2,7 @@
 //! this node's own, which the quorum remembers when every witness is away.
 //!
 //! Invariant: a head goes into the log only after enough witnesses cosigned it,
-//! and `apply` lets it only grow.
+//! with the signature of its ledger, and `apply` lets it only grow.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use osmoda_node_api::agentd::AgentdClient;
 use osmoda_node_api::witness::{LoggedHead, Peer, Roster};
 use osmoda_rollout::FleetState;
 use osmoda_types::command::{Body, LedgerHead};
-use osmoda_types::{LedgerHash, NodeId, Purpose, Role};
+use osmoda_types::{NodeId, Purpose, Role};
 
 use crate::leader_client::LeaderClient;
 use crate::registrar;
@@ -37,11 +37,16 @@ pub(crate) fn roster(state: &FleetState, own: NodeId) -> Roster {
             node: member.node,
             name: member.name.clone(),
             key: state.subkey(member.node, Purpose::Ledger).map(|subkey| subkey.key),
+            logged: logged(state, &member.node),
         })
         .collect();
     let needed = others.len().div_ceil(2);
-    let logged = state.ledger_head(&own).map(|head| LoggedHead { size: head.size, hash: head.hash.to_string() });
-    Roster { node: own, others, needed, logged }
+    Roster { node: own, others, needed, logged: logged(state, &own) }
+}
+
+fn logged(state: &FleetState, node: &NodeId) -> Option<LoggedHead> {
+    let LedgerHead { node: _, size, hash, root, signature } = *state.ledger_head(node)?;
+    Some(LoggedHead { size, hash, root, signature })
 }
 
 /// Writes this node's witnessed head into the log.
@@ -90,8 +95,8 @@ impl Heads {
         if known.is_some_and(|known| known >= covered.size) {
             return Ok(true);
         }
-        let hash: LedgerHash = covered.hash.parse().map_err(ApiError::internal)?;
-        let head = LedgerHead { node: self.node, size: covered.size, hash };
+        let LoggedHead { size, hash, root, signature } = covered;
+        let head = LedgerHead { node: self.node, size, hash, root, signature };
         registrar::submit(&self.client, &self.voters, Body::LedgerHead(head)).await?;
         Ok(true)
     }

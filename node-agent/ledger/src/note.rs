@@ -306,6 +306,23 @@ impl Note {
         Self { text: self.text.clone(), signatures: self.signatures.iter().filter(is_of).take(1).cloned().collect() }
     }
 
+    /// A text with the signature of one log, checked.
+    ///
+    /// # Errors
+    /// [`NoteError::Signature`].
+    pub fn of(text: &str, key: &VerifierKey, signature: &[u8; SIGNATURE_BYTES]) -> Result<Self, NoteError> {
+        let line = NoteSignature { name: key.name.clone(), id: key.id, bytes: signature.to_vec() };
+        check(text, &line, key)?;
+        Ok(Self { text: text.to_owned(), signatures: vec![line] })
+    }
+
+    /// The bytes of a log's signature, unchecked; `None` when it did not sign.
+    #[must_use]
+    pub fn signature_of(&self, key: &VerifierKey) -> Option<[u8; SIGNATURE_BYTES]> {
+        let line = self.signatures.iter().find(|line| key.is_of(line))?;
+        line.bytes.as_slice().try_into().ok()
+    }
+
     /// Adds a line, in the place of one of the same key.
     pub fn add(&mut self, signature: NoteSignature) {
         let same = |other: &&mut NoteSignature| other.name == signature.name && other.id == signature.id;

@@ -149,7 +149,7 @@ impl FleetState {
                 let rollout = crate::rollout::Rollout::try_from(rollout)?;
                 Ok((rollout.id, rollout))
             })?,
-            ledger_heads: collect(wire.ledger_heads, |head| {
+            ledger_heads: collect(signed(wire.ledger_heads), |head| {
                 let head = osmoda_types::command::LedgerHead::try_from(head)?;
                 Ok((head.node, head))
             })?,
@@ -171,6 +171,12 @@ impl FleetState {
         let reply = self.answered.get(request)?;
         Some(pb::StateAnswer { request: request.as_bytes().to_vec(), reply: Some(reply.into()) })
     }
+}
+
+/// Heads that were stored before they were signed say nothing: `apply` takes none
+/// of them from the log either.
+fn signed(heads: Vec<pb::LedgerHead>) -> Vec<pb::LedgerHead> {
+    heads.into_iter().filter(|head| !head.signature.is_empty()).collect()
 }
 
 /// Decodes a list into a map; a key given twice is an error.

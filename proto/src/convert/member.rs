@@ -221,7 +221,13 @@ impl TryFrom<pb::SpendInvite> for SpendInvite {
 
 impl From<&LedgerHead> for pb::LedgerHead {
     fn from(head: &LedgerHead) -> Self {
-        Self { node: head.node.as_bytes().to_vec(), size: head.size, hash: head.hash.as_bytes().to_vec() }
+        Self {
+            node: head.node.as_bytes().to_vec(),
+            size: head.size,
+            hash: head.hash.as_bytes().to_vec(),
+            root: head.root.as_bytes().to_vec(),
+            signature: head.signature.as_bytes().to_vec(),
+        }
     }
 }
 
@@ -232,6 +238,13 @@ impl TryFrom<pb::LedgerHead> for LedgerHead {
             node: id("ledger_head.node", &wire.node)?,
             size: wire.size,
             hash: id("ledger_head.hash", &wire.hash)?,
+            root: id("ledger_head.root", or_zeros(&wire.root, &[0; 32]))?,
+            signature: id("ledger_head.signature", or_zeros(&wire.signature, &[0; 64]))?,
         })
     }
+}
+
+/// A field that entries of before do not have: zeros, which verify nothing.
+fn or_zeros<'a>(bytes: &'a [u8], zeros: &'a [u8]) -> &'a [u8] {
+    if bytes.is_empty() { zeros } else { bytes }
 }

@@ -393,6 +393,13 @@ pub struct LedgerHead {
     pub size: u64,
     #[prost(bytes = "vec", tag = "3")]
     pub hash: ::prost::alloc::vec::Vec<u8>,
+    /// Root of the tree over the rows, 32 bytes; empty in entries of before.
+    #[prost(bytes = "vec", tag = "4")]
+    pub root: ::prost::alloc::vec::Vec<u8>,
+    /// The ledger key's over the checkpoint, 64 bytes; empty in entries of before,
+    /// which say nothing any more.
+    #[prost(bytes = "vec", tag = "5")]
+    pub signature: ::prost::alloc::vec::Vec<u8>,
 }
 #[derive(Clone, PartialEq, ::prost::Message)]
 pub struct Command {

@@ -391,7 +391,7 @@ impl Order {
     }
 }
 
-/// The head of a node's ledger.
+/// The head of a node's ledger, as its checkpoint of that size has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LedgerHead {
     /// Whose.
@@ -400,4 +400,8 @@ pub struct LedgerHead {
     pub size: u64,
     /// Hash of the last row.
     pub hash: LedgerHash,
+    /// Root of the tree over the rows.
+    pub root: LedgerHash,
+    /// The ledger key's over [`statement::checkpoint`](crate::statement::checkpoint).
+    pub signature: Signature,
 }

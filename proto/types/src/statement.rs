@@ -3,11 +3,13 @@
 //! One place for the signer (`osmoda`), `apply` and root `watch`, so that they
 //! cannot differ. Invariant: every statement begins with a line of its own and
 //! has fixed-width or length-prefixed fields, so no bytes are two statements;
-//! each names the network, so none is valid in two fleets.
+//! each but [`checkpoint`] names the network, so none is valid in two fleets.
 
 use crate::code::ErrorCode;
 use crate::command::{Order, Proposal};
-use crate::ids::{FleetEpoch, ManifestHash, MeshEpoch, MeshKey, NetworkId, NodeId, PublicKey, RolloutId, Signature};
+use crate::ids::{
+    FleetEpoch, LedgerHash, ManifestHash, MeshEpoch, MeshKey, NetworkId, NodeId, PublicKey, RolloutId, Signature,
+};
 use crate::member::Purpose;
 
 const ROLLOUT_LINE: &[u8] = b"osmoda rollout v1\n";
@@ -94,6 +96,15 @@ pub fn subkey(purpose: Purpose, key: &PublicKey, node: &NodeId, epoch: MeshEpoch
 #[must_use]
 pub fn succession(node: &NodeId, mesh_key: &MeshKey, identity_key: &PublicKey, network: &NetworkId) -> Vec<u8> {
     [SUCCESSION_LINE, node.as_bytes(), mesh_key.as_bytes(), identity_key.as_bytes(), network.as_bytes()].concat()
+}
+
+/// The bytes a ledger's key signs as its checkpoint: the text of a C2SP note, four
+/// lines. It names no network, because the key in it is one ledger's only; no other
+/// statement begins as it does.
+#[must_use]
+pub fn checkpoint(key: &PublicKey, size: u64, root: &LedgerHash, chain: &LedgerHash) -> Vec<u8> {
+    let root = data_encoding::BASE64.encode(root.as_bytes());
+    format!("osmoda.ledger/{key}\n{size}\n{root}\nchain {chain}\n").into_bytes()
 }
 
 /// A voter's answer.

@@ -20,11 +20,12 @@ use osmoda_kit::shutdown::{Shutdown, Stage};
 use osmoda_ledger::checkpoint::Checkpoint;
 use osmoda_ledger::exchange::{AddCheckpoint, Response};
 use osmoda_ledger::note::{KeyKind, Note, VerifierKey};
-use osmoda_node_api::witness::{Question, Reply, Roster};
+use osmoda_node_api::witness::{LoggedHead, Question, Reply, Roster};
 use osmoda_types::{ErrorCode, NodeId, PublicKey};
 use tokio::sync::watch;
 
 use super::coverage::Coverage;
+use super::logged;
 use super::operator::{Operators, Told};
 use crate::checkpoint::Checkpoints;
 use crate::ledger::Ledger;
@@ -158,19 +159,23 @@ impl<P: Post> Courier<P> {
         });
         // The fleet's log remembers for the witnesses that are away.
         if let Some(logged) = &roster.logged
-            && let Err(text) = self.compare(logged.size, &logged.hash).await
+            && let Err(text) = self.compare(logged).await
         {
             self.seal(text).await;
         }
     }
 
-    /// Whether the ledger has what the fleet's log says it had.
-    async fn compare(&self, size: u64, hash: &str) -> Result<(), &'static str> {
-        let head = self.ledger.state().head;
+    /// Whether the ledger has what it signed into the fleet's log.
+    async fn compare(&self, logged: &LoggedHead) -> Result<(), &'static str> {
+        if logged::witnessed(logged, self.checkpoints.verifier(), 0).is_none() {
+            tracing::warn!(rows = logged.size, "the fleet's log has a head that this ledger never signed");
+            return Ok(());
+        }
+        let (size, head) = (logged.size, self.ledger.state().head);
         if size > head.size {
             return Err("the fleet's log has a longer ledger of this node: an old disk was restored");
         }
-        let hash = hash.to_owned();
+        let hash = logged.hash.to_string();
         let found = self.ledger.read(move |file| file.hash_at(size)).await;
         match found {
             Ok(Ok(Some(found))) if found != hash => {

@@ -16,6 +16,7 @@ mod courier;
 mod coverage;
 mod duty;
 mod gate;
+mod logged;
 mod operator;
 mod parts;
 mod store;
@@ -39,7 +40,6 @@ use osmoda_kit::boot::{Boot, BootError};
 use osmoda_kit::error::ApiError;
 use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::TaskKind;
-use osmoda_ledger::checkpoint::Checkpoint;
 use osmoda_node_api::fleet::FleetClient;
 use osmoda_node_api::mesh::{MeshPipes, StreamPeer};
 use osmoda_node_api::pipes::{AGENTD_SOCKET, WITNESS};
@@ -207,6 +207,5 @@ async fn covered(State(shown): State<Shown>) -> Result<Json<Option<LoggedHead>>,
         return Ok(Json(None));
     }
     let note = shown.checkpoints.newest_cosigned(needed).await.map_err(ApiError::from)?;
-    let head = note.and_then(|note| Checkpoint::parse(note.text()).ok());
-    Ok(Json(head.map(|head| LoggedHead { size: head.size, hash: head.chain.to_string() })))
+    Ok(Json(note.and_then(|note| logged::head_of(&note, shown.checkpoints.verifier()))))
 }

@@ -16,8 +16,9 @@ use osmoda_kit::http::Isolation;
 use osmoda_kit::shutdown::{Shutdown, StopReason};
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_kit::testing::{TempRoot, wait_for};
-use osmoda_node_api::witness::{Alarm, Finding, Peer, Question, Reply, Roster};
-use osmoda_types::{ErrorCode, NodeId, PublicKey};
+use osmoda_ledger::note::Note;
+use osmoda_node_api::witness::{Alarm, Finding, LoggedHead, Peer, Question, Reply, Roster};
+use osmoda_types::{ErrorCode, LedgerHash, NodeId, PublicKey};
 use rusqlite::Connection;
 use serde_json::{Map, json};
 use tokio::sync::{mpsc, watch};
@@ -76,7 +77,7 @@ impl Fleet {
             std::fs::create_dir_all(&dir).unwrap();
             let key = LedgerKey::load_or_generate(&dir.join(KEY_FILE), History::None).unwrap();
             let key = Some(PublicKey::from_bytes(key.public()));
-            Peer { node: id(number), name: format!("n{number}"), key }
+            Peer { node: id(number), name: format!("n{number}"), key, logged: None }
         };
         let roster = (1..=count).map(peer).collect();
         Self { root, roster, duties: Arc::default(), lies: Arc::default() }
@@ -332,14 +333,18 @@ async fn r07_the_fleets_log_remembers_a_head_when_every_witness_is_away() {
     let fleet = Fleet::of(3);
     let one = fleet.start(1);
     one.append(5).await;
-    let hash =
-        wait_for("a row", LIMIT, || async { one.ledger.read(|file| file.hash_at(4)).await.unwrap().unwrap() }).await;
-    let logged = |size, hash: &str| osmoda_node_api::witness::LoggedHead { size, hash: hash.to_owned() };
+    let verifier = one.gate.checkpoints.verifier().clone();
+    let logged = |note: &Note| super::logged::head_of(note, &verifier).unwrap();
     let say = |head| one.say.send_replace(Some(Arc::new(Roster { logged: Some(head), ..fleet.roster(1) })));
-    say(logged(4, &hash));
+    let genuine = logged(&one.gate.checkpoints.now().await.unwrap().note);
+    say(genuine);
+    one.append(1).await;
+    // What its key never signed says nothing, whoever leads the fleet.
+    say(LoggedHead { size: 900, ..genuine });
+    say(LoggedHead { hash: LedgerHash::from_bytes([9; 32]), ..genuine });
     one.append(1).await;
     assert_eq!(one.ledger.sealed(), None);
-    say(logged(9, &hash));
+    say(logged(&Note::parse(fleet.note(900, 9).as_bytes()).unwrap()));
     assert!(one.sealed().await.contains("longer"));
     fleet.stop(one).await;
 }

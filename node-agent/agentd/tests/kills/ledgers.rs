@@ -83,7 +83,7 @@ impl Forker {
 
     pub(crate) fn peer(&self) -> Peer {
         let key = Some(PublicKey::from_bytes(Signer::public(&self.key)));
-        Peer { node: self.node, name: format!("n{}", self.node.short()), key }
+        Peer { node: self.node, name: format!("n{}", self.node.short()), key, logged: None }
     }
 
     fn note(&self, history: &History) -> Note {

@@ -94,6 +94,9 @@ fn r06_another_history_from_the_first_row_under_the_same_origin() {
     (0..25).for_each(|n| other.append(&format!(r#"{{"other":{n}}}"#)));
     assert_eq!(peer.answer(&other.request(0)), Response::Conflict { size: 20 });
     assert_eq!(peer.answer(&other.request(20)), Response::BadProof);
+    // Under a key of its own making it is nobody's ledger.
+    other.key = ed25519_dalek::SigningKey::from_bytes(&[77; 32]);
+    assert_eq!(peer.answer(&other.request(0)), Response::BadSignature);
 }
 
 #[test]

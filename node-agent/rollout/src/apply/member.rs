@@ -7,7 +7,7 @@ use osmoda_types::manifest::validate_name;
 use osmoda_types::member::name_is_valid;
 use osmoda_types::member::{ADDRESS_BYTES_MAX, ADDRESSES_MAX, INVITES_OPEN_MAX};
 use osmoda_types::principal::PRINCIPALS_MAX;
-use osmoda_types::{ErrorCode, Invite, InviteId, Member, NodeId, RaftId, Role, Subkey, statement};
+use osmoda_types::{ErrorCode, Invite, InviteId, Member, NodeId, Purpose, RaftId, Role, Subkey, statement};
 
 use super::{Cx, Done, Handled};
 use crate::outcome::{Signer, What};
@@ -147,6 +147,11 @@ impl FleetState {
         if known == Some(subkey) {
             return Done::BEFORE;
         }
+        // A ledger is its key: with another one it could begin a new history, and
+        // nobody would miss the old. Who lost the key joins as a new node.
+        if subkey.purpose == Purpose::Ledger && known.is_some_and(|known| known.key != subkey.key) {
+            return Err(ErrorCode::LedgerBroken);
+        }
         if subkey.epoch != self.mesh_epoch {
             return Err(ErrorCode::EpochStale);
         }
@@ -169,7 +174,7 @@ impl FleetState {
         if member.role != Role::Voter {
             return Err(ErrorCode::ServiceDenied);
         }
-        if !self.subkeys.contains_key(&(node, osmoda_types::Purpose::Ballot)) {
+        if !self.subkeys.contains_key(&(node, Purpose::Ballot)) {
             return Err(ErrorCode::SignatureMissing);
         }
         if self.used_raft_ids.contains(&raft_id) {
@@ -183,17 +188,24 @@ impl FleetState {
     }
 
     /// A head may only grow; another hash at the same size is a rewritten past.
+    /// Invariant: only a checkpoint that the ledger's own key signed is a head, so
+    /// whoever leads cannot say of a ledger what it never was
+    /// (`tests::members::a_ledger_head_needs_the_signature_of_its_ledger`). Entries
+    /// of before carry none: they are refused too, here and in a replay, and a head
+    /// without a signature is dropped from a snapshot, so both lead to one state.
     pub(super) fn record_ledger_head(&mut self, cx: &mut Cx, head: &LedgerHead) -> Handled {
         if !self.members.contains_key(&head.node) {
             return Err(ErrorCode::NodeUnknown);
         }
-        if let Some(known) = self.ledger_heads.get(&head.node) {
-            if known == head {
-                return Done::BEFORE;
-            }
-            if head.size <= known.size {
-                return Err(ErrorCode::LedgerBroken);
-            }
+        let known = self.ledger_heads.get(&head.node);
+        if known == Some(head) {
+            return Done::BEFORE;
+        }
+        let subkey = self.subkeys.get(&(head.node, Purpose::Ledger)).ok_or(ErrorCode::SignatureMissing)?;
+        let text = statement::checkpoint(&subkey.key, head.size, &head.root, &head.hash);
+        signature::verify(&subkey.key, &text, &head.signature)?;
+        if known.is_some_and(|known| head.size <= known.size) {
+            return Err(ErrorCode::LedgerBroken);
         }
         self.ledger_heads.insert(head.node, *head);
         cx.signer = Signer::Node(head.node);

@@ -21,6 +21,11 @@ pub fn identity(node: u8) -> u8 {
     100 + node
 }
 
+/// The seed of a node's ledger key.
+pub fn ledger_key(node: u8) -> u8 {
+    170 + node
+}
+
 pub(super) fn ballot_key(node: u8) -> u8 {
     150 + node
 }

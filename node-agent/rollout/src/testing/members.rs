@@ -1,13 +1,14 @@
 //! How the small fleet becomes one: genesis, invites, members, keys, orders.
 
-use osmoda_types::command::{Body, Genesis, Order, SignedOrder, SpendInvite};
+use osmoda_types::command::{Body, Genesis, LedgerHead, Order, SignedOrder, SpendInvite};
 use osmoda_types::statement;
 use osmoda_types::{
-    Invite, InviteId, Member, MeshEpoch, MeshKey, Principal, Purpose, Right, Role, SecretHash, Subkey, Succession,
+    Invite, InviteId, LedgerHash, Member, MeshEpoch, MeshKey, Principal, Purpose, Right, Role, SecretHash, Subkey,
+    Succession,
 };
 
 use super::ids::{network, node};
-use super::keys::{ANN, BOB, ballot_key, identity, public, sign};
+use super::keys::{ANN, BOB, ballot_key, identity, ledger_key, public, sign};
 
 /// A member with that number.
 pub fn member(number: u8, role: Role) -> Member {
@@ -39,10 +40,27 @@ pub fn genesis() -> Body {
 
 /// A voter's ballot key, endorsed by its identity.
 pub fn subkey(number: u8) -> Body {
-    let key = public(ballot_key(number));
-    let message = statement::subkey(Purpose::Ballot, &key, &node(number), MeshEpoch(1), &network());
+    endorsed(number, Purpose::Ballot, ballot_key(number))
+}
+
+/// A seed's key as that of a node's ledger, endorsed by its identity.
+pub fn ledger_subkey(number: u8, seed: u8) -> Body {
+    endorsed(number, Purpose::Ledger, seed)
+}
+
+fn endorsed(number: u8, purpose: Purpose, seed: u8) -> Body {
+    let key = public(seed);
+    let message = statement::subkey(purpose, &key, &node(number), MeshEpoch(1), &network());
     let endorsement = sign(identity(number), message);
-    Body::RegisterSubkey(Subkey { node: node(number), purpose: Purpose::Ballot, key, epoch: MeshEpoch(1), endorsement })
+    Body::RegisterSubkey(Subkey { node: node(number), purpose, key, epoch: MeshEpoch(1), endorsement })
+}
+
+/// The head of a node's ledger, whose hashes have that byte, signed by its key.
+pub fn head(number: u8, size: u64, byte: u8) -> LedgerHead {
+    let (hash, root) = (LedgerHash::from_bytes([byte; 32]), LedgerHash::from_bytes([byte + 1; 32]));
+    let seed = ledger_key(number);
+    let signature = sign(seed, statement::checkpoint(&public(seed), size, &root, &hash));
+    LedgerHead { node: node(number), size, hash, root, signature }
 }
 
 /// An invite by node 0 that ends at one second.

@@ -15,9 +15,9 @@ mod steps;
 mod words;
 
 pub use ids::{baseline, network, node, path, raft_id, rollout, target};
-pub use keys::{ANN, BOB, EVE, identity, public, sign};
+pub use keys::{ANN, BOB, EVE, identity, ledger_key, public, sign};
 pub use log::Log;
-pub use members::{genesis, invite, member, principal, signed, spend, subkey, succession};
+pub use members::{genesis, head, invite, ledger_subkey, member, principal, signed, spend, subkey, succession};
 pub use specs::{SPECS, Spec};
 pub use steps::{Point, grant, open, order, propose, staged, vote};
 pub use words::{By, Cmd, End, Said, Short};

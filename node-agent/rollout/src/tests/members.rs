@@ -1,9 +1,16 @@
 //! Members, invites, keys and voters, with the code that each breach gets.
 
+use osmoda_proto::fleet::v1 as pb;
 use osmoda_types::command::{Body, LedgerHead, Order};
-use osmoda_types::{ErrorCode, InviteId, LedgerHash, MeshKey, RaftId, Right, Role};
+use osmoda_types::{
+    ErrorCode, InviteId, LedgerHash, MeshEpoch, MeshKey, Purpose, RaftId, Right, Role, Signature, Subkey, statement,
+};
+use prost::Message as _;
 
-use crate::testing::{ANN, Log, genesis, invite, member, node, principal, public, raft_id, signed, spend, subkey};
+use crate::testing::{
+    ANN, Log, genesis, head, identity, invite, ledger_key, ledger_subkey, member, network, node, principal, public,
+    raft_id, sign, signed, spend, subkey, succession,
+};
 use crate::{InviteState, What};
 
 fn check(log: &mut Log, body: Body, expected: Result<(), ErrorCode>) {
@@ -111,13 +118,75 @@ fn principals_are_added_by_signed_order_only() {
 #[test]
 fn a_ledger_head_only_grows() {
     let mut log = Log::fleet();
-    let head =
-        |size, hash: u8| Body::LedgerHead(LedgerHead { node: node(0), size, hash: LedgerHash::from_bytes([hash; 32]) });
+    log.expect(ledger_subkey(0, ledger_key(0)));
+    let head = |size, hash: u8| Body::LedgerHead(head(0, size, hash));
     check(&mut log, head(5, 1), Ok(()));
     assert!(log.apply(head(5, 1)).reply.repeated);
     check(&mut log, head(5, 2), Err(ErrorCode::LedgerBroken));
     check(&mut log, head(4, 1), Err(ErrorCode::LedgerBroken));
     check(&mut log, head(6, 2), Ok(()));
+}
+
+/// A leader that was taken over writes whatever it likes; it cannot sign.
+#[test]
+fn a_ledger_head_needs_the_signature_of_its_ledger() {
+    let mut log = Log::fleet();
+    let refused = |log: &mut Log, head: LedgerHead, code| check(log, Body::LedgerHead(head), Err(code));
+    refused(&mut log, head(0, 5, 1), ErrorCode::SignatureMissing);
+    log.expect(ledger_subkey(0, ledger_key(0)));
+    log.expect(ledger_subkey(1, ledger_key(1)));
+    let good = head(0, 5, 1);
+    let other = |byte| LedgerHash::from_bytes([byte; 32]);
+    refused(&mut log, LedgerHead { size: 900_000, ..good }, ErrorCode::SignatureInvalid);
+    refused(&mut log, LedgerHead { hash: other(9), ..good }, ErrorCode::SignatureInvalid);
+    refused(&mut log, LedgerHead { root: other(9), ..good }, ErrorCode::SignatureInvalid);
+    refused(&mut log, LedgerHead { node: node(1), ..good }, ErrorCode::SignatureInvalid);
+    refused(&mut log, LedgerHead { signature: Signature::from_bytes([0; 64]), ..good }, ErrorCode::SignatureMissing);
+    refused(&mut log, LedgerHead { node: node(9), ..good }, ErrorCode::NodeUnknown);
+    assert_eq!(log.state.ledger_heads().count(), 0);
+    check(&mut log, Body::LedgerHead(good), Ok(()));
+}
+
+/// An entry as it was written before heads were signed says nothing any more.
+#[test]
+fn a_ledger_head_of_before_is_refused_in_a_replay_too() {
+    let mut log = Log::fleet();
+    log.expect(ledger_subkey(0, ledger_key(0)));
+    let before = pb::LedgerHead {
+        node: node(0).as_bytes().to_vec(),
+        size: 5,
+        hash: vec![1; 32],
+        root: Vec::new(),
+        signature: Vec::new(),
+    };
+    let body = Some(pb::command::Body::LedgerHead(before));
+    let bytes = pb::Command { request: vec![7; 16], body }.encode_to_vec();
+    let outcome = log.state.apply_bytes(log.state.last_index() + 1, raft_id(0), &bytes);
+    assert_eq!((outcome.reply.refused, outcome.events.len()), (Some(ErrorCode::SignatureMissing), 0));
+    assert_eq!(log.state.ledger_heads().count(), 0);
+}
+
+#[test]
+fn r06_a_ledger_keeps_its_key_for_as_long_as_its_node_is_a_member() {
+    let mut log = Log::fleet();
+    check(&mut log, ledger_subkey(0, ledger_key(0)), Ok(()));
+    check(&mut log, Body::LedgerHead(head(0, 5, 1)), Ok(()));
+    assert!(log.apply(ledger_subkey(0, ledger_key(0))).reply.repeated);
+    // Its own identity vouches for the other key, and the history would be gone.
+    check(&mut log, ledger_subkey(0, ledger_key(1)), Err(ErrorCode::LedgerBroken));
+    let Body::RegisterSubkey(first) = ledger_subkey(0, ledger_key(0)) else { panic!("a subkey") };
+    assert_eq!(log.state.subkey(node(0), Purpose::Ledger), Some(&first));
+    // After a change of the node's own keys the same ledger key is vouched for anew.
+    log.expect(Body::RotateKeys(succession(0, (60, 160), (identity(0), 160))));
+    let message = statement::subkey(Purpose::Ledger, &first.key, &node(0), first.epoch, &network());
+    let anew = Subkey { endorsement: sign(160, message), ..first };
+    check(&mut log, Body::RegisterSubkey(anew), Ok(()));
+    assert_eq!(log.state.ledger_head(&node(0)), Some(&head(0, 5, 1)));
+    // The key of a ballot may change.
+    let message = statement::subkey(Purpose::Ballot, &public(61), &node(1), MeshEpoch(1), &network());
+    let (key, endorsement) = (public(61), sign(identity(1), message));
+    let ballot = Subkey { node: node(1), purpose: Purpose::Ballot, key, epoch: MeshEpoch(1), endorsement };
+    check(&mut log, Body::RegisterSubkey(ballot), Ok(()));
 }
 
 #[test]

@@ -1,9 +1,12 @@
 //! Snapshots, hashes, and bytes that are no commands.
 
+use osmoda_proto::fleet::v1 as pb;
 use osmoda_types::ErrorCode;
+use osmoda_types::command::Body;
+use prost::Message as _;
 
 use super::generate::Rng;
-use crate::testing::{By, Cmd, End, Log, Said, Short, raft_id, rollout};
+use crate::testing::{By, Cmd, End, Log, Said, Short, head, ledger_key, ledger_subkey, raft_id, rollout};
 use crate::{FleetState, Reply};
 
 /// A state with something in every list.
@@ -31,12 +34,8 @@ fn rich() -> FleetState {
         let body = cmd.body(&log.state);
         log.expect(body);
     }
-    let head = osmoda_types::LedgerHash::from_bytes([1; 32]);
-    log.expect(osmoda_types::command::Body::LedgerHead(osmoda_types::command::LedgerHead {
-        node: crate::testing::node(0),
-        size: 1,
-        hash: head,
-    }));
+    log.expect(ledger_subkey(0, ledger_key(0)));
+    log.expect(Body::LedgerHead(head(0, 1, 1)));
     log.state
 }
 
@@ -52,6 +51,17 @@ fn a_snapshot_keeps_its_bytes_and_comes_back() {
     let golden = std::fs::read(path).unwrap();
     assert!(golden == bytes, "snapshots of this version can no longer be read by the last one");
     assert_eq!(FleetState::decode(&golden).unwrap().hash(), state.hash());
+}
+
+/// Heads were once stored without a signature.
+#[test]
+fn a_head_that_nobody_signed_is_dropped_from_a_snapshot() {
+    let state = rich();
+    let mut wire = pb::State::decode(state.encode().as_slice()).unwrap();
+    (wire.ledger_heads[0].root, wire.ledger_heads[0].signature) = (Vec::new(), Vec::new());
+    let before = FleetState::decode(&wire.encode_to_vec()).unwrap();
+    assert_eq!((before.ledger_heads().count(), state.ledger_heads().count()), (0, 1));
+    assert_eq!(FleetState::decode(&before.encode()).unwrap().hash(), before.hash());
 }
 
 #[test]

@@ -155,7 +155,7 @@ impl Node {
         let (opened, threads) = open.open()?;
         let (ledger, key) = (opened.ledger.clone(), opened.key.clone());
         let node = end.handle.local_id();
-        let peer = Peer { node, name: node.short(), key: Some(PublicKey::from_bytes(key.public())) };
+        let peer = Peer { node, name: node.short(), key: Some(PublicKey::from_bytes(key.public())), logged: None };
         let tasks = end.tasks.clone();
         let (checkpoints, signing) = Checkpoints::new(opened, tasks.clone(), Isolation::Users, Rhythm::default())?;
         tasks.spawn(TaskKind::REQUEST, "checkpoints", signing.run());

@@ -2,7 +2,6 @@
 //! key signed seals it.
 
 use osmoda_ledger::checkpoint::Checkpoint;
-use osmoda_ledger::note::Note;
 use osmoda_ledger::tree::TreeHash;
 
 use super::*;
@@ -40,7 +39,7 @@ impl Fleet {
     }
 
     /// A note of node 1 that its own key signed, whatever its rows are.
-    fn note(&self, size: u64, root: u8) -> String {
+    pub(super) fn note(&self, size: u64, root: u8) -> String {
         let key = LedgerKey::load_or_generate(&self.dir(1).join(KEY_FILE), History::Signed).unwrap();
         let chain = osmoda_ledger::record::ChainHash::from_stored("ab".repeat(32).as_bytes()).unwrap();
         let checkpoint = Checkpoint { origin: key.origin(), size, root: TreeHash::new([root; 32]), chain };

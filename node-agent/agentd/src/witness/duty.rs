@@ -3,7 +3,7 @@
 //!
 //! Invariant: a peer is a witnessed ledger only by the key that the fleet's log
 //! has for it, whatever its question says; and what it is answered was durable
-//! before.
+//! before. A witness that lost what it held begins with what the log remembers.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -14,11 +14,12 @@ use osmoda_kit::tasks::Tasks;
 use osmoda_ledger::exchange::AddCheckpoint;
 use osmoda_ledger::note::VerifierKey;
 use osmoda_ledger::witness::Witness;
-use osmoda_node_api::witness::{Alarm, HeldNote, Question, Reply, Roster};
+use osmoda_node_api::witness::{Alarm, HeldNote, LoggedHead, Peer, Question, Reply, Roster};
 use osmoda_types::{ErrorCode, NodeId};
 use serde_json::{Map, json};
 use tokio::sync::watch;
 
+use super::logged;
 use super::store::{Judged, WitnessError, WitnessStore, text_of};
 use crate::ledger::Ledger;
 use crate::ledger_key::{self, LedgerKey};
@@ -96,10 +97,15 @@ impl Duty {
     }
 
     async fn add_checkpoint(&self, peer: NodeId, key: Option<VerifierKey>, body: String) -> Result<Reply, ApiError> {
+        // A host whose own past is in doubt vouches for nobody's.
+        if self.inner.ledger.sealed().is_some() {
+            return Err(ApiError::new(ErrorCode::LedgerUnavailable, "the ledger of this witness is sealed"));
+        }
         let Ok(request) = AddCheckpoint::parse(body.as_bytes()) else {
             return Ok(Reply::Judged { status: BAD_REQUEST, body: String::new() });
         };
-        let judged = self.blocking(move |inner| inner.judge(peer, key.as_ref(), &request)).await?;
+        let logged = self.peer(peer).and_then(|peer| peer.logged);
+        let judged = self.blocking(move |inner| inner.judge(peer, key.as_ref(), logged, &request)).await?;
         if let Some(alarm) = &judged.alarm {
             self.record(alarm).await;
         }
@@ -130,9 +136,12 @@ impl Duty {
 
     /// The key of a peer's ledger, as the fleet's log has it.
     fn key_of(&self, peer: NodeId) -> Option<VerifierKey> {
+        ledger_key::verifier(self.peer(peer)?.key?.as_bytes()).ok()
+    }
+
+    fn peer(&self, peer: NodeId) -> Option<Peer> {
         let roster = self.roster.borrow().clone()?;
-        let key = roster.others.iter().find(|other| other.node == peer)?.key?;
-        ledger_key::verifier(key.as_bytes()).ok()
+        roster.others.iter().find(|other| other.node == peer).cloned()
     }
 
     async fn blocking<T: Send + 'static>(
@@ -154,9 +163,21 @@ impl Inner {
         self.store.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn judge(&self, peer: NodeId, key: Option<&VerifierKey>, request: &AddCheckpoint) -> Result<Judged, WitnessError> {
+    fn judge(
+        &self,
+        peer: NodeId,
+        key: Option<&VerifierKey>,
+        logged: Option<LoggedHead>,
+        request: &AddCheckpoint,
+    ) -> Result<Judged, WitnessError> {
         let witness = Witness { name: &self.name, signer: &self.key };
         let now_s = u64::try_from(self.clock.now_wall().as_millis() / 1000).unwrap_or(0);
-        self.store().judge(&witness, peer, key, request, now_s)
+        let mut store = self.store();
+        if let (Some(key), Some(logged)) = (key, logged)
+            && let Some(head) = logged::witnessed(&logged, key, now_s)
+        {
+            store.seed(peer, key, &head)?;
+        }
+        store.judge(&witness, peer, key, request, now_s)
     }
 }

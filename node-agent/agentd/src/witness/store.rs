@@ -116,6 +116,20 @@ impl WitnessStore {
         Ok(Judged { decision, alarm })
     }
 
+    /// Takes a head as held where none is: one that the ledger signed and the fleet
+    /// remembers. Without it a witness that lost its file would believe any past.
+    ///
+    /// # Errors
+    /// [`WitnessError`].
+    pub(super) fn seed(&mut self, node: NodeId, key: &VerifierKey, head: &WitnessedHead) -> Result<(), WitnessError> {
+        let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if held(&tx, key)?.is_none() {
+            accept(&tx, node, key, head)?;
+        }
+        tx.commit()?;
+        Ok(())
+    }
+
     /// The note held of the ledger with that key.
     ///
     /// # Errors
@@ -124,12 +138,14 @@ impl WitnessStore {
         held(&self.conn, key)
     }
 
-    /// All notes held.
+    /// The newest note held of each node's ledger.
     ///
     /// # Errors
     /// [`WitnessError`].
     pub fn all_held(&self) -> Result<Vec<HeldNote>, WitnessError> {
-        let mut statement = self.conn.prepare_cached("SELECT node, size, note, time_s FROM heads ORDER BY node")?;
+        // A log of before let a node change its ledger's key, which left two notes.
+        let sql = "SELECT node, size, note, max(time_s) FROM heads GROUP BY node ORDER BY node";
+        let mut statement = self.conn.prepare_cached(sql)?;
         let rows = statement.query_map([], |row| {
             Ok((row.get::<_, String>(0)?, row.get::<_, i64>(1)?, row.get::<_, String>(2)?, row.get::<_, i64>(3)?))
         })?;

@@ -16,7 +16,9 @@ use osmoda_kit::http::Isolation;
 use osmoda_kit::shutdown::{Shutdown, StopReason};
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_kit::testing::{TempRoot, wait_for};
+use osmoda_ledger::checkpoint::Checkpoint;
 use osmoda_ledger::note::Note;
+use osmoda_ledger::witness::WitnessedHead;
 use osmoda_node_api::witness::{Alarm, Finding, LoggedHead, Peer, Question, Reply, Roster};
 use osmoda_types::{ErrorCode, LedgerHash, NodeId, PublicKey};
 use rusqlite::Connection;
@@ -389,4 +391,61 @@ async fn what_a_witness_cosigned_it_still_holds_after_a_restart() {
     for node in [one, two] {
         fleet.stop(node).await;
     }
+}
+
+#[tokio::test]
+async fn a_sealed_node_cosigns_nobody_and_still_says_what_it_holds() {
+    let fleet = Fleet::of(2);
+    let [one, two] = [1, 2].map(|number| fleet.start(number));
+    one.covered(3).await;
+    assert!(two.ledger.seal("caught").await);
+    one.append(1).await;
+    let body = one.gate.checkpoints.request(3).await.unwrap().unwrap().to_string();
+    let refused = two.duty.answer(id(1), Question::AddCheckpoint(body)).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::LedgerUnavailable);
+    let held = two.duty.answer(id(1), Question::Held).await.unwrap();
+    assert!(matches!(held, Reply::Held(Some(_))), "{held:?}");
+    for node in [one, two] {
+        fleet.stop(node).await;
+    }
+}
+
+#[tokio::test]
+async fn r08_a_witness_that_lost_its_file_begins_with_what_the_log_remembers() {
+    let fleet = Fleet::of(2);
+    let [one, two] = [1, 2].map(|number| fleet.start(number));
+    one.covered(5).await;
+    fleet.stop(two).await;
+    for suffix in ["", "-wal", "-shm"] {
+        drop(std::fs::remove_file(fleet.dir(2).join(format!("{FILE_NAME}{suffix}"))));
+    }
+    let two = fleet.start(2);
+    let verifier = one.gate.checkpoints.verifier().clone();
+    let remembered = Note::parse(fleet.note(900, 9).as_bytes()).unwrap();
+    let mut roster = fleet.roster(2);
+    roster.others[0].logged = super::logged::head_of(&remembered, &verifier);
+    two.say.send_replace(Some(Arc::new(roster)));
+    one.append(1).await;
+    assert!(one.sealed().await.contains("old disk"));
+    assert_eq!(two.caught(1).await.held, remembered.to_string());
+    for node in [one, two] {
+        fleet.stop(node).await;
+    }
+}
+
+/// Root of a host begins anew with a key of its own making, and vouches for it.
+#[test]
+fn r06_of_each_node_one_note_is_told() {
+    let root = TempRoot::new();
+    let mut store = WitnessStore::open(&root.path().join(FILE_NAME)).unwrap();
+    for (name, time_s) in [("old", 5), ("new", 9), ("other", 7)] {
+        let key = LedgerKey::load_or_generate(&root.path().join(name), History::None).unwrap();
+        let chain = osmoda_ledger::record::ChainHash::GENESIS;
+        let root = osmoda_ledger::tree::TreeHash::new([1; 32]);
+        let note = Checkpoint { origin: key.origin(), size: time_s, root, chain }.sign(&key).unwrap();
+        let node = id(if name == "other" { 2 } else { 1 });
+        store.seed(node, &key.verifier().unwrap(), &WitnessedHead { size: time_s, root, note, time_s }).unwrap();
+    }
+    let told: Vec<_> = store.all_held().unwrap().into_iter().map(|held| (held.node, held.size)).collect();
+    assert_eq!(told, [(id(1), 9), (id(2), 7)]);
 }

@@ -9,14 +9,16 @@
 //!
 //! Callers that the callers table refuses never reach a route; the server notes
 //! them in [`Refusals`](osmoda_kit::http::Refusals), and their rows are written here too.
-//! Invariant: what the witnesses of this ledger ask or refuse makes no row. A row
-//! makes a checkpoint, which the witnesses are asked about: each would beget the next.
+//! Invariant: what is asked about each checkpoint makes no row. A row makes a
+//! checkpoint, which is asked about: each would beget the next. Of what is refused
+//! about each, an operator's cosignature, a row a minute is the most.
 
 use std::sync::atomic::{AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use axum::Router;
 use axum::extract::{MatchedPath, Request, State};
+use axum::http::Method;
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::Response;
 use osmoda_kit::clock::SharedClock;
@@ -35,8 +37,9 @@ use crate::ledger::Ledger;
 
 /// What was read. Health, heads and metrics are asked for every few seconds by
 /// the node itself and tell nothing of what is in the ledger.
-const READS: [(&str, &str); 10] = [
+const READS: [(&str, &str); 11] = [
     ("GET", "/events/log"),
+    ("GET", "/ledger/export"),
     ("POST", "/memory/recall"),
     ("GET", "/receipts"),
     ("GET", "/incidents"),
@@ -51,9 +54,17 @@ const READS: [(&str, &str); 10] = [
 /// Reads that the earlier product recorded, and its types for them.
 const NAMED: [(&str, &str); 2] = [("/system/query", "system.query"), ("/system/discover", "system.discover")];
 
-/// What begins the paths of the ledger's own machinery. An append that was
-/// refused is the business of the daemon that wanted it, and told by it.
-const OWN_PATHS: &str = "/ledger/";
+/// What the node itself, operators that cosign and whoever watches ask for every
+/// second or so. A refused append or cosignature is none of these: who tried to
+/// write what is not his is what the ledger should say.
+const POLLED: [&str; 6] = [
+    "/ledger/checkpoint",
+    "/ledger/covered",
+    "/ledger/head",
+    "/ledger/proof/consistency",
+    "/ledger/proof/inclusion",
+    "/ledger/witness",
+];
 
 /// The type of rows about refusals.
 const REFUSED: &str = "agentd.refused";
@@ -144,7 +155,8 @@ async fn note(State(reads): State<Reads>, request: Request, next: Next) -> Respo
     let response = next.run(request).await;
     let status = response.status();
     let pattern = pattern.as_deref().unwrap_or("unknown path");
-    let is_refusal = (status.is_client_error() || status.is_server_error()) && !pattern.starts_with(OWN_PATHS);
+    let is_polled = method == Method::GET && POLLED.contains(&pattern);
+    let is_refusal = (status.is_client_error() || status.is_server_error()) && !is_polled;
     let is_read = READS.contains(&(method.as_str(), pattern));
     if let Some(caller) = caller.filter(|_| is_refusal || is_read) {
         let named = NAMED.iter().find(|(path, _)| *path == pattern).map(|(_, kind)| *kind);

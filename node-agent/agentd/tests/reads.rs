@@ -97,3 +97,38 @@ async fn what_was_gathered_is_written_before_the_ledger_closes() {
     let server = host.serve(axum::Router::new());
     host.close(server).await;
 }
+
+/// Who reads the whole ledger, and who is refused a row or a cosignature, is in it;
+/// what is asked about each checkpoint is not.
+#[tokio::test]
+async fn a_whole_read_and_a_refused_append_are_rows_and_polling_is_not() {
+    use axum::http::StatusCode;
+    use axum::routing::{get, post};
+    let host = Host::new();
+    let parts = ReadsParts {
+        ledger: host.ledger.clone(),
+        callers: callers(),
+        clock: host.clock.clone(),
+        tasks: host.tasks.clone(),
+    };
+    let refused = || async { StatusCode::FORBIDDEN };
+    let mut router =
+        axum::Router::new().route("/ledger/export", get(|| async { "rows" })).route("/ledger/cosign", post(refused));
+    let polled = ["checkpoint", "covered", "head", "proof/consistency", "proof/inclusion", "witness"];
+    for path in polled {
+        router = router.route(&format!("/ledger/{path}"), get(refused));
+    }
+    let server = host.serve(reads::observe(router, parts));
+    for path in polled {
+        exchange(&server.client(), Method::GET, &format!("/ledger/{path}"), None).await;
+    }
+    exchange(&server.client(), Method::GET, "/ledger/export", None).await;
+    exchange(&server.client(), Method::POST, "/ledger/cosign", Some(serde_json::json!({}))).await;
+    let host = Host::at(host.close(server).await);
+    let rows = rows(&host).await;
+    assert_eq!(counted(&rows, "agentd.read", "admin", r#""call":"GET /ledger/export""#), 1, "{rows:?}");
+    assert_eq!(counted(&rows, "agentd.refused", "admin", r#""call":"POST /ledger/cosign""#), 1, "{rows:?}");
+    assert_eq!(rows.len(), 2, "{rows:?}");
+    let server = host.serve(axum::Router::new());
+    host.close(server).await;
+}

@@ -153,7 +153,18 @@ fn refuse(fault: &GrammarFault) -> ApiError {
 
 /// Beginnings of types that agentd writes itself, in the transaction of what they
 /// tell: believed as such by the executor, the verifier and people.
-const OWN_TYPES: [&str; 4] = ["approval.", "backup.", "exec.run.", "ledger."];
+const OWN_TYPES: [&str; 10] = [
+    "agent.",
+    "agentd.",
+    "approval.",
+    "backup.",
+    "exec.run.",
+    "incident.",
+    "ledger.",
+    "memory.",
+    "system.",
+    "witness.",
+];
 
 async fn append(
     State(api): State<Api>,

@@ -95,6 +95,37 @@ async fn only_daemons_append_and_the_administrator_reads() {
     fixture.close().await;
 }
 
+/// What agentd writes itself is believed as such: by the keeper of incidents, the
+/// verifier, the executor and people.
+#[tokio::test]
+async fn a_daemon_writes_no_row_of_agentds_own_types() {
+    let mut fixture = Fixture::new();
+    let client = AgentdClient::new(fixture.watch());
+    let own = [
+        "agent.card.generate",
+        "agentd.refused",
+        "approval.approved",
+        "backup.create.outcome",
+        "exec.run.intent",
+        "incident.create",
+        "incident.resolve",
+        "ledger.heartbeat",
+        "memory.store",
+        "system.query",
+        "witness.alarm",
+    ];
+    for kind in own {
+        let refused = client.append(&request(kind, json!({}))).await.unwrap_err();
+        assert_eq!(refused.code, ErrorCode::CallerDenied, "{kind}");
+    }
+    assert_eq!(fixture.ledger.state().head.size, 0);
+    // Those of the other daemons, also where they begin alike.
+    for kind in ["exec.refused", "execd.refused", "fleet.ballot", "mesh.refused", "watch.refused", "guard.refused"] {
+        client.append(&request(kind, json!({}))).await.unwrap();
+    }
+    fixture.close().await;
+}
+
 #[tokio::test]
 async fn malformed_requests_are_refused_and_leave_no_row() {
     let mut fixture = Fixture::new();

@@ -8,7 +8,7 @@ use std::io::{BufRead, Write};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
-use osmoda_agentd::checkpoint::{CheckpointStore, FILE_NAME as CHECKPOINTS};
+use osmoda_agentd::checkpoint::{CheckpointStore, FILE_NAME as CHECKPOINTS, TILES_FOLDER, TileFolder};
 use osmoda_agentd::ledger::file::LedgerFile;
 use osmoda_agentd::ledger_key::{KEY_FILE, verifier};
 use osmoda_kit::fsio;
@@ -17,6 +17,7 @@ use osmoda_ledger::export::Export;
 use osmoda_ledger::note::{NOTE_BYTES_MAX, Note};
 use osmoda_ledger::policy::{POLICY_BYTES_MAX, Policy};
 use osmoda_ledger::record::Row;
+use osmoda_ledger::tree::Tiles;
 use osmoda_ledger::verify::{Fault, FaultKind};
 use osmoda_node_api::agentd::{Event, EventQuery};
 use serde_json::json;
@@ -133,9 +134,14 @@ fn live(
     };
     let own_key = if given.is_some() { None } else { own_policy(&dir)? };
     let source = source(given.is_some(), own_key.is_some());
-    let base = file.beginning()?.map(|beginning| beginning.base);
+    let beginning = file.beginning()?;
+    let base = beginning.as_ref().map(|beginning| beginning.base.clone());
     let mut auditor = Auditor::new(given.or(own_key), Shown { own, held: held(options)? }, base);
     let last_written = file.audit(&mut auditor, found)?;
+    if let Some(beginning) = beginning {
+        let folder = TileFolder::at(dir.join(TILES_FOLDER), beginning.edge);
+        auditor.look_below(&mut Tiles::new(&folder));
+    }
     Ok((auditor, source, last_written))
 }
 
@@ -257,8 +263,15 @@ fn print_text(out: &mut impl Write, verdict: &Verdict, shown: &[Fault], source: 
             verdict.dropped
         )?;
     }
+    if verdict.unproven > 0 {
+        writeln!(
+            out,
+            "not covered: {} notes of witnesses about dropped rows; the tiles that would show them are missing or wrong",
+            verdict.unproven
+        )?;
+    }
     match verdict.outcome {
-        Outcome::Uncovered => writeln!(
+        Outcome::Uncovered if verdict.verified < verdict.total => writeln!(
             out,
             "not covered: the last {} rows; {} of {} witnesses are needed",
             verdict.total - verdict.verified,
@@ -319,6 +332,7 @@ fn print_json(
         "verified": verdict.verified,
         "total": verdict.total,
         "dropped": verdict.dropped,
+        "unproven": verdict.unproven,
         "chain_faults": report.chain_faults,
         "grammar_faults": report.grammar_faults,
         "intent_faults": report.intent_faults,

@@ -16,7 +16,7 @@ use crate::note::{Note, VerifierKey};
 use crate::payload::Payload;
 use crate::policy::{Policy, Standing};
 use crate::record::{ChainHash, Head, Row};
-use crate::tree::{Frontier, TreeHash};
+use crate::tree::{Frontier, HashSource, TreeHash, consistency, root_at, verify_consistency};
 use crate::verify::{ChainFault, Fault, Report, Verifier};
 
 /// The type of the record that says which rows were dropped.
@@ -102,6 +102,8 @@ pub struct Verdict {
     pub total: u64,
     /// Rows that were dropped under a summary; their content was not looked at.
     pub dropped: u64,
+    /// Notes that witnesses hold about dropped rows and that no tile proves or denies.
+    pub unproven: usize,
     /// Witnesses that cosigned the newest covered checkpoint, or the newest of all.
     pub cosigned: usize,
     /// How many must.
@@ -136,11 +138,16 @@ struct Compared {
     standing: Option<Standing>,
     /// Root and chain of the rows there; none while the walk has not come there.
     rows: Option<(TreeHash, ChainHash)>,
+    /// The root of the dropped rows there, proven to lead to that of the base.
+    dropped: Option<TreeHash>,
 }
 
 impl Compared {
     fn fits(&self) -> bool {
-        self.rows == Some((self.checkpoint.root, self.checkpoint.chain))
+        match self.rows {
+            Some(rows) => rows == (self.checkpoint.root, self.checkpoint.chain),
+            None => self.dropped == Some(self.checkpoint.root),
+        }
     }
 }
 
@@ -180,7 +187,7 @@ impl Auditor {
             match (standing, Checkpoint::parse(note.text())) {
                 (Ok(standing), Ok(checkpoint)) => {
                     let is_held = is_held || standing.as_ref().is_some_and(|standing| !standing.cosigned.is_empty());
-                    notes.push(Compared { note, checkpoint, is_held, standing, rows: None });
+                    notes.push(Compared { note, checkpoint, is_held, standing, rows: None, dropped: None });
                 }
                 _ => refused += 1,
             }
@@ -233,6 +240,20 @@ impl Auditor {
         }
     }
 
+    /// Compares what witnesses hold below the base with the tiles of the dropped
+    /// rows. A tile is believed only as far as it leads to the root of the base,
+    /// which the rows behind it give to what is signed; where one is missing or does
+    /// not, the note stays unproven.
+    pub fn look_below(&mut self, tiles: &mut impl HashSource) {
+        let Some(base) = &self.base else { return };
+        let (size, root) = (base.head.size, base.tree.root());
+        for compared in self.notes.iter_mut().filter(|compared| compared.is_held && compared.checkpoint.size < size) {
+            let from = compared.checkpoint.size;
+            let (Ok(old), Ok(proof)) = (root_at(tiles, from), consistency(tiles, from, size)) else { continue };
+            compared.dropped = verify_consistency(from, size, old, root, &proof).is_ok().then_some(old);
+        }
+    }
+
     /// Says that the hashes stored beside the rows are not theirs.
     pub const fn tell_wrong_tree(&mut self) {
         self.has_wrong_tree = true;
@@ -273,9 +294,11 @@ impl Auditor {
         }
         (0..refused).for_each(|_| broken(tree.size(), ChainFault::Checkpoint { size: tree.size() }));
         // What lies below the base is proven by the tree, not walked.
-        let is_looked_at =
+        let is_walked =
             |compared: &&Compared| base.as_ref().is_none_or(|base| compared.checkpoint.size >= base.head.size);
-        for wrong in notes.iter().filter(is_looked_at).filter(|compared| !compared.is_held && !compared.fits()) {
+        let is_looked_at = |compared: &&Compared| is_walked(compared) || compared.dropped.is_some();
+        let unproven = notes.iter().filter(|compared| compared.is_held && !is_looked_at(compared)).count();
+        for wrong in notes.iter().filter(is_walked).filter(|compared| !compared.is_held && !compared.fits()) {
             broken(wrong.checkpoint.size, ChainFault::Checkpoint { size: wrong.checkpoint.size });
         }
         let held = notes.iter().filter(is_looked_at).filter(|compared| compared.is_held && !compared.fits());
@@ -283,7 +306,8 @@ impl Auditor {
         let evidence: Vec<Evidence> = held.map(|held| contradiction(held, shown)).collect();
         let key = policy.as_ref().and_then(|policy| policy.logs().first());
         let evidence = with_forks(evidence, &notes, key);
-        verdict(policy.as_ref(), &notes, report, evidence, base.map_or(0, |base| base.head.size), now_s, age_max)
+        let below = Below { dropped: base.map_or(0, |base| base.head.size), unproven };
+        verdict(policy.as_ref(), &notes, report, evidence, below, now_s, age_max)
     }
 }
 
@@ -297,8 +321,8 @@ fn tells(row: &Row<'_>, base: &Base) -> bool {
 }
 
 fn contradiction(held: &Compared, shown: Option<&Compared>) -> Evidence {
-    let contradiction = match held.rows {
-        Some((recomputed, _)) => Contradiction::NotABeginning { recomputed },
+    let contradiction = match held.rows.map(|(root, _)| root).or(held.dropped) {
+        Some(recomputed) => Contradiction::NotABeginning { recomputed },
         None => Contradiction::Shorter,
     };
     let shown = shown.map_or(&held.note, |shown| &shown.note);
@@ -316,12 +340,18 @@ fn with_forks(mut evidence: Vec<Evidence>, notes: &[Compared], key: Option<&Veri
     evidence
 }
 
+/// Rows that were dropped, and witnesses' notes about them that cannot be compared.
+struct Below {
+    dropped: u64,
+    unproven: usize,
+}
+
 fn verdict(
     policy: Option<&Policy>,
     notes: &[Compared],
     report: Report,
     evidence: Vec<Evidence>,
-    dropped: u64,
+    below: Below,
     now_s: u64,
     age_max: Duration,
 ) -> Verdict {
@@ -341,7 +371,7 @@ fn verdict(
         Outcome::Grammar
     } else if report.intent_faults > 0 {
         Outcome::NoIntent
-    } else if verified < report.total {
+    } else if verified < report.total || below.unproven > 0 {
         Outcome::Uncovered
     } else if needed > 0 && newest_age.is_none_or(|age| age > age_max) {
         Outcome::Stale
@@ -352,7 +382,8 @@ fn verdict(
         outcome,
         verified,
         total: report.total,
-        dropped,
+        dropped: below.dropped,
+        unproven: below.unproven,
         cosigned: best.map_or(0, |standing| standing.cosigned.len()),
         needed,
         of,

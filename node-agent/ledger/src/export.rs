@@ -23,7 +23,7 @@ use crate::note::{NOTE_BYTES_MAX, Note, NoteError};
 use crate::policy::{POLICY_BYTES_MAX, Policy, PolicyError};
 use crate::record::{ChainHash, Head};
 use crate::tree::{
-    Edge, TILE_HASHES, TILE_HEIGHT, Tile, TileId, TilePath, TileStore, TreeHash, decode_bundle, encode_entry,
+    Edge, TILE_HASHES, TILE_HEIGHT, Tile, TileId, TilePath, TileStore, Tiles, TreeHash, decode_bundle, encode_entry,
 };
 use crate::verify::Fault;
 use crate::walk::{Threads, walk};
@@ -256,6 +256,7 @@ impl Export {
         if wrong_tiles > 0 {
             auditor.tell_wrong_tree();
         }
+        auditor.look_below(&mut Tiles::new(self));
         Ok(auditor)
     }
 

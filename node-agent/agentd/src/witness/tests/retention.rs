@@ -1,10 +1,11 @@
 //! Retention on a fleet with witnesses: what goes, what stays provable.
 
-use osmoda_ledger::audit::{Auditor, RETAIN_TYPE, Shown};
+use osmoda_ledger::audit::{Auditor, Outcome, RETAIN_TYPE, Shown};
+use osmoda_ledger::tree::Tiles;
 use osmoda_ledger::verify::Fault;
 
 use super::*;
-use crate::checkpoint::CheckpointStore;
+use crate::checkpoint::{CheckpointStore, TILES_FOLDER, TileFolder};
 use crate::ledger::file::LedgerFile;
 use crate::retention::{Keep, Retention};
 
@@ -156,5 +157,54 @@ async fn a_beginning_that_root_made_up_is_a_broken_ledger() {
             drop(std::fs::remove_file(format!("{}{suffix}", path.display())));
         }
         std::fs::write(&path, &whole).unwrap();
+    }
+}
+
+/// What `agentctl verify-ledger` says of a folder when witnesses hold those notes.
+fn judged(dir: &Path, held: Vec<Note>) -> osmoda_ledger::audit::Verdict {
+    let file = LedgerFile::open(&dir.join(LEDGER_NAME)).unwrap();
+    let beginning = file.beginning().unwrap().unwrap();
+    let key = LedgerKey::load_or_generate(&dir.join(KEY_FILE), History::Signed).unwrap();
+    let policy = osmoda_ledger::policy::Policy::majority(key.verifier().unwrap(), Vec::new()).unwrap();
+    let shown = Shown { own: Vec::new(), held };
+    let mut auditor = Auditor::new(Some(policy), shown, Some(beginning.base));
+    let last = file.audit(&mut auditor, |_| {}).unwrap();
+    let folder = TileFolder::at(dir.join(TILES_FOLDER), beginning.edge);
+    auditor.look_below(&mut Tiles::new(&folder));
+    auditor.finish(last, 0, Duration::MAX, |_| {})
+}
+
+/// Root drops what a witness has seen under a beginning of its own making.
+#[tokio::test]
+async fn a_note_below_the_beginning_is_compared_with_the_tiles() {
+    let fleet = Fleet::of(3);
+    let [one, two, three] = [1, 2, 3].map(|number| fleet.start(number));
+    one.covered(300).await;
+    let below = one.gate.checkpoints.now().await.unwrap().note.clone();
+    one.covered(400).await;
+    assert_eq!(retention(&one).step().await.unwrap(), Some(512));
+    one.covered(1).await;
+    for node in [one, two, three] {
+        fleet.stop(node).await;
+    }
+    let dir = fleet.dir(1);
+    let honest = judged(&dir, vec![below.clone()]);
+    assert_eq!((honest.outcome, honest.unproven), (Outcome::Verified, 0), "{honest:?}");
+
+    // The same key signed another past of as many rows.
+    let other = Note::parse(fleet.note(300, 9).as_bytes()).unwrap();
+    let forged = judged(&dir, vec![below.clone(), other.clone()]);
+    assert_eq!((forged.outcome, forged.outcome.exit_code()), (Outcome::Contradicted, 3));
+    assert!(forged.evidence.iter().any(|evidence| evidence.held == other), "{:?}", forged.evidence);
+
+    // Tiles that lead elsewhere, or are gone, prove nothing in either direction.
+    let tile = dir.join(TILES_FOLDER).join("tile/0/001");
+    let bytes = std::fs::read(&tile).unwrap();
+    std::fs::write(&tile, vec![7; bytes.len()]).unwrap();
+    for _ in 0..2 {
+        let unproven = judged(&dir, vec![below.clone()]);
+        assert_eq!((unproven.outcome, unproven.unproven), (Outcome::Uncovered, 1), "{unproven:?}");
+        // Wrong the first time, gone the second.
+        drop(std::fs::remove_file(&tile));
     }
 }

@@ -14,15 +14,21 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 
+use axum::http::Method;
 use osmoda_agentd::checkpoint::{CheckpointStore, FILE_NAME as CHECKPOINTS};
 use osmoda_agentd::ledger::file::{FILE_NAME, LedgerFile};
 use osmoda_agentd::ledger::record::Row;
 use osmoda_agentd::ledger::verify::Verifier;
 use osmoda_agentd::ledger_key::{KEY_FILE, verifier};
+use osmoda_backup::{Archive, Limits, Plan, Source};
+use osmoda_kit::clock::Timestamp;
+use osmoda_kit::http::Credentials;
 use osmoda_kit::keys;
 use osmoda_kit::testing::{TempRoot, wait_for};
 use osmoda_ledger::checkpoint::Checkpoint;
 use osmoda_node_api::agentd::{AgentdClient, AppendRequest, Appended, Event, EventQuery};
+use osmoda_node_api::agentd_memory::Ingest;
+use osmoda_node_api::agentd_records::NewIncident;
 use osmoda_types::ErrorCode;
 use serde_json::{Value, json};
 
@@ -228,11 +234,29 @@ async fn r20_no_file_of_the_daemon_holds_a_planted_secret() {
         "deep": [{"api_key": CANARY}, {"session-token": [CANARY]}],
         "text": format!("-----BEGIN OPENSSH PRIVATE KEY-----\n{CANARY}\n-----END OPENSSH PRIVATE KEY-----"),
     });
-    let appended = daemon.client.append(&request(secrets)).await.unwrap();
+    daemon.client.append(&request(secrets)).await.unwrap();
+    // What people and agents write, what is found again, and what is handed out.
+    let text = format!("it says -----BEGIN OPENSSH PRIVATE KEY-----\n{CANARY}\n-----END OPENSSH PRIVATE KEY-----");
+    let socket = client(&root, Credentials::none());
+    let admin = AgentdClient::new(client(&root, Credentials::none()));
+    let incident = admin.open_incident(&NewIncident { name: text.clone() }).await.unwrap();
+    let step = json!({ "action": text, "result": text });
+    admin.add_step(&incident.id, &serde_json::from_value(step).unwrap()).await.unwrap();
+    let noted = Ingest { content: Some(text), ..Ingest::default() };
+    let noted = u64::try_from(admin.ingest(&noted).await.unwrap().id).unwrap();
+    let found = || async { admin.memory_health().await.ok().filter(|health| health.indexed >= noted) };
+    wait_for("the index", LIMIT, found).await;
+    let (status, rows) = socket.exchange(Method::GET, "/ledger/export?from=1&rows=1000", None).await.unwrap();
+    assert!(status.is_success() && String::from_utf8_lossy(&rows).contains("incident.create"), "{rows:?}");
+    std::fs::write(root.path().join("export.jsonl"), rows).unwrap();
+    let appended = daemon.client.append(&request(json!({ "last": true }))).await.unwrap();
     wait_for("a checkpoint", LIMIT, || async {
         daemon.client.checkpoint().await.ok().filter(|newest| newest.size >= appended.id)
     })
     .await;
+    let source = Source { name: "agentd".to_owned(), folder: root.paths().state("agentd") };
+    let plan = Plan { sources: vec![source], limits: Limits::default() };
+    Archive::new(root.path().join("backups"), 7).create(&plan, Timestamp::from_millis(0)).unwrap();
     daemon.kill();
     assert_eq!(holds_canary(root.path()), Vec::<PathBuf>::new());
 }

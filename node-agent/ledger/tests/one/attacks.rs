@@ -1,6 +1,7 @@
 //! The red-team list of the ledger (`trust.md` 1.8), as far as it needs no
 //! database: each test is named for its number there.
 
+use osmoda_ledger::audit::{Auditor, Outcome, Shown};
 use osmoda_ledger::checkpoint::Checkpoint;
 use osmoda_ledger::evidence::{Contradiction, Evidence};
 use osmoda_ledger::exchange::{AddCheckpoint, Response};
@@ -64,6 +65,16 @@ fn r02_a_record_is_deleted() {
         // The last one leaves a sound, shorter chain: only the checkpoint tells.
         assert!(!ledger.report().is_intact() || at == 19);
         assert!(ledger.head().size < checkpoint.size && ledger.root() != checkpoint.root);
+        for (shown, outcome) in [
+            (Shown { own: vec![note.clone()], held: Vec::new() }, Outcome::Broken),
+            (Shown { own: Vec::new(), held: vec![note] }, Outcome::Contradicted),
+        ] {
+            let mut auditor = Auditor::new(None, shown, None);
+            for row in &ledger.rows {
+                auditor.feed(&row.row(), |_| {});
+            }
+            assert_eq!(auditor.finish(None, 0, std::time::Duration::MAX, |_| {}).outcome, outcome, "row {at}");
+        }
     }
 }
 

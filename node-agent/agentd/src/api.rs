@@ -138,7 +138,7 @@ pub(crate) fn new_row(
 pub(crate) fn ledger_error(error: LedgerError) -> ApiError {
     let code = match error {
         LedgerError::Busy => ErrorCode::Busy,
-        LedgerError::Unavailable => ErrorCode::LedgerUnavailable,
+        LedgerError::Unavailable | LedgerError::NoRoom => ErrorCode::LedgerUnavailable,
     };
     ApiError::new(code, error.to_string())
 }

@@ -4,6 +4,7 @@ use osmoda_kit::config::Validate;
 use serde::Deserialize;
 
 use crate::checkpoint::EVERY;
+use crate::ledger::RESERVE_MEBIBYTES;
 
 /// The settings.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -23,11 +24,14 @@ pub struct Config {
 pub struct Ledger {
     /// Seconds between two verifications of the whole ledger.
     pub verify_every_seconds: u32,
+    /// Mebibytes that must be free beside the ledger for an act to begin; 0 for none.
+    pub reserve_mebibytes: u32,
 }
 
 impl Default for Ledger {
     fn default() -> Self {
-        Self { verify_every_seconds: u32::try_from(EVERY.as_secs()).expect("half an hour is a small number") }
+        let verify_every_seconds = u32::try_from(EVERY.as_secs()).expect("half an hour is a small number");
+        Self { verify_every_seconds, reserve_mebibytes: RESERVE_MEBIBYTES }
     }
 }
 
@@ -96,7 +100,7 @@ mod tests {
         assert_eq!(Config::default().faults(), [""; 0]);
         let backup = Backups { every_hours: 9000 };
         let retention = Retention { days: 29, mebibytes: 1 };
-        let ledger = Ledger { verify_every_seconds: 0 };
+        let ledger = Ledger { verify_every_seconds: 0, ..Ledger::default() };
         assert_eq!(Config { backup, retention, ledger }.faults().len(), 4);
     }
 }

@@ -61,7 +61,9 @@ impl Daemon for Agentd {
     }
 
     async fn build(cx: Boot, config: Config) -> Result<Service, BootError> {
-        let open = OpenAll { state_dir: cx.state_dir(), options: WriterOptions::default(), clock: cx.clock() };
+        let reserve_bytes = u64::from(config.ledger.reserve_mebibytes) << 20;
+        let options = WriterOptions { reserve_bytes, ..WriterOptions::default() };
+        let open = OpenAll { state_dir: cx.state_dir(), options, clock: cx.clock() };
         let opened = cx.tasks().blocking("open ledger", move || open.open()).await.map_err(ApiError::internal)?;
         let (opened, threads) = opened.map_err(ApiError::from)?;
         let (ledger, report) = (opened.ledger.clone(), opened.report.clone());

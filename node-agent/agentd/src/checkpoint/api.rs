@@ -18,8 +18,8 @@ use osmoda_types::ErrorCode;
 
 use super::{CheckpointFailed, Checkpoints};
 use crate::api::ledger_error;
+use crate::ledger::Ledger;
 use crate::ledger::file::FileError;
-use crate::ledger::{Ledger, LedgerError};
 
 /// Rows read at once for an export: one read is milliseconds, so other readers
 /// get their turn, and at most 15 MB of the largest rows there can be.
@@ -103,7 +103,7 @@ async fn page(ledger: &Ledger, from: u64, to: u64) -> Result<Bytes, ApiError> {
     });
     match read.await {
         Ok(page) => page.map_err(|ReadError(error)| error),
-        Err(error @ (LedgerError::Busy | LedgerError::Unavailable)) => Err(ledger_error(error)),
+        Err(error) => Err(ledger_error(error)),
     }
 }
 

@@ -97,6 +97,12 @@ impl CheckpointStore {
         Ok(())
     }
 
+    /// Makes the file full at that many pages, as a disk would be.
+    #[cfg(test)]
+    pub(crate) fn limit_pages(&self, pages: u32) {
+        self.conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).expect("a pragma of SQLite");
+    }
+
     /// Saves a cosignature, in the place of an older one of the same witness.
     ///
     /// # Errors

@@ -302,3 +302,30 @@ async fn a_ledger_that_nobody_writes_to_says_that_it_is_alive() {
     assert!(signed.checkpoint.size < 10, "one beat for each silence");
     world.close().await;
 }
+
+/// The disk is full for the checkpoints only: nothing is signed that is not kept,
+/// and rows are taken all the same.
+#[tokio::test]
+async fn r16_a_checkpoint_that_cannot_be_kept_is_not_made() {
+    let root = TempRoot::new();
+    let world = open_with(root.path(), Rhythm { every: Duration::from_secs(3600), ..Rhythm::default() }).unwrap();
+    world.append(1).await;
+    let first = world.checkpoints.now().await.unwrap().checkpoint.size;
+    world.checkpoints.inner.store().limit_pages(1);
+    let mut failed = None;
+    // The pages there are may hold some more notes.
+    for _ in 0..200 {
+        world.append(1).await;
+        if let Err(error) = world.checkpoints.now().await {
+            failed = Some(error);
+            break;
+        }
+    }
+    assert!(matches!(failed, Some(super::CheckpointFailed::Stopping)), "{failed:?}");
+    let newest = world.checkpoints.newest().unwrap().checkpoint.size;
+    assert!(newest >= first && newest < world.checkpoints.inner.ledger.state().head.size);
+    world.checkpoints.inner.store().limit_pages(100_000);
+    let size = world.checkpoints.inner.ledger.state().head.size;
+    assert_eq!(world.checkpoints.now().await.unwrap().checkpoint.size, size, "space came back");
+    world.close().await;
+}

@@ -40,11 +40,23 @@ pub struct WriterOptions {
     pub gather_window: Duration,
     /// Whether commits are synced.
     pub synchronous: Synchronous,
+    /// Bytes that must be free on the file system of the ledger for an act to begin;
+    /// what ends one, and a rollback, is written down to the last byte.
+    pub reserve_bytes: u64,
 }
+
+/// What is kept free by default (`trust.md` 1.3): outcomes of a thousand acts of the
+/// largest size. Less, and an act that was begun might end unrecorded.
+pub(crate) const RESERVE_MEBIBYTES: u32 = 64;
 
 impl Default for WriterOptions {
     fn default() -> Self {
-        Self { batch_rows_max: 256, gather_window: Duration::from_millis(2), synchronous: Synchronous::Full }
+        Self {
+            batch_rows_max: 256,
+            gather_window: Duration::from_millis(2),
+            synchronous: Synchronous::Full,
+            reserve_bytes: u64::from(RESERVE_MEBIBYTES) << 20,
+        }
     }
 }
 
@@ -52,7 +64,8 @@ impl WriterOptions {
     /// One commit per append, as without group commit. For measurement only.
     #[must_use]
     pub const fn one_commit_per_append() -> Self {
-        Self { batch_rows_max: 1, gather_window: Duration::ZERO, synchronous: Synchronous::Full }
+        let synchronous = Synchronous::Full;
+        Self { batch_rows_max: 1, gather_window: Duration::ZERO, synchronous, reserve_bytes: 0 }
     }
 }
 
@@ -91,6 +104,10 @@ pub enum LedgerError {
     /// so what was to be recorded must not be done.
     #[error("the ledger cannot be written")]
     Unavailable,
+    /// Less room is left than an act may begin with. Nothing was recorded; what ends
+    /// acts still is.
+    #[error("too little room is left beside the ledger to begin an act")]
+    NoRoom,
 }
 
 /// A guarded append was not done.
@@ -224,6 +241,7 @@ impl Ledger {
             counters: Arc::clone(&counters),
             clock: Arc::clone(&clock),
             options,
+            folder: path.parent().unwrap_or(Path::new(".")).to_owned(),
         };
         let writer = thread("ledger-writer", move || writer.run())?;
         let reader = thread("ledger-reader", {
@@ -237,8 +255,8 @@ impl Ledger {
     /// Appends a row and waits until it is durable.
     ///
     /// # Errors
-    /// [`LedgerError::Busy`]: nothing was done. [`LedgerError::Unavailable`]:
-    /// the row is not in the ledger and will not be.
+    /// [`LedgerError::Busy`]: nothing was done. [`LedgerError::Unavailable`],
+    /// [`LedgerError::NoRoom`]: the row is not in the ledger and will not be.
     ///
     /// # Cancel safety
     /// Dropping the future does not take the append back: the row is written,
@@ -288,7 +306,8 @@ impl Ledger {
         match answer.await {
             Ok(Ok(head)) => Ok(head),
             // The writer is gone, or the batch was refused.
-            Ok(Err(NotWritten)) | Err(_) => Err(LedgerError::Unavailable),
+            Ok(Err(NotWritten::NoRoom)) => Err(LedgerError::NoRoom),
+            Ok(Err(NotWritten::Refused)) | Err(_) => Err(LedgerError::Unavailable),
         }
     }
 

@@ -23,7 +23,7 @@ mod writer;
 pub use osmoda_ledger::{grammar, payload, record, redact, verify};
 
 pub use base::Beginning;
-pub(crate) use handle::Guarded;
+pub(crate) use handle::{Guarded, RESERVE_MEBIBYTES};
 pub use handle::{Ledger, LedgerCounts, LedgerError, LedgerThreads, OpenError, State, WriterOptions};
 pub use pages::is_sound;
 pub use seal::{FILE as SEAL_FILE, LIFTED as SEAL_LIFTED};

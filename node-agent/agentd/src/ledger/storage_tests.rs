@@ -11,9 +11,12 @@ use rusqlite::Connection;
 use serde_json::Map;
 
 use super::file::{FILE_NAME, LedgerFile};
+use super::handle::State;
 use super::payload::Payload;
+use super::queue::Queue;
 use super::store::Store;
 use super::verify::Report;
+use super::writer::{Job, NotWritten, Writer};
 use super::{Ledger, LedgerError, LedgerThreads, NewRow, OpenError, StoreError, Synchronous, WriterOptions};
 
 fn row(kind: &str, n: u64) -> NewRow {
@@ -136,7 +139,7 @@ async fn a_changed_or_cut_file_does_not_open() {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_everything_and_loses_nothing() {
+async fn r16_a_full_disk_refuses_everything_and_loses_nothing() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE_NAME);
     let mut store = Store::open(&path, Synchronous::Full).unwrap();
@@ -158,8 +161,66 @@ async fn a_full_disk_refuses_everything_and_loses_nothing() {
     assert!(store.verify(&[], |_| {}, |_| {}).unwrap().is_intact());
 }
 
+/// A sync that failed is never tried again as if the pages were still there: the
+/// writer refuses all that waits and ends, and the daemon with it.
 #[tokio::test]
-async fn time_never_goes_back_even_if_the_clock_does() {
+async fn r16_a_sync_that_fails_stops_the_writer_for_good() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE_NAME);
+    let mut store = Store::open(&path, Synchronous::Full).unwrap();
+    store.verify(&[], |_| {}, |_| {}).unwrap();
+    store.commit(plain(&[row("test.row", 1)]), Timestamp::from_millis(0)).unwrap();
+    let head = store.head();
+    store.fail_sync();
+    let queue = Arc::new(Queue::new(8));
+    let mut answers = Vec::new();
+    for n in 2..4 {
+        let (reply, answer) = tokio::sync::oneshot::channel();
+        queue.push(Job { row: row("test.row", n), guard: None, reply }).unwrap();
+        answers.push(answer);
+    }
+    let first = State { head, root: store.root(), is_writable: true, is_failed: false };
+    let (state, told) = tokio::sync::watch::channel(first);
+    // One row a commit: the second waits while the first one's sync fails.
+    let options = WriterOptions::one_commit_per_append();
+    let (counters, clock) = (Arc::default(), Arc::new(FakeClock::default()));
+    let folder = dir.path().to_owned();
+    let writer = Writer { store, queue: Arc::clone(&queue), state, counters, clock, options, folder };
+    let ended = std::thread::spawn(move || writer.run()).join().unwrap();
+    assert!(matches!(ended, Err(StoreError::Failed(_))), "{ended:?}");
+    for answer in answers {
+        assert_eq!(answer.await.unwrap(), Err(NotWritten::Refused));
+    }
+    assert!(told.borrow().is_failed && !told.borrow().is_writable);
+    let (reply, _answer) = tokio::sync::oneshot::channel();
+    assert!(queue.push(Job { row: row("test.row", 4), guard: None, reply }).is_err(), "nothing is taken any more");
+    // Only a start, which reads and verifies the file, goes on.
+    let (ledger, threads, report) = open(&path);
+    assert_eq!((report.verified, ledger.state().head), (1, head));
+    threads.close().unwrap();
+}
+
+#[tokio::test]
+async fn r16_no_act_begins_on_the_reserve_and_what_ends_one_is_written() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = WriterOptions { reserve_bytes: u64::MAX, ..WriterOptions::default() };
+    let path = dir.path().join(FILE_NAME);
+    let (ledger, threads, _) = Ledger::open(&path, options, Arc::new(FakeClock::default())).unwrap();
+    for kind in ["exec.run.intent", "watch.attempt.intent", "fleet.vote.intent"] {
+        assert_eq!(ledger.append(row(kind, 1)).await, Err(LedgerError::NoRoom), "{kind}");
+    }
+    for kind in ["watch.attempt.outcome", "watch.rollback.intent", "watch.rollback.outcome", "ledger.retain.intent"] {
+        ledger.append(row(kind, 1)).await.unwrap();
+    }
+    assert_eq!((ledger.state().head.size, ledger.state().is_writable), (4, true));
+    threads.close().unwrap();
+    let (ledger, threads, _) = open(&path);
+    ledger.append(row("exec.run.intent", 1)).await.unwrap();
+    threads.close().unwrap();
+}
+
+#[tokio::test]
+async fn r14_time_never_goes_back_even_if_the_clock_does() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE_NAME);
     let mut store = Store::open(&path, Synchronous::Full).unwrap();

@@ -72,6 +72,13 @@ impl NewRow {
         Ok(Self { kind, actor, payload })
     }
 
+    /// Whether an act follows once this is durable: the intent of any but a rollback,
+    /// which is never held up, and of the ledger's own, which make room.
+    pub(crate) fn begins_act(&self) -> bool {
+        let stem = grammar::intent_stem(self.kind.as_bytes());
+        stem.is_some_and(|stem| !stem.ends_with(b"rollback") && !stem.starts_with(b"ledger."))
+    }
+
     fn row<'a>(&'a self, id: i64, ts: &'a str, prev_hash: &'a ChainHash) -> Row<'a> {
         Row {
             id,
@@ -181,6 +188,8 @@ pub(crate) struct Store {
     tree: Frontier,
     last_ts: String,
     pages_in_log: u64,
+    #[cfg(test)]
+    fails_sync: bool,
 }
 
 impl Store {
@@ -197,7 +206,15 @@ impl Store {
             conn.pragma_update(None, "wal_autocheckpoint", 8 * CHECKPOINT_PAGES)
         };
         tune().map_err(CannotOpen::Tune)?;
-        Ok(Self { conn, head: Head::EMPTY, tree: Frontier::new(), last_ts: String::new(), pages_in_log: 0 })
+        Ok(Self {
+            conn,
+            head: Head::EMPTY,
+            tree: Frontier::new(),
+            last_ts: String::new(),
+            pages_in_log: 0,
+            #[cfg(test)]
+            fails_sync: false,
+        })
     }
 
     /// Walks the whole chain and takes its end as the head to append to; see
@@ -275,6 +292,11 @@ impl Store {
             }
         }
         transaction.prepare_cached(PUT_TREE)?.execute((to_i64(tree.size())?, tree.to_bytes()))?;
+        #[cfg(test)]
+        if self.fails_sync {
+            let code = rusqlite::ffi::Error::new(rusqlite::ffi::SQLITE_IOERR_FSYNC);
+            return Err(rusqlite::Error::SqliteFailure(code, None));
+        }
         transaction.commit()?;
         Ok((heads, ts, tree))
     }
@@ -318,6 +340,12 @@ impl Store {
     #[cfg(test)]
     pub(crate) fn limit_pages(&self, pages: u32) {
         self.conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).expect("a pragma of SQLite");
+    }
+
+    /// Commits fail from now on as they do when the disk reports an error on a sync.
+    #[cfg(test)]
+    pub(crate) const fn fail_sync(&mut self) {
+        self.fails_sync = true;
     }
 
     fn checkpoint(&self, mode: &str) -> Result<(), StoreError> {

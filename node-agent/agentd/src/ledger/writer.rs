@@ -11,11 +11,13 @@
 //! Invariant: an append is answered with success only after its commit
 //! returned; after an error nobody in the batch is.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use osmoda_kit::clock::SharedClock;
 use osmoda_kit::error::chain;
+use osmoda_kit::fsio;
 use tokio::sync::{oneshot, watch};
 
 use super::handle::{Counters, State, WriterOptions};
@@ -35,7 +37,12 @@ pub(crate) struct Job {
 
 /// The batch an append was in was not written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct NotWritten;
+pub(crate) enum NotWritten {
+    /// Storage or a guard refused it.
+    Refused,
+    /// It would begin an act, and the reserve is all that is left.
+    NoRoom,
+}
 
 /// What the writer thread owns.
 pub(crate) struct Writer {
@@ -45,6 +52,8 @@ pub(crate) struct Writer {
     pub(crate) counters: Arc<Counters>,
     pub(crate) clock: SharedClock,
     pub(crate) options: WriterOptions,
+    /// Where the ledger lies.
+    pub(crate) folder: PathBuf,
 }
 
 impl Writer {
@@ -67,6 +76,10 @@ impl Writer {
         let mut wanted = 1;
         while self.queue.take(wanted, max, self.options.gather_window, &mut jobs) {
             wanted = jobs.len();
+            self.keep_reserve(&mut jobs);
+            if jobs.is_empty() {
+                continue;
+            }
             let (rows, replies): (Vec<Entry>, Vec<_>) =
                 jobs.drain(..).map(|job| ((job.row, job.guard), job.reply)).unzip();
             let count = rows.len();
@@ -74,7 +87,7 @@ impl Writer {
             self.publish(&written, count);
             let heads = written.as_ref().map_or(&[][..], Vec::as_slice);
             for (n, reply) in replies.into_iter().enumerate() {
-                answer(reply, heads.get(n).copied().flatten().ok_or(NotWritten));
+                answer(reply, heads.get(n).copied().flatten().ok_or(NotWritten::Refused));
             }
             match written {
                 Ok(_) => {}
@@ -87,6 +100,25 @@ impl Writer {
             self.checkpoint()?;
         }
         Ok(())
+    }
+
+    /// Refuses what would begin an act while less than the reserve is left: an act
+    /// that was begun must be able to end in the ledger.
+    fn keep_reserve(&self, jobs: &mut Vec<Job>) {
+        let reserve = self.options.reserve_bytes;
+        if reserve == 0 || !jobs.iter().any(|job| job.row.begins_act()) {
+            return;
+        }
+        // A file system that does not say has no room that anybody knows of.
+        if fsio::free_bytes(&self.folder).is_ok_and(|free| free >= reserve) {
+            return;
+        }
+        let (begin, rest): (Vec<Job>, Vec<Job>) = jobs.drain(..).partition(|job| job.row.begins_act());
+        jobs.extend(rest);
+        tracing::error!(reserve, acts = begin.len(), "too little room beside the ledger: no act begins");
+        self.counters.refused.fetch_add(begin.len() as u64, Relaxed);
+        metrics::counter!("osmoda_ledger_refused_total").increment(begin.len() as u64);
+        begin.into_iter().for_each(|job| answer(job.reply, Err(NotWritten::NoRoom)));
     }
 
     /// Tells the head and the counters before any reply, so that whoever has a
@@ -137,7 +169,7 @@ impl Writer {
         while self.queue.take(1, usize::MAX, std::time::Duration::ZERO, &mut jobs) {
             self.counters.refused.fetch_add(jobs.len() as u64, Relaxed);
             for job in jobs.drain(..) {
-                answer(job.reply, Err(NotWritten));
+                answer(job.reply, Err(NotWritten::Refused));
             }
         }
     }

@@ -138,6 +138,12 @@ impl WitnessStore {
         held(&self.conn, key)
     }
 
+    /// Makes the file full at that many pages, as a disk would be.
+    #[cfg(test)]
+    pub(crate) fn limit_pages(&self, pages: u32) {
+        self.conn.pragma_update_and_check(None, "max_page_count", pages, |_| Ok(())).expect("a pragma of SQLite");
+    }
+
     /// The newest note held of each node's ledger.
     ///
     /// # Errors

@@ -449,3 +449,31 @@ fn r06_of_each_node_one_note_is_told() {
     let told: Vec<_> = store.all_held().unwrap().into_iter().map(|held| (held.node, held.size)).collect();
     assert_eq!(told, [(id(1), 9), (id(2), 7)]);
 }
+
+/// No cosignature leaves whose head cannot be kept.
+#[test]
+fn r16_a_witness_whose_disk_is_full_cosigns_nothing() {
+    let root = TempRoot::new();
+    let mut store = WitnessStore::open(&root.path().join(FILE_NAME)).unwrap();
+    let own = LedgerKey::load_or_generate(&root.path().join("own"), History::None).unwrap();
+    let name = crate::ledger_key::witness_name(&own.public());
+    let witness = osmoda_ledger::witness::Witness { name: &name, signer: &own };
+    store.limit_pages(1);
+    let mut refused = 0;
+    // The pages there are may hold some more notes.
+    for number in 0..200 {
+        let key = LedgerKey::load_or_generate(&root.path().join(number.to_string()), History::None).unwrap();
+        let (chain, root) = (osmoda_ledger::record::ChainHash::GENESIS, osmoda_ledger::tree::TreeHash::new([1; 32]));
+        let note = Checkpoint { origin: key.origin(), size: 5, root, chain }.sign(&key).unwrap();
+        let request = osmoda_ledger::exchange::AddCheckpoint { old: 0, proof: Vec::new(), note };
+        let verifier = key.verifier().unwrap();
+        if store.judge(&witness, id(1), Some(&verifier), &request, 7).is_err() {
+            assert!(store.held(&verifier).unwrap().is_none());
+            refused += 1;
+            if refused == 2 {
+                break;
+            }
+        }
+    }
+    assert_eq!(refused, 2, "and it stays so");
+}

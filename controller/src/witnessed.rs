@@ -149,32 +149,58 @@ pub(crate) fn keepers(state: &FleetState) -> impl Iterator<Item = &osmoda_types:
     state.members().map(|entry| &entry.member).filter(|member| matches!(member.role, Role::Voter | Role::Node))
 }
 
-/// What is wrong with the ledgers, as far as the nodes themselves say: whom a
-/// member caught, and who says of itself that it does not verify, takes no rows,
-/// or has fewer or other rows than before. The worst word of each.
+/// What is wrong with the ledgers, as far as the nodes themselves say: whom members
+/// accuse, and who says of itself that it does not verify, takes no rows, or has
+/// fewer or other rows than before. The worst word of each.
+/// Invariant: one member alone makes no other more than accused; caught is who also
+/// takes no more rows, or whom a second member accuses.
 pub(crate) async fn troubles(
     store: &dyn Store,
     state: &FleetState,
 ) -> Result<BTreeMap<NodeId, LedgerTrouble>, StoreError> {
-    let mut troubles = BTreeMap::new();
+    let mut troubles = Troubles::default();
     let is_member = |id: &NodeId| state.member(id).is_some();
     for row in store.ledger_heads().await?.into_iter().filter(|row| row.broken) {
-        troubles.insert(row.node, LedgerTrouble::Changed);
+        troubles.add(row.node, LedgerTrouble::Changed);
     }
     for row in store.ledgers().await? {
         let Ok(report) = serde_json::from_str::<Stored>(&row.document) else { continue };
         if report.refused.is_some() {
-            troubles.insert(row.node, LedgerTrouble::Sealed);
+            troubles.sealed.insert(row.node);
+            troubles.add(row.node, LedgerTrouble::Sealed);
         }
         if report.fault.is_some() {
-            troubles.insert(row.node, LedgerTrouble::Faulty);
+            troubles.add(row.node, LedgerTrouble::Faulty);
         }
     }
     for alarm in store.alarms().await?.into_iter().filter(|alarm| is_member(&alarm.witness)) {
-        troubles.insert(alarm.node, LedgerTrouble::Caught);
+        troubles.accuse(alarm.node, alarm.witness);
     }
-    troubles.retain(|node, _| is_member(node));
-    Ok(troubles)
+    let mut worst = troubles.worst;
+    worst.retain(|node, _| is_member(node));
+    Ok(worst)
+}
+
+/// The worst word of each ledger, and what a word of members is worth.
+#[derive(Default)]
+struct Troubles {
+    worst: BTreeMap<NodeId, LedgerTrouble>,
+    sealed: BTreeSet<NodeId>,
+    accusers: BTreeMap<NodeId, BTreeSet<NodeId>>,
+}
+
+impl Troubles {
+    fn add(&mut self, node: NodeId, trouble: LedgerTrouble) {
+        let worst = self.worst.entry(node).or_insert(trouble);
+        *worst = trouble.max(*worst);
+    }
+
+    fn accuse(&mut self, node: NodeId, witness: NodeId) {
+        let accusers = self.accusers.entry(node).or_default();
+        accusers.insert(witness);
+        let is_caught = accusers.len() > 1 || self.sealed.contains(&node);
+        self.add(node, if is_caught { LedgerTrouble::Caught } else { LedgerTrouble::Accused });
+    }
 }
 
 /// Sets the gauges: ledgers with an alarm, and ledgers whose newest row nobody
@@ -191,4 +217,27 @@ pub(crate) async fn measure(store: &dyn Store, state: &FleetState) -> Result<(),
     metrics::gauge!("osmoda_controller_ledger_alarms").set(troubles(store, state).await?.len() as f64);
     metrics::gauge!("osmoda_controller_ledgers_uncovered").set(uncovered as f64);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_member_makes_no_other_more_than_accused() {
+        let id = |number| NodeId::from_bytes([number; 32]);
+        let mut troubles = Troubles::default();
+        (2..9).for_each(|node| troubles.accuse(id(node), id(1)));
+        troubles.accuse(id(2), id(1));
+        assert!(troubles.worst.values().all(|trouble| *trouble == LedgerTrouble::Accused), "{:?}", troubles.worst);
+        troubles.accuse(id(2), id(3));
+        assert_eq!(troubles.worst[&id(2)], LedgerTrouble::Caught);
+        troubles.sealed.insert(id(4));
+        troubles.add(id(4), LedgerTrouble::Sealed);
+        troubles.accuse(id(4), id(1));
+        assert_eq!(troubles.worst[&id(4)], LedgerTrouble::Caught);
+        troubles.add(id(5), LedgerTrouble::Faulty);
+        troubles.accuse(id(5), id(1));
+        assert_eq!(troubles.worst[&id(5)], LedgerTrouble::Faulty, "the worse word stays");
+    }
 }

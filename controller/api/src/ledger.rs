@@ -44,13 +44,16 @@ pub struct LedgerLogged {
 )]
 #[serde(rename_all = "snake_case")]
 pub enum LedgerTrouble {
+    /// One other node accuses it, and nothing else says so.
+    Accused,
     /// It told fewer rows, or another row, than it had told before.
     Changed,
     /// It takes no more rows: its witnesses remember another past.
     Sealed,
     /// Its own verification found a fault.
     Faulty,
-    /// Another node caught it; `GET /ledger/{id}` has the signed notes.
+    /// Other nodes caught it, or one did and it takes no more rows itself; `GET
+    /// /ledger/{id}` has the signed notes.
     Caught,
 }
 

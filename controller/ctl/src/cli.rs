@@ -260,8 +260,8 @@ pub(crate) enum Ledger {
     #[command(after_help = "Examples:\n  osmoda ledger verify --all\n  osmoda ledger verify web-1\n  \
         osmoda ledger verify --all --keys ledger-keys.txt -o json\n\nEvery signature is checked here. The worst \
         ledger decides the exit code:\n0 verified, 1 a signature is broken, 2 rows are not covered by enough \
-        witnesses, 3 a ledger\nwas rolled back or forked (both signed notes are printed), 6 nothing recent is \
-        known.\nThe rows themselves are verified on the host: agentctl verify-ledger.")]
+        witnesses or one\nwitness accuses it without proof, 3 a ledger was rolled back or forked (both \
+        signed notes\nare printed), 6 nothing recent is known.\nThe rows themselves are verified on the host: agentctl verify-ledger.")]
     #[command(group = clap::ArgGroup::new("which").args(["node", "all"]).required(true))]
     Verify {
         /// A node's name or id

@@ -4,11 +4,14 @@
 //! ledgers' keys signed. It can withhold (then a ledger is stale) and it can show
 //! a key that is not the node's; who pins the keys closes that too.
 //! Invariant: what cannot be checked is never `Verified`.
+//! Invariant: one witness alone makes no other ledger broken or caught. What it shows
+//! that the ledger never signed is a finding against itself; what it orders in time
+//! is an accusation, until the ledger seals itself or a second witness says so.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
-use osmoda_controller_api::NodeLedger;
+use osmoda_controller_api::{LedgerAlarm, NodeLedger};
 use osmoda_ledger::checkpoint::Checkpoint;
 use osmoda_ledger::evidence::Evidence;
 use osmoda_ledger::note::{KeyKind, Note, VerifierKey};
@@ -33,6 +36,8 @@ pub(crate) enum Outcome {
     Stale,
     /// Rows at its end are not covered by enough witnesses.
     Uncovered,
+    /// One witness says that it lied, and nothing proves that.
+    Accused,
     /// Something signed does not verify.
     Broken,
     /// It lied: it was rolled back, rewritten or forked.
@@ -84,7 +89,20 @@ pub(crate) struct Verdict {
     pub(crate) held: Vec<Held>,
     /// Why it is not verified.
     pub(crate) findings: Vec<Finding>,
+    /// Whether the node itself says that its ledger is sealed.
+    #[serde(skip)]
+    is_sealed: bool,
 }
+
+/// What one witness accuses a ledger of.
+struct Accusation {
+    witness: NodeId,
+    what: String,
+    evidence: Vec<String>,
+}
+
+/// Witnesses that showed what the ledger never signed, and what it was.
+type Liars = Vec<(NodeId, String)>;
 
 /// What was known of a ledger when the command began.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -129,7 +147,15 @@ pub(crate) fn first(ledgers: &[NodeLedger], verdicts: &[Verdict]) -> BTreeMap<No
 impl Fleet<'_> {
     /// Judges every ledger.
     pub(crate) fn judge(&self) -> Vec<Verdict> {
-        self.ledgers.iter().map(|ledger| self.one(ledger)).collect()
+        let mut liars = Vec::new();
+        let mut verdicts: Vec<Verdict> = self.ledgers.iter().map(|ledger| self.one(ledger, &mut liars)).collect();
+        for (witness, what) in liars {
+            if let Some(verdict) = verdicts.iter_mut().find(|verdict| verdict.node == witness) {
+                verdict.find(Outcome::Broken, &what);
+            }
+        }
+        verdicts.iter_mut().for_each(Verdict::conclude);
+        verdicts
     }
 
     fn name(&self, node: &NodeId) -> String {
@@ -137,7 +163,7 @@ impl Fleet<'_> {
         found.map_or_else(|| node.short(), |ledger| ledger.name.clone())
     }
 
-    fn one(&self, ledger: &NodeLedger) -> Verdict {
+    fn one(&self, ledger: &NodeLedger, liars: &mut Liars) -> Verdict {
         // Alone, a ledger has this operator as its witness, if he has cosigned it.
         let (needed, of) = match self.ledgers.len() {
             0 | 1 => {
@@ -158,10 +184,11 @@ impl Fleet<'_> {
             age_s: None,
             held: Vec::new(),
             findings: Vec::new(),
+            is_sealed: ledger.report.as_ref().is_some_and(|report| report.refused.is_some()),
         };
         match self.keys.get(&ledger.node).and_then(kept::ledger_key) {
             None => verdict.find(Outcome::Stale, "the key of its ledger is not known, so nothing can be checked"),
-            Some(key) => self.with_key(ledger, &key, &mut verdict),
+            Some(key) => self.with_key(ledger, &key, &mut verdict, liars),
         }
         if let (Some(head), Some(key)) = (self.own.get(&ledger.node), self.keys.get(&ledger.node))
             && head.ledger != *key
@@ -169,28 +196,43 @@ impl Fleet<'_> {
             let what = "its ledger has another key than the one that you have cosigned".to_owned();
             verdict.caught(what, vec![head.note.clone()]);
         }
-        verdict.outcome = verdict.findings.iter().map(|finding| finding.outcome).max().unwrap_or(Outcome::Verified);
         verdict
     }
 
-    fn with_key(&self, ledger: &NodeLedger, key: &VerifierKey, verdict: &mut Verdict) {
+    fn with_key(&self, ledger: &NodeLedger, key: &VerifierKey, verdict: &mut Verdict, liars: &mut Liars) {
         let mut notes = Notes { key, good: Vec::new() };
+        let mut take = |notes: &mut Notes<'_>, text: &str, witness: NodeId| match notes.take(text) {
+            Ok(pair) => Some(pair),
+            Err(error) => {
+                liars.push((witness, format!("it shows as a note of {} what is none: {error}", ledger.name)));
+                None
+            }
+        };
         let covered = ledger.report.as_ref().and_then(|report| report.covered.as_deref());
-        let own = covered.and_then(|text| notes.take(text, "its own newest note", verdict));
+        let own = covered.and_then(|text| verdict.took("its own newest note", notes.take(text)));
         for held in &ledger.held {
-            let witness = self.name(&held.witness);
-            if let Some((_, checkpoint)) = notes.take(&held.note, &format!("the note that {witness} holds"), verdict) {
-                verdict.held.push(Held { witness, size: checkpoint.size });
+            if let Some((_, checkpoint)) = take(&mut notes, &held.note, held.witness) {
+                verdict.held.push(Held { witness: self.name(&held.witness), size: checkpoint.size });
             }
         }
         if let Some(head) = self.own.get(&ledger.node)
-            && let Some((_, checkpoint)) = notes.take(&head.note, "the note that you hold", verdict)
+            && let Some((_, checkpoint)) = verdict.took("the note that you hold", notes.take(&head.note))
         {
             verdict.held.push(Held { witness: "you".to_owned(), size: checkpoint.size });
         }
-        for alarm in &ledger.alarms {
-            self.alarm(alarm, &mut notes, verdict);
+        let (mut accusations, mut twice) = (Vec::new(), Liars::new());
+        for alarm in ledger.alarms.iter().filter(|alarm| alarm.witness != ledger.node) {
+            let held = take(&mut notes, &alarm.held, alarm.witness);
+            let shown = take(&mut notes, &alarm.shown, alarm.witness);
+            let (Some((_, held)), Some((_, shown))) = (held, shown) else { continue };
+            if held == shown {
+                let what = format!("it accuses {} with one note twice", ledger.name);
+                twice.push((alarm.witness, what));
+            }
+            accusations.extend(self.accusation(alarm, &held, &shown));
         }
+        liars.append(&mut twice);
+        verdict.accused(accusations);
         notes.forks(verdict);
         if let Some(logged) = &ledger.logged {
             notes.against_log(logged.size, &logged.hash, verdict);
@@ -202,27 +244,21 @@ impl Fleet<'_> {
         self.age(ledger, verdict);
     }
 
-    fn alarm(&self, alarm: &osmoda_controller_api::LedgerAlarm, notes: &mut Notes<'_>, verdict: &mut Verdict) {
+    /// What one witness says of two notes of different sizes. Which it saw first is
+    /// its word; two histories of one size are found among all notes.
+    fn accusation(&self, alarm: &LedgerAlarm, held: &Checkpoint, shown: &Checkpoint) -> Option<Accusation> {
         let witness = self.name(&alarm.witness);
-        let held = notes.take(&alarm.held, &format!("the older note {witness} accuses it with"), verdict);
-        let shown = notes.take(&alarm.shown, &format!("the newer note {witness} accuses it with"), verdict);
-        let (Some((_, held)), Some((_, shown))) = (held, shown) else { return };
         let what = match held.size.cmp(&shown.size) {
-            // Two histories are found among all notes; the same one twice accuses nobody.
-            std::cmp::Ordering::Equal if held == shown => {
-                verdict.find(Outcome::Broken, &format!("{witness} accuses it with one note twice"));
-                return;
-            }
-            std::cmp::Ordering::Equal => return,
+            std::cmp::Ordering::Equal => return None,
             std::cmp::Ordering::Greater => {
-                format!("caught by {witness}: it signed {} rows after it had signed {}", shown.size, held.size)
+                format!("by {witness}: it signed {} rows after it had signed {}", shown.size, held.size)
             }
             std::cmp::Ordering::Less => format!(
-                "caught by {witness}: it could not show that its {} rows begin with the {} it had signed",
+                "by {witness}: it could not show that its {} rows begin with the {} it had signed",
                 shown.size, held.size
             ),
         };
-        verdict.caught(what, vec![alarm.held.clone(), alarm.shown.clone()]);
+        Some(Accusation { witness: alarm.witness, what, evidence: vec![alarm.held.clone(), alarm.shown.clone()] })
     }
 
     fn cosignatures(&self, node: NodeId, note: &Note, checkpoint: &Checkpoint, verdict: &mut Verdict) {
@@ -315,22 +351,11 @@ struct Notes<'a> {
 }
 
 impl Notes<'_> {
-    fn take(&mut self, text: &str, whose: &str, verdict: &mut Verdict) -> Option<(Note, Checkpoint)> {
-        let note = Note::parse(text.as_bytes()).map_err(|error| error.to_string());
-        let opened = note.and_then(|note| {
-            let checkpoint = Checkpoint::open(&note, self.key).map_err(|error| error.to_string())?;
-            Ok((note, checkpoint))
-        });
-        match opened {
-            Ok(pair) => {
-                self.good.push(pair.clone());
-                Some(pair)
-            }
-            Err(error) => {
-                verdict.find(Outcome::Broken, &format!("{whose} proves nothing: {error}"));
-                None
-            }
-        }
+    fn take(&mut self, text: &str) -> Result<(Note, Checkpoint), String> {
+        let note = Note::parse(text.as_bytes()).map_err(|error| error.to_string())?;
+        let checkpoint = Checkpoint::open(&note, self.key).map_err(|error| error.to_string())?;
+        self.good.push((note.clone(), checkpoint.clone()));
+        Ok((note, checkpoint))
     }
 
     /// Two histories of one size, each found once.
@@ -363,6 +388,30 @@ impl Notes<'_> {
 }
 
 impl Verdict {
+    /// The worst of its findings decides.
+    fn conclude(&mut self) {
+        self.outcome = self.findings.iter().map(|finding| finding.outcome).max().unwrap_or(Outcome::Verified);
+    }
+
+    /// A note that counts for or against the ledger itself.
+    fn took(&mut self, whose: &str, taken: Result<(Note, Checkpoint), String>) -> Option<(Note, Checkpoint)> {
+        taken.map_err(|error| self.find(Outcome::Broken, &format!("{whose} proves nothing: {error}"))).ok()
+    }
+
+    /// A second witness makes a word of one a proof; so does the ledger, which seals
+    /// itself only when its own key signed what it does not have.
+    fn accused(&mut self, accusations: Vec<Accusation>) {
+        let accusers: BTreeSet<NodeId> = accusations.iter().map(|accusation| accusation.witness).collect();
+        let is_caught = accusers.len() > 1 || self.is_sealed;
+        for Accusation { what, evidence, .. } in accusations {
+            let (outcome, word) = if is_caught { (Outcome::Caught, "caught") } else { (Outcome::Accused, "accused") };
+            let finding = Finding { outcome, what: format!("{word} {what}"), evidence };
+            if !self.findings.contains(&finding) {
+                self.findings.push(finding);
+            }
+        }
+    }
+
     fn find(&mut self, outcome: Outcome, what: &str) {
         self.findings.push(Finding { outcome, what: what.to_owned(), evidence: Vec::new() });
     }
@@ -408,6 +457,7 @@ pub(crate) const fn word(outcome: Outcome) -> &'static str {
         Outcome::Verified => "verified",
         Outcome::Stale => "stale",
         Outcome::Uncovered => "not covered",
+        Outcome::Accused => "ACCUSED",
         Outcome::Broken => "BROKEN",
         Outcome::Caught => "CAUGHT",
     }

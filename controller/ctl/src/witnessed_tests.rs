@@ -135,14 +135,52 @@ fn a_tail_that_nobody_cosigned_is_named() {
 fn what_is_not_signed_is_broken() {
     let foreign = cosigned(note(3, 10, 1), 2, NOW).to_string();
     check(|ledger| report(ledger).covered = Some(foreign), Outcome::Broken, "its own newest note proves nothing", 0);
-    check(|ledger| ledger.held[0].note = "no note".into(), Outcome::Broken, "the note that web-2 holds", 0);
     let forged = cosigned(note(1, 10, 1), 2, NOW).to_string();
     let line = cosigned(note(1, 11, 1), 2, NOW).to_string().lines().last().unwrap().to_owned();
     let forged = forged.replace(forged.lines().last().unwrap(), &line);
     check(|ledger| report(ledger).covered = Some(forged), Outcome::Broken, "the cosignature of web-2", 0);
-    // An accusation with notes that it never signed does not stick.
-    let made_up = alarm(&note(2, 12, 1), &note(2, 10, 1));
-    check(|ledger| ledger.alarms.push(made_up), Outcome::Broken, "the older note web-2 accuses it with", 0);
+}
+
+/// One witness that lies about everybody is the only one that is found out.
+#[test]
+fn what_a_witness_shows_that_was_never_signed_is_held_against_the_witness() {
+    let same = note(1, 10, 1);
+    let changes: [fn(&mut NodeLedger, &Note); 3] = [
+        |ledger, _| ledger.held.push(LedgerHeld { note: "no note".into(), ..held(2, &note(1, 10, 1)) }),
+        |ledger, _| ledger.alarms.push(alarm(&note(2, 12, 1), &note(2, 10, 1))),
+        |ledger, same| ledger.alarms.push(alarm(same, same)),
+    ];
+    for (change, says) in changes.into_iter().zip(["a note of web-1 what is none", "of web-1", "one note twice"]) {
+        let mut fleet = three();
+        change(&mut fleet[0], &same);
+        let verdicts = judged(&fleet, &BTreeMap::new());
+        let outcomes: Vec<Outcome> = verdicts.iter().map(|verdict| verdict.outcome).collect();
+        assert_eq!(outcomes, [Outcome::Verified, Outcome::Broken, Outcome::Verified], "{verdicts:?}");
+        assert!(verdicts[1].text().contains(says), "{}", verdicts[1].text());
+    }
+}
+
+/// Two honest notes, given in the order that the witness likes.
+#[test]
+fn the_order_of_two_notes_is_one_witness_s_word_until_another_says_so() {
+    let shorter = alarm(&note(1, 10, 1), &note(1, 9, 1));
+    let says = "ACCUSED: accused by web-2: it signed 9 rows after it had signed 10";
+    check(|ledger| ledger.alarms.push(shorter.clone()), Outcome::Accused, says, 2);
+    let rewritten = alarm(&note(1, 8, 1), &note(1, 10, 1));
+    let says = "accused by web-2: it could not show that its 10 rows begin with the 8";
+    check(|ledger| ledger.alarms.extend([rewritten.clone(), shorter.clone()]), Outcome::Accused, says, 2);
+    // It does not accuse itself, and one witness is not two.
+    let own = LedgerAlarm { witness: id(1), ..shorter.clone() };
+    check(|ledger| ledger.alarms.extend([shorter.clone(), own]), Outcome::Accused, "accused by web-2", 2);
+
+    let second = LedgerAlarm { witness: id(3), ..shorter.clone() };
+    let says = "CAUGHT: caught by web-3: it signed 9 rows after it had signed 10";
+    check(|ledger| ledger.alarms.extend([shorter.clone(), second]), Outcome::Caught, says, 2);
+    let sealed = |ledger: &mut NodeLedger| {
+        report(ledger).refused = Some("an old disk was restored".into());
+        ledger.alarms.push(shorter);
+    };
+    check(sealed, Outcome::Caught, "caught by web-2: it signed 9 rows", 2);
 }
 
 #[test]
@@ -150,10 +188,6 @@ fn a_ledger_that_lied_is_shown_with_both_notes() {
     let fork = held(3, &note(1, 10, 2));
     let verdict = check(|ledger| ledger.held.push(fork), Outcome::Caught, "two histories of 10 rows", 2);
     assert!(verdict.text().contains("--- signed before") && verdict.text().contains("--- signed later"));
-    let shorter = alarm(&note(1, 12, 1), &note(1, 10, 1));
-    check(|ledger| ledger.alarms.push(shorter), Outcome::Caught, "it signed 10 rows after it had signed 12", 2);
-    let rewritten = alarm(&note(1, 8, 1), &note(1, 10, 1));
-    check(|ledger| ledger.alarms.push(rewritten), Outcome::Caught, "begin with the 8 it had signed", 2);
     let forked = alarm(&note(1, 8, 1), &note(1, 8, 2));
     check(|ledger| ledger.alarms.push(forked), Outcome::Caught, "two histories of 8 rows", 2);
     let other = Some(LedgerLogged { size: 10, hash: "09".repeat(32) });
@@ -201,9 +235,10 @@ fn a_fleet_of_one_has_only_its_own_word() {
 
 #[test]
 fn the_worst_finding_decides() {
-    let mut order = vec![Outcome::Caught, Outcome::Stale, Outcome::Broken, Outcome::Verified, Outcome::Uncovered];
+    use Outcome::{Accused, Broken, Caught, Stale, Uncovered, Verified};
+    let mut order = vec![Caught, Stale, Broken, Accused, Verified, Uncovered];
     order.sort();
-    let worse = [Outcome::Verified, Outcome::Stale, Outcome::Uncovered, Outcome::Broken, Outcome::Caught];
+    let worse = [Verified, Stale, Uncovered, Accused, Broken, Caught];
     assert_eq!(order, worse);
 }
 

@@ -84,12 +84,13 @@ async fn verify(
 }
 
 /// The exit codes of the verifier (`trust.md` 1.5), the same numbers as those of
-/// `agentctl verify-ledger`: 0, 1 broken, 2 not covered, 3 caught, 6 stale.
+/// `agentctl verify-ledger`: 0, 1 broken, 2 not covered or accused without proof,
+/// 3 caught, 6 stale.
 const fn exit(outcome: Outcome) -> Exit {
     match outcome {
         Outcome::Verified => Exit::Ok,
         Outcome::Broken => Exit::Failed,
-        Outcome::Uncovered => Exit::Usage,
+        Outcome::Uncovered | Outcome::Accused => Exit::Usage,
         Outcome::Caught => Exit::NotFound,
         Outcome::Stale => Exit::TimedOut,
     }
@@ -202,7 +203,8 @@ mod tests {
 
     #[test]
     fn exit_codes_are_those_of_the_offline_verifier() {
-        let codes = [Outcome::Verified, Outcome::Broken, Outcome::Uncovered, Outcome::Caught, Outcome::Stale];
-        assert_eq!(codes.map(|outcome| exit(outcome).number()), [0, 1, 2, 3, 6]);
+        use Outcome::{Accused, Broken, Caught, Stale, Uncovered, Verified};
+        let codes = [Verified, Broken, Uncovered, Accused, Caught, Stale];
+        assert_eq!(codes.map(|outcome| exit(outcome).number()), [0, 1, 2, 2, 3, 6]);
     }
 }

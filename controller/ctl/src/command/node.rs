@@ -67,6 +67,7 @@ pub(crate) async fn revoke(session: &mut Session, node: &str, key: Option<&Path>
 /// that is the verifier's.
 const fn trouble(trouble: LedgerTrouble) -> &'static str {
     match trouble {
+        LedgerTrouble::Accused => "ACCUSED",
         LedgerTrouble::Changed => "CHANGED",
         LedgerTrouble::Sealed => "SEALED",
         LedgerTrouble::Faulty => "FAULTY",

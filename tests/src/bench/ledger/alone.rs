@@ -7,6 +7,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::Context;
+use futures_util::stream::{FuturesUnordered, StreamExt};
 use osmoda_agentd::checkpoint::{Prover, TILES_FOLDER, TileFolder};
 use osmoda_agentd::ledger::file::{FILE_NAME, LedgerFile};
 use osmoda_agentd::ledger::payload::Payload;
@@ -21,8 +22,13 @@ use rusqlite::Connection;
 use super::super::report::{Report, Target};
 use super::{BODY, Client, Mode, ROUNDS, Server, witnessed};
 
-/// Appends that wait at once: a full batch.
+/// Rows of a full commit.
 const BATCH: usize = 256;
+
+/// Appends that wait at once: the next batch is there when one is committed, as
+/// the next row is with one commit per append. With a single batch the writer would
+/// wait for its load between two commits, and only where commits are gathered.
+const WAITING: usize = 2 * BATCH;
 
 /// What is counted of each side in each round.
 const WINDOW: Duration = Duration::from_millis(700);
@@ -76,15 +82,20 @@ fn open(dir: &Path, options: WriterOptions) -> anyhow::Result<(Ledger, LedgerThr
     Ok((ledger, threads))
 }
 
-/// A batch at a time, for as long as a window is.
-async fn batches(ledger: &Ledger, row: &NewRow, batch: usize) -> anyhow::Result<f64> {
+/// Appends per second while so many of them wait all the time.
+async fn rate(ledger: &Ledger, row: &NewRow, waiting: usize) -> anyhow::Result<f64> {
+    let mut under_way: FuturesUnordered<_> = (0..waiting).map(|_| ledger.append(row.clone())).collect();
     let (begin, mut count) = (Instant::now(), 0_usize);
     while begin.elapsed() < WINDOW {
-        let appends = (0..batch).map(|_| ledger.append(row.clone()));
-        futures_util::future::try_join_all(appends).await?;
-        count += batch;
+        under_way.next().await.context("an append is always under way")??;
+        under_way.push(ledger.append(row.clone()));
+        count += 1;
     }
-    Ok(count as f64 / begin.elapsed().as_secs_f64())
+    let rate = count as f64 / begin.elapsed().as_secs_f64();
+    while let Some(appended) = under_way.next().await {
+        appended?;
+    }
+    Ok(rate)
 }
 
 fn writer(here: &Path, row: &NewRow, report: &mut Report) -> anyhow::Result<()> {
@@ -96,7 +107,7 @@ fn writer(here: &Path, row: &NewRow, report: &mut Report) -> anyhow::Result<()> 
         {
             let dir = tempfile::Builder::new().prefix("osmb").tempdir_in(here)?;
             let (ledger, threads) = open(dir.path(), options)?;
-            *rate = runtime.block_on(batches(&ledger, row, BATCH))?;
+            *rate = runtime.block_on(self::rate(&ledger, row, WAITING))?;
             threads.close()?;
         }
         group.push(rates[0]);

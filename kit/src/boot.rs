@@ -25,7 +25,7 @@ use crate::telemetry::LogFormat;
 
 pub use context::Boot;
 pub use listen::ListenError;
-pub use run::{DRAIN_TIME_LIMIT, EVENT_INTERVAL, EXIT_FAILED, EXIT_USAGE, Ended, run, serve};
+pub use run::{DRAIN_TIME_LIMIT, EXIT_FAILED, EXIT_USAGE, Ended, run, runtime, serve};
 
 /// The arguments every daemon takes.
 #[derive(Debug, Clone, clap::Args)]
@@ -62,6 +62,10 @@ pub trait Daemon: Send + 'static {
 
     /// Its settings. Every field has a default, because the file may be absent.
     type Config: DeserializeOwned + Default + Validate + Send + 'static;
+
+    /// Threads for async work. A daemon serves a handful of local callers; two
+    /// threads let one slow handler not stall `/health`, and keep an idle daemon small.
+    const WORKERS: usize = 2;
 
     /// Who may call it.
     fn callers() -> CallerTable;

@@ -34,16 +34,12 @@ pub const EXIT_USAGE: u8 = 2;
 /// The exit code after a second signal: 128 + SIGINT, the shell's own.
 const EXIT_INTERRUPTED: i32 = 130;
 
-/// Threads for async work. A daemon serves a handful of local callers; two
-/// threads let one slow handler not stall `/health`, and keep an idle daemon small.
-const WORKER_THREADS: usize = 2;
-
 /// How many polls of tasks a worker makes before it asks for ready sockets and
 /// timers. With tokio's own 61 an answer waits for that many polls of a transfer
 /// that never pauses: the p99 of a small call beside bulk was 6.6 ms, with 7 it
 /// is 3.9 ms, for no processor time that could be measured (`bench mesh`,
 /// 2026-11-22). Much smaller, and a busy daemon asks the kernel at every turn.
-pub const EVENT_INTERVAL: u32 = 7;
+const EVENT_INTERVAL: u32 = 7;
 
 /// How a daemon ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +58,20 @@ impl Ended {
     }
 }
 
+/// A runtime as daemons have it, with that many threads for async work; also for
+/// whoever measures what a daemon does.
+///
+/// # Errors
+/// When the kernel gives no thread or no descriptor.
+pub fn runtime(name: &str, workers: usize) -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .thread_name(name)
+        .event_interval(EVENT_INTERVAL)
+        .enable_all()
+        .build()
+}
+
 /// Runs daemon `D` until a signal, and says how it ended in the last log line.
 /// Call it from `main`, before any thread is started.
 #[must_use]
@@ -69,13 +79,7 @@ pub fn run<D: Daemon>(args: &BootArgs) -> ExitCode {
     // State files, sockets and everything else is for the owner only, whatever
     // the caller's umask.
     rustix::process::umask(Mode::from_raw_mode(0o077));
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(WORKER_THREADS)
-        .thread_name(D::NAME)
-        .event_interval(EVENT_INTERVAL)
-        .enable_all()
-        .build();
-    let runtime = match runtime {
+    let runtime = match runtime(D::NAME, D::WORKERS) {
         Ok(runtime) => runtime,
         Err(error) => {
             tracing::error!(%error, "no async runtime");

@@ -19,10 +19,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use futures_util::stream::{FuturesUnordered, StreamExt};
+use osmoda_agentd::Agentd;
 use osmoda_agentd::api::Api;
 use osmoda_agentd::ledger::file::FILE_NAME;
 use osmoda_agentd::ledger::{Ledger, LedgerCounts, LedgerThreads, Synchronous, WriterOptions};
 use osmoda_agentd::memory::Memory;
+use osmoda_kit::boot::{self, Daemon as _};
 use osmoda_kit::clock::SystemClock;
 use osmoda_kit::http::{Allowed, CallerTable, Callers, DaemonUser, Row, TOKEN_HEADER, TokenFile, serve_unix};
 use osmoda_kit::shutdown::{Shutdown, StopReason};
@@ -331,7 +333,7 @@ impl Server {
     fn start(dir: &Path, mode: Mode) -> anyhow::Result<Self> {
         let path = dir.join(FILE_NAME);
         let (ledger, threads, _) = Ledger::open(&path, mode.options(), SystemClock::shared())?;
-        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        let runtime = boot::runtime(Agentd::NAME, Agentd::WORKERS)?;
         let tasks = Tasks::new(Shutdown::new());
         let tokens = TokenFile::mint(TABLE.daemons);
         let (_, file) = tokens.into_iter().find(|(name, _)| *name == "watch").context("a daemon of the table")?;

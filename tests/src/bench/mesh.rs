@@ -11,7 +11,7 @@
 //! that `cargo xtask bench mesh` builds; the report says what it left out.
 //! Loopback moves TCP in pieces of 64 KiB and UDP in datagrams: that is TCP's
 //! advantage there, stated and not removed. The same two are measured again over
-//! a cable of 1,500 bytes ([`wire`]), where neither has it.
+//! cables of either size ([`wire`]), where neither has it.
 
 pub mod connect;
 pub(crate) mod ends;
@@ -22,7 +22,7 @@ mod rpc;
 mod wire;
 
 use anyhow::Context as _;
-use osmoda_kit::boot::EVENT_INTERVAL;
+use osmoda_kit::boot;
 use osmoda_kit::shutdown::Shutdown;
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_mesh_protocol::Service;
@@ -82,8 +82,7 @@ pub fn run() -> anyhow::Result<Report> {
 
 /// A runtime like that of a daemon.
 pub(crate) fn runtime() -> anyhow::Result<Runtime> {
-    let mut builder = tokio::runtime::Builder::new_multi_thread();
-    Ok(builder.worker_threads(WORKERS).event_interval(EVENT_INTERVAL).enable_all().build()?)
+    Ok(boot::runtime("bench", WORKERS)?)
 }
 
 /// Runs work in a task, as daemons do. The thread that made a runtime is none of
@@ -108,21 +107,24 @@ struct Variant {
 }
 
 async fn bulk(report: &mut Report, rounds: usize, bytes: usize) -> anyhow::Result<()> {
-    let wire = match Wire::up().await {
-        Ok(wire) => Some(wire),
-        Err(error) => {
-            report.note(format!("left out: bulk over a cable of 1,500 bytes ({error:#})"));
-            None
+    let mut wires = Vec::new();
+    for mtu in [wire::USUAL, wire::JUMBO] {
+        match Wire::up(mtu).await {
+            Ok(wire) => wires.push(wire),
+            Err(error) => {
+                report.note(format!("left out: bulk over cables ({error:#})"));
+                break;
+            }
         }
-    };
-    let measured = bulk_of_all(report, wire.as_ref(), rounds, bytes).await;
-    if let Some(wire) = wire {
+    }
+    let measured = bulk_of_all(report, &wires, rounds, bytes).await;
+    for wire in wires {
         wire.down().await;
     }
     measured
 }
 
-async fn bulk_of_all(report: &mut Report, wire: Option<&Wire>, rounds: usize, bytes: usize) -> anyhow::Result<()> {
+async fn bulk_of_all(report: &mut Report, wires: &[Wire], rounds: usize, bytes: usize) -> anyhow::Result<()> {
     let tasks = Tasks::new(Shutdown::new());
     let (a, b) = ends::pair().await?;
     let mut ends = vec![a, b];
@@ -133,11 +135,13 @@ async fn bulk_of_all(report: &mut Report, wire: Option<&Wire>, rounds: usize, by
         variant("tcp", tcp_pipe(&tasks).await?),
         variant("mesh_6500", quic::noise_pipe(&tasks, LARGE_MTU).await?),
     ];
-    if let Some(wire) = wire {
-        let (near, far) = wire.mesh().await?;
+    if let [usual, jumbo] = wires {
+        let (near, far) = usual.mesh().await?;
         variants.push(variant("wire_mesh", mesh_pipe(&near, &far).await?));
-        variants.push(variant("wire_tcp", wire.tcp(&tasks).await?));
+        variants.push(variant("wire_tcp", usual.tcp(&tasks).await?));
         ends.extend([near, far]);
+        variants.push(variant("wire_6500_mesh", jumbo.noise(&tasks).await?));
+        variants.push(variant("wire_6500_tcp", jumbo.tcp(&tasks).await?));
     }
     move_in_turns(&mut variants, rounds, bytes).await?;
     for of in &variants {
@@ -152,8 +156,10 @@ async fn bulk_of_all(report: &mut Report, wire: Option<&Wire>, rounds: usize, by
         report.add("bulk_cpu_to_tls", &cpu, Some(Target::AtMost(CPU_MAX)))?;
         report.add("bulk_rate_to_noise_tcp", &rate(mesh, tcp), at_least(TCP_RATE_MIN))?;
         report.add("bulk_rate_to_noise_tcp_6500", &rate(large, tcp), at_least(TCP_RATE_LARGE_MIN))?;
-        if let [mesh, tcp] = wired {
+        if let [mesh, tcp, large_mesh, large_tcp] = wired {
             report.add("bulk_rate_to_noise_tcp_wire", &rate(mesh, tcp), at_least(TCP_RATE_MIN))?;
+            let large = rate(large_mesh, large_tcp);
+            report.add("bulk_rate_to_noise_tcp_wire_6500", &large, at_least(TCP_RATE_LARGE_MIN))?;
         }
     }
     drop(variants);
@@ -173,7 +179,7 @@ async fn move_in_turns(variants: &mut [Variant], rounds: usize, bytes: usize) ->
             of.pipe.moved(WARM_UP_BYTES.min(bytes)).await.with_context(|| of.name)?;
             let moved = of.pipe.moved(bytes).await.with_context(|| of.name)?;
             let Moved { mib_per_s, cpu_s_per_gib } = moved;
-            say(&format!("bulk {round}/{rounds} {:10} {mib_per_s:7.0} MiB/s, {cpu_s_per_gib:.3} CPU s/GiB", of.name));
+            say(&format!("bulk {round}/{rounds} {:14} {mib_per_s:7.0} MiB/s, {cpu_s_per_gib:.3} CPU s/GiB", of.name));
             of.moved.push(moved);
         }
     }

@@ -1,5 +1,6 @@
 //! The ledger as the rest of the daemon uses it: a handle that is cheap to
-//! clone, in front of one writer thread and one reader thread.
+//! clone, in front of one thread that writes, its helper that copies the log, and one
+//! that reads.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -12,10 +13,11 @@ use osmoda_ledger::tree::TreeHash;
 use tokio::sync::{oneshot, watch};
 
 use super::file::{FileError, LedgerFile, Mark};
+use super::log::Copier;
 use super::queue::{PushError, Queue};
 use super::record::Head;
 use super::seal::Seal;
-use super::store::{CannotOpen, Guard, NewRow, Store, StoreError, Synchronous};
+use super::store::{CannotOpen, Guard, NewRow, Store, StoreError, Synchronous, connect};
 use super::verify::{Fault, Report};
 use super::writer::{Job, NotWritten, Writer};
 
@@ -234,8 +236,10 @@ impl Ledger {
         let reads: Arc<Queue<ReadJob>> = Arc::new(Queue::new(READS_WAITING_MAX));
         let counters = Arc::new(Counters::default());
         let (publish, state) = watch::channel(State::of(&store));
+        let copier = Copier::start(connect(path, options.synchronous)?).map_err(OpenError::Thread)?;
         let writer = Writer {
             store,
+            copier,
             queue: Arc::clone(&appends),
             state: publish,
             counters: Arc::clone(&counters),

@@ -2,7 +2,8 @@
 //!
 //! What a row is and how rows are linked is `osmoda-ledger`, which is pure; its
 //! modules keep their names here. This is the storage: `file` and `pages` (reading), `store`
-//! (writing), `writer` (group commit), `queue` (in front of it), `handle` (what
+//! (writing), `insert` (rows into the table), `log` (SQLite's own, copied into the file
+//! beside the writer), `writer` (group commit), `queue` (in front of it), `handle` (what
 //! the daemon holds), `seal` (why nothing may be appended any more).
 //!
 //! Invariant: an acknowledged append is on disk and stays in the chain,
@@ -14,6 +15,8 @@
 pub(crate) mod base;
 pub mod file;
 mod handle;
+mod insert;
+mod log;
 mod pages;
 mod queue;
 mod seal;

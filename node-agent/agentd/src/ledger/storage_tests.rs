@@ -12,9 +12,10 @@ use serde_json::Map;
 
 use super::file::{FILE_NAME, LedgerFile};
 use super::handle::State;
+use super::log::Copier;
 use super::payload::Payload;
 use super::queue::Queue;
-use super::store::Store;
+use super::store::{Store, connect};
 use super::verify::Report;
 use super::writer::{Job, NotWritten, Writer};
 use super::{Ledger, LedgerError, LedgerThreads, NewRow, OpenError, StoreError, Synchronous, WriterOptions};
@@ -185,7 +186,8 @@ async fn r16_a_sync_that_fails_stops_the_writer_for_good() {
     let options = WriterOptions::one_commit_per_append();
     let (counters, clock) = (Arc::default(), Arc::new(FakeClock::default()));
     let folder = dir.path().to_owned();
-    let writer = Writer { store, queue: Arc::clone(&queue), state, counters, clock, options, folder };
+    let copier = Copier::start(connect(&path, Synchronous::Full).unwrap()).unwrap();
+    let writer = Writer { store, copier, queue: Arc::clone(&queue), state, counters, clock, options, folder };
     let ended = std::thread::spawn(move || writer.run()).join().unwrap();
     assert!(matches!(ended, Err(StoreError::Failed(_))), "{ended:?}");
     for answer in answers {
@@ -249,6 +251,58 @@ async fn a_row_that_somebody_else_wrote_stops_the_writer() {
     ledger.failed().await;
     assert_eq!(ledger.append(row("test.row", 3)).await, Err(LedgerError::Unavailable));
     assert!(threads.close().is_err());
+}
+
+/// Rows are written many at a time: each column is its own, and a guard finds all
+/// rows before its own, wherever in the batch it stands.
+#[tokio::test]
+async fn rows_of_a_batch_are_written_in_order_around_guards() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE_NAME);
+    let mut store = Store::open(&path, Synchronous::Full).unwrap();
+    store.verify(&[], |_| {}, |_| {}).unwrap();
+    let mut batch = plain(&(0..100).map(|n| row(&format!("test.row{n}"), n)).collect::<Vec<_>>());
+    for (at, holds) in [(0, true), (31, false), (40, true), (41, false), (99, true)] {
+        batch[at].1 = Some(Box::new(move |conn, id| {
+            let count = conn.query_row("SELECT count(*) FROM events", [], |row| row.get::<_, i64>(0))?;
+            assert_eq!(count, id - 1, "at {at}");
+            Ok(holds)
+        }));
+    }
+    let heads = store.commit(batch, Timestamp::from_millis(0)).unwrap();
+    assert_eq!(heads.iter().filter(|head| head.is_none()).count(), 2);
+    assert_eq!(store.verify(&[], |_| {}, |_| {}).unwrap().verified, 98);
+    let page = LedgerFile::open(&path).unwrap().events(&EventQuery { limit: -1, ..EventQuery::default() }).unwrap();
+    for (n, head) in heads.iter().enumerate() {
+        let Some(head) = head else { continue };
+        let event = page.events.iter().find(|event| event.id.unsigned_abs() == head.size).unwrap();
+        assert_eq!((event.kind.clone(), event.payload.clone()), (format!("test.row{n}"), format!("{{\"n\":{n}}}")));
+        assert_eq!((event.actor.as_str(), event.hash.as_str()), ("tester", head.hash.as_str()));
+    }
+}
+
+#[tokio::test]
+async fn a_long_log_is_copied_into_the_file_while_rows_come() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE_NAME);
+    let (ledger, threads, _) = open(&path);
+    let big = Payload::new(&Map::from_iter([("x".to_owned(), "x".repeat(50_000).into())])).unwrap();
+    let big = NewRow::new("test.big".to_owned(), "tester".to_owned(), big).unwrap();
+    let bytes = |name: &str| std::fs::metadata(dir.path().join(name)).map_or(0, |file| file.len());
+    let mut count = 0;
+    // 4 MB of log are 80 such rows; many more than that end in the file.
+    while bytes(FILE_NAME) < 20_000_000 {
+        futures_util::future::try_join_all((0..16).map(|_| ledger.append(big.clone()))).await.unwrap();
+        count += 16;
+        assert!(bytes("ledger.db-wal") < 40_000_000, "the log is not begun again");
+        assert!(count < 10_000, "nothing is copied");
+    }
+    let counts = ledger.counts();
+    assert!(counts.syncs > counts.commits, "{counts:?}");
+    threads.close().unwrap();
+    let (_, threads, report) = open(&path);
+    assert_eq!(report.verified, count);
+    threads.close().unwrap();
 }
 
 #[tokio::test]

@@ -11,18 +11,16 @@ use std::time::Duration;
 use osmoda_kit::clock::Timestamp;
 use osmoda_ledger::tree::{Frontier, TreeHash};
 use osmoda_ledger::walk::Threads;
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, ErrorCode as SqliteCode, OptionalExtension};
 
 use super::file::{self, Mark};
 use super::grammar::{self, GrammarFault};
+use super::insert::{Placed, Rows};
+use super::log::{self, Copied, LogLength};
 use super::payload::Payload;
 use super::record::{ChainHash, Head, Row};
 use super::verify::{Fault, Report};
-
-/// Pages in the write-ahead log after which it is copied into the file. 1000
-/// pages are 4 MB, SQLite's own choice: a longer log slows readers and the next
-/// start, a shorter one makes more of the two extra syncs each copy costs.
-const CHECKPOINT_PAGES: u32 = 1000;
 
 /// Page size of the file, SQLite's default.
 const PAGE_BYTES: u64 = 4096;
@@ -30,9 +28,6 @@ const PAGE_BYTES: u64 = 4096;
 /// How long to wait for a lock somebody else holds, such as `sqlite3` on the
 /// same file. Longer than any reader needs, shorter than a caller's patience.
 const LOCK_WAIT: Duration = Duration::from_secs(2);
-
-/// Syncs a checkpoint costs at most: log, file, and the log's new header.
-const CHECKPOINT_SYNCS: u64 = 3;
 
 /// Writes the right frontier of the tree, in the transaction of its rows.
 const PUT_TREE: &str = "INSERT INTO tree (one, size, frontier) VALUES (1, ?1, ?2)
@@ -77,6 +72,18 @@ impl NewRow {
     pub(crate) fn begins_act(&self) -> bool {
         let stem = grammar::intent_stem(self.kind.as_bytes());
         stem.is_some_and(|stem| !stem.ends_with(b"rollback") && !stem.starts_with(b"ledger."))
+    }
+
+    pub(super) fn kind(&self) -> &str {
+        &self.kind
+    }
+
+    pub(super) fn actor(&self) -> &str {
+        &self.actor
+    }
+
+    pub(super) fn payload(&self) -> &str {
+        self.payload.as_str()
     }
 
     fn row<'a>(&'a self, id: i64, ts: &'a str, prev_hash: &'a ChainHash) -> Row<'a> {
@@ -124,13 +131,13 @@ pub enum StoreError {
     /// The file holds another head than the one that was committed last.
     #[error("the ledger was changed by somebody else")]
     Foreign,
-    /// The writer's thread panicked; its hook has said where.
-    #[error("the ledger writer panicked")]
+    /// The writer's thread or the copier's panicked; its hook has said where.
+    #[error("a thread of the ledger panicked")]
     Panicked,
 }
 
 impl StoreError {
-    fn from_write(error: rusqlite::Error) -> Self {
+    pub(super) fn from_write(error: rusqlite::Error) -> Self {
         match error.sqlite_error_code() {
             Some(
                 SqliteCode::DiskFull
@@ -187,31 +194,42 @@ pub(crate) struct Store {
     head: Head,
     tree: Frontier,
     last_ts: String,
-    pages_in_log: u64,
+    pub(super) log: LogLength,
     #[cfg(test)]
     fails_sync: bool,
+}
+
+/// A connection that writes the ledger, or copies its log into the file.
+pub(super) fn connect(path: &Path, synchronous: Synchronous) -> Result<Connection, CannotOpen> {
+    let conn = osmoda_kit::sqlite::open(path, file::MIGRATIONS).map_err(CannotOpen::Database)?;
+    let tune = || {
+        conn.busy_timeout(LOCK_WAIT)?;
+        if synchronous == Synchronous::Off {
+            conn.pragma_update(None, "synchronous", "OFF")?;
+        }
+        // The table's triggers are for others who open the file. For one before an
+        // insert SQLite copies each row once more, a third of the time of an insert;
+        // here rows are only ever inserted, by a key that is unique (`insert.rs`), and
+        // dropped by retention (`base.rs`).
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
+        // The log is copied after commits (`log.rs`); SQLite's own copy would run inside
+        // one, and is the safety net.
+        conn.pragma_update(None, "wal_autocheckpoint", 2 * log::PAGES_MAX)
+    };
+    tune().map_err(CannotOpen::Tune)?;
+    Ok(conn)
 }
 
 impl Store {
     /// Opens or creates the file. The head is not known until [`Store::verify`].
     pub(crate) fn open(path: &Path, synchronous: Synchronous) -> Result<Self, CannotOpen> {
-        let conn = osmoda_kit::sqlite::open(path, file::MIGRATIONS).map_err(CannotOpen::Database)?;
-        let tune = || {
-            conn.busy_timeout(LOCK_WAIT)?;
-            if synchronous == Synchronous::Off {
-                conn.pragma_update(None, "synchronous", "OFF")?;
-            }
-            // The writer makes its own checkpoints, after it has answered; SQLite's
-            // would run inside the commit. Eight times ours is the safety net.
-            conn.pragma_update(None, "wal_autocheckpoint", 8 * CHECKPOINT_PAGES)
-        };
-        tune().map_err(CannotOpen::Tune)?;
+        let conn = connect(path, synchronous)?;
         Ok(Self {
             conn,
             head: Head::EMPTY,
             tree: Frontier::new(),
             last_ts: String::new(),
-            pages_in_log: 0,
+            log: LogLength::default(),
             #[cfg(test)]
             fails_sync: false,
         })
@@ -257,7 +275,7 @@ impl Store {
                 self.tree = tree;
                 self.last_ts = ts;
                 // The last leaf, its parent, the sequence's and the tree's page are written again by each commit.
-                self.pages_in_log += 4 + bytes.div_ceil(PAGE_BYTES);
+                self.log.add(4 + bytes.div_ceil(PAGE_BYTES));
                 Ok(heads)
             }
             Err(error) => Err(self.recover(StoreError::from_write(error))),
@@ -269,28 +287,25 @@ impl Store {
         let ts = now.to_string().max(self.last_ts.clone());
         let transaction = self.conn.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
         let (mut heads, mut tree, mut record) = (Vec::with_capacity(rows.len()), self.tree.clone(), Vec::new());
-        {
-            let mut insert = transaction.prepare_cached(
-                "INSERT INTO events (id, ts, type, actor, payload, prev_hash, hash) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
-            )?;
-            let mut head = self.head;
-            for (row, guard) in rows {
-                let id = to_i64(head.size + 1)?;
-                if let Some(guard) = guard
-                    && !hold(&transaction, guard, id)?
-                {
+        let (mut head, mut insert) = (self.head, Rows::new(&transaction, &ts));
+        for (row, guard) in rows {
+            let id = to_i64(head.size + 1)?;
+            if let Some(guard) = guard {
+                // It finds all rows before its own.
+                insert.flush()?;
+                if !hold(&transaction, guard, id)? {
                     heads.push(None);
                     continue;
                 }
-                let payload = row.payload.as_str();
-                row.row(id, &ts, &head.hash).record_into(&mut record);
-                let hash = ChainHash::of_record(&record);
-                tree.append(TreeHash::of_leaf(&record));
-                insert.execute((id, &ts, &row.kind, &row.actor, payload, head.hash.as_str(), hash.as_str()))?;
-                head = Head { size: head.size + 1, hash };
-                heads.push(Some(head));
             }
+            row.row(id, &ts, &head.hash).record_into(&mut record);
+            let hash = ChainHash::of_record(&record);
+            tree.append(TreeHash::of_leaf(&record));
+            insert.add(Placed { id, row, prev_hash: head.hash, hash })?;
+            head = Head { size: head.size + 1, hash };
+            heads.push(Some(head));
         }
+        insert.flush()?;
         transaction.prepare_cached(PUT_TREE)?.execute((to_i64(tree.size())?, tree.to_bytes()))?;
         #[cfg(test)]
         if self.fails_sync {
@@ -320,20 +335,14 @@ impl Store {
         }
     }
 
-    /// Copies the write-ahead log into the file when it has grown long enough.
-    /// Returns how many syncs that took at most.
-    pub(crate) fn checkpoint_if_due(&mut self) -> Result<u64, StoreError> {
-        if self.pages_in_log < u64::from(CHECKPOINT_PAGES) {
-            return Ok(0);
-        }
-        self.pages_in_log = 0;
-        self.checkpoint("PASSIVE")?;
-        Ok(CHECKPOINT_SYNCS)
+    /// Copies what the write-ahead log has left; see [`log`].
+    pub(super) fn copy_log(&self) -> Result<Copied, StoreError> {
+        log::copy(&self.conn)
     }
 
     /// Empties the write-ahead log, so that the file alone is the ledger.
     pub(crate) fn truncate_log(&mut self) -> Result<(), StoreError> {
-        self.checkpoint("TRUNCATE")
+        self.conn.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).map_err(StoreError::from_write)
     }
 
     /// Makes the file full at that many pages, as a disk would be.
@@ -346,10 +355,6 @@ impl Store {
     #[cfg(test)]
     pub(crate) const fn fail_sync(&mut self) {
         self.fails_sync = true;
-    }
-
-    fn checkpoint(&self, mode: &str) -> Result<(), StoreError> {
-        self.conn.query_row(&format!("PRAGMA wal_checkpoint({mode})"), [], |_| Ok(())).map_err(StoreError::from_write)
     }
 }
 

@@ -21,6 +21,7 @@ use osmoda_kit::fsio;
 use tokio::sync::{oneshot, watch};
 
 use super::handle::{Counters, State, WriterOptions};
+use super::log::{Copied, Copier, Due};
 use super::queue::Queue;
 use super::record::Head;
 use super::store::{Entry, Guard, NewRow, Store, StoreError};
@@ -44,9 +45,13 @@ pub(crate) enum NotWritten {
     NoRoom,
 }
 
+/// Syncs a copy of the log costs at most: log, file, and the log's new header.
+const COPY_SYNCS: u64 = 3;
+
 /// What the writer thread owns.
 pub(crate) struct Writer {
     pub(crate) store: Store,
+    pub(crate) copier: Copier,
     pub(crate) queue: Arc<Queue<Job>>,
     pub(crate) state: watch::Sender<State>,
     pub(crate) counters: Arc<Counters>,
@@ -65,8 +70,12 @@ impl Writer {
             tracing::error!(error = chain(error), "ledger writer stopped");
             self.state.send_modify(|state| state.is_failed = true);
             self.refuse_the_rest();
+            if self.copier.stop().is_err() {
+                tracing::error!("the copier of the ledger's log panicked");
+            }
             return ended;
         }
+        self.copier.stop()?;
         self.store.truncate_log()
     }
 
@@ -97,7 +106,7 @@ impl Writer {
                 }
                 Err(error) => return Err(error),
             }
-            self.checkpoint()?;
+            self.tend_log()?;
         }
         Ok(())
     }
@@ -148,16 +157,35 @@ impl Writer {
         });
     }
 
-    fn checkpoint(&mut self) -> Result<(), StoreError> {
-        match self.store.checkpoint_if_due() {
-            Ok(syncs) => {
-                self.counters.syncs.fetch_add(syncs, Relaxed);
-                Ok(())
+    /// Has the log copied into the file when it is long; see [`log`](super::log).
+    fn tend_log(&mut self) -> Result<(), StoreError> {
+        if self.copier.is_running() {
+            let ended = if self.store.log.is_too_long() { Some(self.copier.wait()) } else { self.copier.result() };
+            let Some(ended) = ended else { return Ok(()) };
+            if let Some(copied) = self.judge(ended)? {
+                self.store.log.copied(copied);
+            }
+        }
+        match self.store.log.due() {
+            Due::Nothing => Ok(()),
+            Due::Beside => self.copier.begin(),
+            Due::Rest => {
+                let copied = self.store.copy_log();
+                self.judge(copied).map(drop)
+            }
+        }
+    }
+
+    fn judge(&self, copied: Result<Copied, StoreError>) -> Result<Option<Copied>, StoreError> {
+        match copied {
+            Ok(copied) => {
+                self.counters.syncs.fetch_add(COPY_SYNCS, Relaxed);
+                Ok(Some(copied))
             }
             // The log only stays longer; what it holds is durable.
             Err(error @ StoreError::Refused(_)) => {
-                tracing::warn!(error = chain(&error), "ledger checkpoint refused");
-                Ok(())
+                tracing::warn!(error = chain(&error), "the ledger's log could not be copied");
+                Ok(None)
             }
             Err(error) => Err(error),
         }

@@ -149,17 +149,21 @@ pub(super) fn noise_endpoint(seed: u8) -> EndpointConfig {
     endpoint_config(&StaticKey::from_bytes(&[seed; 32]))
 }
 
-/// An endpoint with the kernel buffers that the mesh asks for.
-pub(super) fn endpoint(
-    settings: EndpointConfig,
-    server: Option<ServerConfig>,
-    address: SocketAddr,
-) -> anyhow::Result<Endpoint> {
+/// A socket with the kernel buffers that the mesh asks for.
+pub(super) fn socket(address: SocketAddr) -> anyhow::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(address), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_recv_buffer_size(BUFFER_BYTES)?;
     socket.set_send_buffer_size(BUFFER_BYTES)?;
     socket.bind(&address.into())?;
-    let socket = UdpSocket::from(socket);
+    Ok(UdpSocket::from(socket))
+}
+
+/// An endpoint on that socket.
+pub(super) fn endpoint(
+    settings: EndpointConfig,
+    server: Option<ServerConfig>,
+    socket: UdpSocket,
+) -> anyhow::Result<Endpoint> {
     Ok(Endpoint::new(settings, server, socket, Arc::new(TokioRuntime))?)
 }
 
@@ -183,7 +187,7 @@ impl Dialler {
 
     /// A socket in `127.net.sub.0/24`.
     pub(crate) fn endpoint(&self, net: u8, sub: u8) -> anyhow::Result<Endpoint> {
-        endpoint(noise_endpoint(self.seed), None, ([127, net, sub, 1], 0).into())
+        endpoint(noise_endpoint(self.seed), None, socket(([127, net, sub, 1], 0).into())?)
     }
 
     /// From the first packet to the admission of the mesh at `to`.

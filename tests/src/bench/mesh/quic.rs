@@ -5,6 +5,7 @@
 //! Beside it, quinn with the mesh's keys at any MTU, which the mesh itself has
 //! no setting for.
 
+use std::net::UdpSocket;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,7 +25,7 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 use rustls::quic::Suite;
 use rustls::server::WebPkiClientVerifier;
 
-use super::ends::{endpoint, noise_client, noise_endpoint, party};
+use super::ends::{endpoint, noise_client, noise_endpoint, party, socket};
 use super::pipe::{Pipe, Sink, Source};
 
 /// A certificate of its own authority, for this benchmark; valid for a century.
@@ -130,13 +131,19 @@ fn tls(exchange: Exchange) -> anyhow::Result<(ClientConfig, ServerConfig)> {
 /// A stream over quinn and TLS.
 pub(super) async fn tls_pipe(tasks: &Tasks) -> anyhow::Result<Pipe> {
     let (client, server) = tls(Exchange::Classical)?;
-    let listener = endpoint(EndpointConfig::default(), Some(server), LOOPBACK.into())?;
-    let dialler = endpoint(EndpointConfig::default(), None, LOOPBACK.into())?;
+    let listener = endpoint(EndpointConfig::default(), Some(server), socket(LOOPBACK.into())?)?;
+    let dialler = endpoint(EndpointConfig::default(), None, socket(LOOPBACK.into())?)?;
     stream(tasks, (dialler, client), listener).await
 }
 
-/// A stream over quinn with the mesh's handshake and packet keys, at this MTU.
+/// As [`noise_pipe_on`], over loopback.
 pub(super) async fn noise_pipe(tasks: &Tasks, mtu: u16) -> anyhow::Result<Pipe> {
+    noise_pipe_on(tasks, mtu, [socket(LOOPBACK.into())?, socket(LOOPBACK.into())?]).await
+}
+
+/// A stream over quinn with the mesh's handshake and packet keys, at this MTU, from
+/// the first socket to the second.
+pub(super) async fn noise_pipe_on(tasks: &Tasks, mtu: u16, [near, far]: [UdpSocket; 2]) -> anyhow::Result<Pipe> {
     let settings = |seed| -> anyhow::Result<EndpointConfig> {
         let mut settings = noise_endpoint(seed);
         settings.max_udp_payload_size(mtu)?;
@@ -146,8 +153,8 @@ pub(super) async fn noise_pipe(tasks: &Tasks, mtu: u16) -> anyhow::Result<Pipe> 
     client.transport_config(transport(mtu));
     let mut server = ServerConfig::with_crypto(Arc::new(ServerCrypto::new(party(4), Aead::Aes256Gcm)));
     server.transport_config(transport(mtu));
-    let listener = endpoint(settings(4)?, Some(server), LOOPBACK.into())?;
-    let dialler = endpoint(settings(3)?, None, LOOPBACK.into())?;
+    let listener = endpoint(settings(4)?, Some(server), far)?;
+    let dialler = endpoint(settings(3)?, None, near)?;
     stream(tasks, (dialler, client), listener).await
 }
 
@@ -178,8 +185,8 @@ impl TlsDoor {
     /// Opens it.
     pub(super) fn open(tasks: &Tasks, exchange: Exchange) -> anyhow::Result<Self> {
         let (client, server) = tls(exchange)?;
-        let listener = endpoint(EndpointConfig::default(), Some(server), LOOPBACK.into())?;
-        let dialler = endpoint(EndpointConfig::default(), None, LOOPBACK.into())?;
+        let listener = endpoint(EndpointConfig::default(), Some(server), socket(LOOPBACK.into())?)?;
+        let dialler = endpoint(EndpointConfig::default(), None, socket(LOOPBACK.into())?)?;
         let address = listener.local_addr()?;
         tasks.spawn(TaskKind::BACKGROUND, "bench TLS listener", async move {
             // One dialler at a time: it waits for the greeting before the next.

@@ -1,8 +1,8 @@
-//! A cable as of Ethernet: packets of 1,500 bytes, each handed on by itself.
+//! A cable as of Ethernet: packets of one size at most, each handed on by itself.
 //!
 //! Loopback gives TCP segments of 64 KiB, which no network does. Here two
 //! namespaces are joined by a veth whose offloads are off (TSO, GSO, GRO), so
-//! both protocols pay for every packet of 1,500 bytes. UDP may still give the
+//! both protocols pay for every packet. UDP may still give the
 //! kernel several datagrams at once and TCP its whole buffer; both are cut before
 //! the cable. Needs root, iproute2 and ethtool.
 
@@ -11,11 +11,15 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use anyhow::{Context as _, ensure};
 use osmoda_kit::tasks::Tasks;
 
-use super::ends::{End, LIMIT};
+use super::ends::{End, LIMIT, socket};
 use super::pipe::Pipe;
+use super::quic;
 use crate::bench::netns::{find, ip, within};
 
-const MTU: &str = "1500";
+/// Ethernet's own size, and one whose UDP payload over IPv4 is
+/// [`LARGE_MTU`](super::LARGE_MTU).
+pub(super) const USUAL: u16 = 1500;
+pub(super) const JUMBO: u16 = super::LARGE_MTU + 28;
 
 /// What `ethtool -K` turns off at both ends.
 const OFFLOADS: [&str; 4] = ["tso", "gso", "gro", "tx-udp-segmentation"];
@@ -25,16 +29,17 @@ const FAR: Ipv4Addr = Ipv4Addr::new(10, 97, 0, 2);
 
 /// Two namespaces and the cable between them.
 pub(super) struct Wire {
+    mtu: u16,
     near: String,
     far: String,
 }
 
 impl Wire {
-    /// Lays it.
-    pub(super) async fn up() -> anyhow::Result<Self> {
+    /// Lays one for IP packets of `mtu` bytes.
+    pub(super) async fn up(mtu: u16) -> anyhow::Result<Self> {
         ensure!(rustix::process::geteuid().is_root(), "network namespaces need root");
-        let name = |end| format!("osmoda-wire-{}-{end}", std::process::id());
-        let wire = Self { near: name("near"), far: name("far") };
+        let name = |end| format!("osmoda-wire-{}-{mtu}-{end}", std::process::id());
+        let wire = Self { mtu, near: name("near"), far: name("far") };
         if let Err(error) = wire.lay().await {
             wire.down().await;
             return Err(error);
@@ -49,9 +54,10 @@ impl Wire {
         ip(&["netns", "add", near]).await?;
         ip(&["netns", "add", far]).await?;
         ip(&["-n", near, "link", "add", "cable", "type", "veth", "peer", "name", "cable", "netns", far]).await?;
+        let mtu = self.mtu.to_string();
         for (name, address) in [(near, NEAR), (far, FAR)] {
             ip(&["-n", name, "address", "add", &format!("{address}/24"), "dev", "cable"]).await?;
-            ip(&["-n", name, "link", "set", "cable", "mtu", MTU, "up"]).await?;
+            ip(&["-n", name, "link", "set", "cable", "mtu", &mtu, "up"]).await?;
             for offload in OFFLOADS {
                 ip(&["netns", "exec", name, ethtool, "-K", "cable", offload, "off"]).await?;
             }
@@ -74,6 +80,13 @@ impl Wire {
         let far = within(&self.far, || End::start(2, (FAR, 0).into()))?;
         super::ends::link(&near, &far).await?;
         Ok((near, far))
+    }
+
+    /// quinn with the mesh's keys from one end to the other, at [`JUMBO`]'s payload.
+    pub(super) async fn noise(&self, tasks: &Tasks) -> anyhow::Result<Pipe> {
+        let near = within(&self.near, || socket((NEAR, 0).into()))?;
+        let far = within(&self.far, || socket((FAR, 0).into()))?;
+        quic::noise_pipe_on(tasks, super::LARGE_MTU, [near, far]).await
     }
 
     /// Noise over TCP from one end to the other.

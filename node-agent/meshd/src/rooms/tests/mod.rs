@@ -1,6 +1,7 @@
 //! Rooms over real links on the loopback interface, and the owner alone with a
 //! clock and a disk that the test decides about.
 
+mod alone;
 mod endpoints;
 mod keys;
 mod links;

@@ -1,159 +1,19 @@
 //! The owner alone: a clock that moves when told, a disk that fills up.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
-use osmoda_kit::clock::Clock as _;
-use osmoda_kit::shutdown::Shutdown;
-use osmoda_kit::tasks::{TaskKind, Tasks};
-use osmoda_kit::testing::{FakeClock, TempRoot, wait_for};
-use osmoda_mesh::{Identity, Keyring, state};
+use osmoda_kit::testing::{TempRoot, wait_for};
+use osmoda_mesh::state;
 use osmoda_mesh_rooms::limits::{
     AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MIN, ROOMS_EVER_PER_CREATOR_MAX, ROOMS_PER_CREATOR_MAX, TEXT_BYTES_MAX,
 };
-use osmoda_mesh_rooms::{
-    Body, Hlc, Join, Member, Message, MessageId, Record, RecordError, Retention, RoomId, Signed, Verdict, Verified,
-    WALL_MS_MAX,
-};
+use osmoda_mesh_rooms::{Hlc, Join, Member, Record, RecordError, Retention, Signed, Verdict, WALL_MS_MAX};
 use osmoda_types::ErrorCode;
-use tokio::sync::{Notify, mpsc, oneshot};
 
+use super::alone::World;
 use super::world::LIMIT;
-use crate::rooms::command::{Command, Reply, Standing, Way};
-use crate::rooms::owner::{Owner, Parts};
+use crate::rooms::command::{Command, Standing, Way};
 use crate::rooms::store::{Store, Write};
-
-struct World {
-    clock: FakeClock,
-    other: Arc<Identity>,
-    own_member: Member,
-    owner: mpsc::Sender<Command>,
-    room: RoomId,
-    tasks: Tasks,
-    roots: [TempRoot; 2],
-}
-
-impl World {
-    /// A room of this node and another one; `pages` bounds the database.
-    async fn new(retain: u32, pages: Option<u32>) -> Self {
-        let roots = [TempRoot::new(), TempRoot::new()];
-        let own = state::create_identity(&roots[0].paths().state("mesh")).unwrap();
-        let other = state::create_identity(&roots[1].paths().state("mesh")).unwrap();
-        let (tasks, clock) = (Tasks::new(Shutdown::new()), FakeClock::new());
-        let parts = Parts {
-            keyring: Arc::new(Keyring::new(own.clone())),
-            clock: Arc::new(clock.clone()),
-            path: roots[0].path().join("rooms.db"),
-            tasks: tasks.clone(),
-            wake: Arc::new(Notify::new()),
-            heal_every: Duration::from_secs(3600),
-        };
-        let mut owner = Owner::open(parts).unwrap();
-        if let Some(pages) = pages {
-            owner.store_mut().limit_pages(pages);
-        }
-        let (sender, commands) = mpsc::channel(16);
-        tasks.spawn(TaskKind::STORE, "rooms", owner.run(commands));
-        let record = Record {
-            creator: own.identity_key(),
-            nonce: [1; 16],
-            name: "ops".to_owned(),
-            created_ms: 1,
-            revision: 1,
-            join: Join::Added,
-            retention: Retention { messages: retain, days: 1 },
-            members: [&own, &other].map(|of| Member { node: of.node(), key: of.identity_key(), left: None }).to_vec(),
-        };
-        let signed = record.sign(|bytes| own.sign(bytes)).unwrap();
-        let room = signed.id();
-        let own_member = signed.record().members[0];
-        let world = Self { clock, other, own_member, owner: sender, room, tasks, roots };
-        world.ask(|reply| Command::Create { signed, reply }).await.unwrap();
-        world
-    }
-
-    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> T {
-        let (reply, answer) = oneshot::channel();
-        assert!(self.owner.send(command(reply)).await.is_ok());
-        answer.await.unwrap()
-    }
-
-    fn path(&self) -> std::path::PathBuf {
-        self.roots[0].path().join("rooms.db")
-    }
-
-    fn now_ms(&self) -> u64 {
-        self.clock.now_wall().as_millis().unsigned_abs()
-    }
-
-    async fn send(&self, text: String) -> Result<MessageId, ErrorCode> {
-        let room = self.room;
-        let sent = self.ask(|reply| Command::Send { room, text, reply }).await;
-        sent.map(|sent| sent.id).map_err(|error| error.code)
-    }
-
-    /// A message of the other member with a chosen time.
-    async fn receive(&self, seq: u64, wall_ms: u64) -> (MessageId, Verdict) {
-        let message = self.message(seq, wall_ms, format!("{seq}"));
-        self.ingest(Way::Pushed, vec![message]).await[0]
-    }
-
-    fn message(&self, seq: u64, wall_ms: u64, text: String) -> Verified {
-        let message = Message {
-            room: self.room,
-            author: self.other.identity_key(),
-            seq,
-            prev: (seq > 1).then(|| MessageId::from_bytes([seq as u8; 32])),
-            parents: vec![],
-            hlc: Hlc::at(wall_ms),
-            body: Body::Text(text),
-        };
-        message.sign(|bytes| self.other.sign(bytes)).unwrap()
-    }
-
-    async fn ingest(&self, way: Way, messages: Vec<Verified>) -> Vec<(MessageId, Verdict)> {
-        let from = self.other.node();
-        self.ask(|reply| Command::Ingest { from, way, messages, reply }).await
-    }
-
-    /// What a session with the other member would not fetch.
-    async fn skipped(&self) -> BTreeSet<MessageId> {
-        let (room, peer) = (self.room, self.other.node());
-        // Nobody reads the queue: it is there so that the peer is linked.
-        let (queue, _frames) = mpsc::channel(1);
-        assert!(self.owner.send(Command::LinkUp { peer, queue }).await.is_ok());
-        assert!(self.owner.send(Command::Want { room, peer }).await.is_ok());
-        self.ask(|reply| Command::Begin { reply }).await.pop().unwrap().skip
-    }
-
-    /// A room that the other member makes under some key, with this node in it.
-    fn trap(&self, key: &Identity, nonce: u128) -> Record {
-        let creator = Member { node: self.other.node(), key: key.identity_key(), left: None };
-        Record {
-            creator: creator.key,
-            nonce: nonce.to_be_bytes(),
-            name: "trap".to_owned(),
-            created_ms: 1,
-            revision: 1,
-            join: Join::Added,
-            retention: Retention::default(),
-            members: vec![creator, self.own_member],
-        }
-    }
-
-    async fn ids(&self) -> Vec<MessageId> {
-        let (room, limit) = (self.room, usize::MAX);
-        let (_, said) = self.ask(|reply| Command::Show { room, limit, reply }).await.unwrap();
-        said.into_iter().map(|said| said.line.id).collect()
-    }
-
-    async fn stop(self) {
-        let Self { tasks, owner, .. } = self;
-        drop(owner);
-        assert!(tasks.drain(LIMIT).await.is_graceful());
-    }
-}
 
 #[test]
 fn a_stored_record_that_breaks_a_rule_costs_its_own_room_only() {

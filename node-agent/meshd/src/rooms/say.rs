@@ -176,12 +176,13 @@ impl Owner {
     /// Puts a newer record in force: what it does not admit goes, and a room
     /// that this node is not in any more is emptied.
     pub(crate) fn adopt(&mut self, signed: Signed, batch: &mut Batch) {
-        let (id, own) = (signed.id(), self.own);
+        let (id, own, identity) = (signed.id(), self.own, self.keyring.now());
         batch.writes.push(Write::Record(signed.clone()));
         let Some(room) = self.rooms.get_mut(&id) else {
             self.rooms.insert(id, Room::new(signed, RoomLog::default()));
             return;
         };
+        let own_key = room.own_key(&own, &identity);
         room.signed = signed;
         // It may name messages that go now and come back with a later record.
         self.seen.clear();
@@ -198,6 +199,10 @@ impl Owner {
             batch.writes.push(Write::Delete(id, gone));
         }
         room.confirmed.retain(|node, _| record.has(node));
+        if room.own_key(&own, &identity) != own_key {
+            // What was confirmed are numbers of the key before.
+            room.confirmed.clear();
+        }
     }
 
     /// Deletes what a room has: this node is in it no more.
@@ -212,6 +217,10 @@ impl Owner {
         room.log.restore_author(own_key, known.seq, known.head, known.forked);
         batch.authors.insert((*id, own_key));
         room.quarantine.clear();
+        // If it is in again, what went comes back, and its numbers may be another key's.
+        room.refused.clear();
+        room.confirmed.clear();
+        self.seen.clear();
         self.meter.forget(id);
         tracing::info!(room = %id, "no member of the room any more");
     }

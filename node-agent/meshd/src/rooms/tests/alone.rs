@@ -10,13 +10,13 @@ use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_kit::testing::{FakeClock, TempRoot};
 use osmoda_mesh::{Identity, Keyring, state};
 use osmoda_mesh_rooms::{
-    Body, Hlc, Join, Member, Message, MessageId, Record, Retention, RoomId, Signed, Verdict, Verified,
+    Body, Hlc, Join, Member, Message, MessageId, Record, Retention, RoomId, Signed, Unverified, Verdict, Verified,
 };
 use osmoda_types::ErrorCode;
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::world::LIMIT;
-use crate::rooms::command::{Command, Reply, Way};
+use crate::rooms::command::{Command, Reply, Screened, Way};
 use crate::rooms::owner::{Owner, Parts};
 
 pub(super) struct World {
@@ -105,21 +105,18 @@ impl World {
     }
 
     pub(super) fn message(&self, seq: u64, wall_ms: u64, text: String) -> Verified {
-        let message = Message {
-            room: self.room,
-            author: self.other.identity_key(),
-            seq,
-            prev: (seq > 1).then(|| MessageId::from_bytes([seq as u8; 32])),
-            parents: vec![],
-            hlc: Hlc::at(wall_ms),
-            body: Body::Text(text),
-        };
-        message.sign(|bytes| self.other.sign(bytes)).unwrap()
+        said(self.room, &self.other, (seq, wall_ms), text)
     }
 
     pub(super) async fn ingest(&self, way: Way, messages: Vec<Verified>) -> Vec<(MessageId, Verdict)> {
         let from = self.other.node();
         self.ask(|reply| Command::Ingest { from, way, messages, reply }).await
+    }
+
+    /// What of these messages of the other member needs no look at its signature.
+    pub(super) async fn screen(&self, messages: Vec<Unverified>) -> Screened {
+        let from = self.other.node();
+        self.ask(|reply| Command::Unknown { from, messages, reply }).await
     }
 
     /// What a session with the other member would not fetch.
@@ -158,4 +155,18 @@ impl World {
         drop(owner);
         assert!(tasks.drain(LIMIT).await.is_graceful());
     }
+}
+
+/// A message of some author with this number and time.
+pub(super) fn said(room: RoomId, author: &Identity, (seq, wall_ms): (u64, u64), text: String) -> Verified {
+    let message = Message {
+        room,
+        author: author.identity_key(),
+        seq,
+        prev: (seq > 1).then(|| MessageId::from_bytes([seq as u8; 32])),
+        parents: vec![],
+        hlc: Hlc::at(wall_ms),
+        body: Body::Text(text),
+    };
+    message.sign(|bytes| author.sign(bytes)).unwrap()
 }

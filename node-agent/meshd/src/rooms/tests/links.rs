@@ -292,3 +292,24 @@ async fn a_room_is_left_without_its_creator_who_hears_of_it_later() {
         node.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_without_the_creator_and_joins_again_gets_all_from_the_others() {
+    let [a, b, c] = [Node::new(Role::Voter).await, Node::new(Role::Node).await, Node::new(Role::Node).await];
+    introduce(2, &[&a, &b, &c]).await;
+    let room = a.create(&[&b, &c], JoinRule::Added).await;
+    for node in [&b, &c] {
+        wait_for("the record", LIMIT, async || node.rooms.show(room, 0).await.ok()).await;
+        node.rooms.send(room, "hello".to_owned()).await.unwrap();
+    }
+    same(room, &[&a, &b, &c], 2).await;
+    introduce(3, &[&b, &c]).await;
+    introduce(3, &[&a]).await;
+    c.rooms.leave(room, None).await.unwrap();
+    // The record is the same as before; nothing but the messages is new here.
+    assert!(c.rooms.join(room, None).await.unwrap().messages.is_empty());
+    same(room, &[&b, &c], 2).await;
+    for node in [a, b, c] {
+        node.stop().await;
+    }
+}

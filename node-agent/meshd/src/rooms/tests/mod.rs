@@ -5,5 +5,6 @@ mod alone;
 mod endpoints;
 mod keys;
 mod links;
+mod members;
 mod owner;
 mod world;

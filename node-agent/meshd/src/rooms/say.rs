@@ -104,16 +104,17 @@ impl Owner {
         });
     }
 
-    /// Whether one more room of this creator can be kept.
+    /// Whether this node can be in one more room of this creator: a new one, or one
+    /// that it knows and is not in now.
     pub(crate) fn has_place_for(&self, signed: &Signed) -> Result<(), ApiError> {
         self.may_write().map_err(not_written)?;
         // By its node: keys cost nothing.
         let creator = creator_of(signed);
         let mine = self.rooms.values().filter(|room| room.is_of(&self.own));
         let of_creator = mine.clone().filter(|room| room.creator == creator).count();
-        let ever = self.rooms.values().filter(|room| room.creator == creator).count();
+        let others = self.rooms.values().filter(|room| room.creator == creator && room.signed.id() != signed.id());
         let own = self.keyring.now().holds(&signed.record().creator);
-        let is_over = of_creator >= ROOMS_PER_CREATOR_MAX || ever >= ROOMS_EVER_PER_CREATOR_MAX;
+        let is_over = of_creator >= ROOMS_PER_CREATOR_MAX || others.count() >= ROOMS_EVER_PER_CREATOR_MAX;
         if mine.count() >= ROOMS_MAX || (!own && is_over) {
             let text = format!("a node keeps {ROOMS_MAX} rooms, {ROOMS_PER_CREATOR_MAX} of another creator at most");
             return Err(ApiError::new(ErrorCode::QuotaExceeded, text));
@@ -241,11 +242,13 @@ impl Owner {
 
     /// Is in a room again that it left so: its record still has this node.
     pub(crate) fn come_back(&mut self, id: &RoomId, batch: &mut Batch, reply: Reply<Result<bool, ApiError>>) {
-        if let Err(code) = self.may_write() {
-            return answer(reply, Err(not_written(code)));
+        let Some(room) = self.rooms.get(id).filter(|room| room.has_left) else { return answer(reply, Ok(false)) };
+        if let Err(error) = self.has_place_for(&room.signed) {
+            return answer(reply, Err(error));
         }
-        let Some(room) = self.rooms.get_mut(id).filter(|room| room.has_left) else { return answer(reply, Ok(false)) };
-        room.has_left = false;
+        if let Some(room) = self.rooms.get_mut(id) {
+            room.has_left = false;
+        }
         batch.writes.push(Write::NotLeft(*id));
         let id = *id;
         batch.then(move |owner, outcome| {

@@ -4,7 +4,9 @@
 //! time, quota, and only then, outside this task, the signature. Everything but
 //! the signature is checked again when the message comes back from there.
 
-use osmoda_mesh_rooms::{Ahead, Inserted, MessageId, RoomId, Signed, Unverified, Verdict, Verified, fits, judge};
+use osmoda_mesh_rooms::{
+    Ahead, Inserted, Member, MessageId, RoomId, Signed, Unverified, Verdict, Verified, fits, judge,
+};
 use osmoda_types::NodeId;
 
 use super::ask::creator_of;
@@ -190,21 +192,19 @@ impl Owner {
         reply: Reply<bool>,
     ) {
         let identity = self.keyring.now();
-        let names_us = |record: &osmoda_mesh_rooms::Record| {
-            record.present().any(|member| member.node == self.own && identity.holds(&member.key))
+        let may_come_in = |signed: &Signed| {
+            let names_us = |member: &Member| member.node == self.own && identity.holds(&member.key);
+            signed.record().present().any(names_us) && self.has_place_for(signed).is_ok()
         };
         let wanted = match self.rooms.get(&signed.id()) {
             Some(room) => {
                 // Under the same node: who was revoked does not become another.
                 let same = creator_of(&signed) == room.creator;
-                standing.goes_on && same && signed.replaces(&room.signed)
+                // To be added again is as much as to be added.
+                let comes_in = !room.has(&self.own) && signed.record().has(&self.own);
+                standing.goes_on && same && signed.replaces(&room.signed) && (!comes_in || may_come_in(&signed))
             }
-            None => {
-                standing.begins
-                    && names_us(signed.record())
-                    && signed.record().has(from)
-                    && self.has_place_for(&signed).is_ok()
-            }
+            None => standing.begins && signed.record().has(from) && may_come_in(&signed),
         };
         // Only this node signs the records of its own rooms.
         if !wanted || self.may_write().is_err() || identity.holds(&signed.record().creator) {

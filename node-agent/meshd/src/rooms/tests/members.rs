@@ -2,7 +2,9 @@
 
 use osmoda_kit::testing::TempRoot;
 use osmoda_mesh::state;
+use osmoda_mesh_rooms::limits::ROOMS_PER_CREATOR_MAX;
 use osmoda_mesh_rooms::{Hlc, MessageId, Record, RoomId, Signed, Unverified, Verdict};
+use osmoda_types::ErrorCode;
 
 use super::alone::{World, said};
 use crate::rooms::command::{Command, Standing, Way};
@@ -88,5 +90,54 @@ async fn what_was_confirmed_of_one_key_is_not_so_of_another() {
     let message = said(room, &key, (1, world.now_ms()), "of the other key".to_owned());
     assert_eq!(world.ingest(Way::Healed, vec![message]).await[0].1, Verdict::Kept);
     assert_eq!(world.pending(room).await, (1, 1));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn rooms_in_which_this_node_is_put_back_are_bounded_as_new_ones_are() {
+    let world = World::new(100, None).await;
+    let (own, count) = (world.own_member.node, ROOMS_PER_CREATOR_MAX + 2);
+    let mut left = Vec::new();
+    for n in 0..count {
+        let made = world.trap(&world.other, n as u128);
+        let without = made.without(&own, Hlc::at(1));
+        assert!(world.takes(made).await && world.takes(without.clone()).await);
+        left.push(without);
+    }
+    for (n, without) in left.iter().enumerate() {
+        let back = without.with(own, world.own_member.key).unwrap();
+        assert_eq!(world.takes(back).await, n < ROOMS_PER_CREATOR_MAX, "room {n}");
+    }
+    assert_eq!(world.ask(Command::List).await.len(), 1 + ROOMS_PER_CREATOR_MAX);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_is_put_back_under_a_key_of_another() {
+    let world = World::new(100, None).await;
+    let own = world.own_member.node;
+    let made = world.trap(&world.other, 1);
+    let without = made.without(&own, Hlc::at(1));
+    let back = without.with(own, world.other.identity_key()).unwrap();
+    assert!(world.takes(made).await && world.takes(without).await);
+    assert!(!world.takes(back).await);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn coming_back_needs_a_place_as_well() {
+    let world = World::new(100, None).await;
+    let made = |n: usize| world.trap(&world.other, n as u128);
+    for n in 0..ROOMS_PER_CREATOR_MAX {
+        assert!(world.takes(made(n)).await);
+    }
+    let room = made(0).id();
+    world.ask(|reply| Command::LeaveHere { room, reply }).await.unwrap();
+    assert!(world.takes(made(ROOMS_PER_CREATOR_MAX)).await);
+    let back = world.ask(|reply| Command::Return { room, reply }).await;
+    assert_eq!(back.unwrap_err().code, ErrorCode::QuotaExceeded);
+    let other = made(1).id();
+    world.ask(|reply| Command::LeaveHere { room: other, reply }).await.unwrap();
+    assert!(world.ask(|reply| Command::Return { room, reply }).await.unwrap());
     world.stop().await;
 }

@@ -57,13 +57,15 @@ pub(crate) struct Source {
     tree: PreOrderOutboard<Vec<u8>>,
 }
 
-/// A blob that is being fetched.
+/// A blob that is being fetched. Whoever gives up a fetch may leave work on it behind;
+/// the right to it goes with the last of that, so nobody else writes to the file.
+#[derive(Debug)]
 pub(crate) struct Partial {
-    hash: Hash,
     file: File,
     path: PathBuf,
     /// Verified bytes from the beginning.
     pub(crate) has: u64,
+    turn: Turn,
 }
 
 /// Bytes that are being handed in.
@@ -127,8 +129,7 @@ impl Store {
 
     /// The right to fetch a hash.
     pub(crate) fn turn(&self, hash: Hash) -> Result<Turn, ApiError> {
-        let hash = *hash.as_bytes();
-        if self.fetching.lock().unwrap_or_else(PoisonError::into_inner).insert(hash) {
+        if self.fetching.lock().unwrap_or_else(PoisonError::into_inner).insert(*hash.as_bytes()) {
             return Ok(Turn { fetching: Arc::clone(&self.fetching), hash });
         }
         Err(ApiError::new(ErrorCode::Busy, "the blob is being fetched already"))
@@ -198,21 +199,21 @@ impl Store {
     }
 
     /// Goes on with a blob that was begun, or begins it.
-    pub(crate) fn partial(&self, hash: Hash) -> Result<Partial, ApiError> {
-        let path = self.beside(&hash, "part");
+    pub(crate) fn partial(&self, turn: Turn) -> Result<Partial, ApiError> {
+        let path = self.beside(&turn.hash, "part");
         let mut options = OpenOptions::new();
         let file = options.read(true).write(true).create(true).truncate(false).open(&path).map_err(unusable)?;
         // A power cut may have torn the last group; the whole is hashed at the end.
         let has = file.metadata().map_err(unusable)?.len() / GROUP_BYTES * GROUP_BYTES;
         file.set_len(has).map_err(unusable)?;
-        Ok(Partial { hash, file, path, has })
+        Ok(Partial { file, path, has, turn })
     }
 
     /// Keeps a blob that is whole; one that is not what it should be is thrown
     /// away, so that the next fetch begins anew.
     pub(crate) fn finish(&self, partial: Partial) -> Result<u64, ApiError> {
         let tree = PreOrderOutboard::<Vec<u8>>::create(&partial.file, GROUP).map_err(unusable)?;
-        if tree.root != partial.hash {
+        if tree.root != partial.turn.hash {
             std::fs::remove_file(&partial.path).map_err(unusable)?;
             let text = "the fetched bytes do not have the hash that was asked for; fetch again";
             return Err(ApiError::new(ErrorCode::Conflict, text));
@@ -237,12 +238,12 @@ impl Store {
 #[derive(Debug)]
 pub(crate) struct Turn {
     fetching: Arc<Mutex<BTreeSet<[u8; 32]>>>,
-    hash: [u8; 32],
+    hash: Hash,
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.fetching.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.hash);
+        self.fetching.lock().unwrap_or_else(PoisonError::into_inner).remove(self.hash.as_bytes());
     }
 }
 
@@ -284,7 +285,7 @@ impl Partial {
     /// Takes a slice after what is here, if it is proven; `size` is what the
     /// sender says the blob has, which the proof covers too.
     pub(crate) fn take(&mut self, size: u64, encoded: &[u8]) -> Result<(), ApiError> {
-        prove(&self.hash, (size, self.has), encoded, &mut self.file).map_err(|error| {
+        prove(&self.turn.hash, (size, self.has), encoded, &mut self.file).map_err(|error| {
             ApiError::new(ErrorCode::Conflict, "the peer sent bytes that do not belong to the blob").with_source(error)
         })?;
         self.file.sync_data().map_err(unusable)?;
@@ -380,6 +381,10 @@ mod tests {
         hash
     }
 
+    fn go_on(store: &Store, hash: Hash) -> Partial {
+        store.partial(store.turn(hash).unwrap()).unwrap()
+    }
+
     #[test]
     fn blobs_of_every_size_travel_in_slices_and_are_resumed() {
         let (_a, from) = store();
@@ -392,9 +397,9 @@ mod tests {
             let source = from.source(&hash).unwrap().unwrap();
             assert_eq!(source.size(), size as u64);
             let mut first = true;
-            while first || to.partial(hash).unwrap().has < size as u64 {
+            while first || go_on(&to, hash).has < size as u64 {
                 // Each slice by another session, as after an interruption.
-                let mut partial = to.partial(hash).unwrap();
+                let mut partial = go_on(&to, hash);
                 let slice = source.slice(partial.has).unwrap();
                 partial.take(source.size(), &slice).unwrap();
                 first = false;
@@ -418,20 +423,42 @@ mod tests {
         for place in [0, 40, good.len() / 2, good.len() - 1] {
             let mut wrong = good.clone();
             wrong[place] ^= 1;
-            assert!(to.partial(hash).unwrap().take(source.size(), &wrong).is_err(), "byte {place}");
+            assert!(go_on(&to, hash).take(source.size(), &wrong).is_err(), "byte {place}");
         }
-        assert!(to.partial(hash).unwrap().take(source.size() + 1, &good).is_err());
-        assert!(to.partial(hash).unwrap().take(source.size(), &good[..good.len() - 1]).is_err());
-        assert!(to.partial(hash).unwrap().take(1 << 40, &good).is_err());
+        assert!(go_on(&to, hash).take(source.size() + 1, &good).is_err());
+        assert!(go_on(&to, hash).take(source.size(), &good[..good.len() - 1]).is_err());
+        assert!(go_on(&to, hash).take(1 << 40, &good).is_err());
         // A part that is not what it should be is thrown away at the end.
         std::fs::write(to.beside(&hash, "part"), vec![8; 100_000]).unwrap();
-        let torn = to.partial(hash).unwrap();
+        let torn = go_on(&to, hash);
         assert_eq!(torn.has, 6 * GROUP_BYTES);
         assert_eq!(to.finish(torn).unwrap_err().code, ErrorCode::Conflict);
-        assert_eq!(to.partial(hash).unwrap().has, 0);
+        assert_eq!(go_on(&to, hash).has, 0);
         // A tree that is lost follows from the bytes.
         std::fs::remove_file(from.beside(&hash, "tree")).unwrap();
         assert_eq!(from.source(&hash).unwrap().unwrap().slice(0).unwrap(), good);
+    }
+
+    #[test]
+    fn nobody_else_fetches_a_blob_while_there_is_work_on_it() {
+        let (_a, from) = store();
+        let (_b, to) = store();
+        let hash = put(&from, &[7; 20_000]);
+        let source = from.source(&hash).unwrap().unwrap();
+        let mut partial = go_on(&to, hash);
+        assert_eq!(to.turn(hash).unwrap_err().code, ErrorCode::Busy);
+        partial.take(source.size(), &source.slice(0).unwrap()).unwrap();
+        // The fetch was given up, its work goes on: it is still the only one.
+        let (hold, held) = std::sync::mpsc::sync_channel::<()>(0);
+        let store = to.clone();
+        let work = std::thread::spawn(move || {
+            held.recv().unwrap_err();
+            store.finish(partial).unwrap()
+        });
+        assert_eq!(to.turn(hash).unwrap_err().code, ErrorCode::Busy);
+        drop(hold);
+        assert_eq!(work.join().unwrap(), 20_000);
+        assert!(to.turn(hash).is_ok());
     }
 
     #[test]
@@ -441,7 +468,7 @@ mod tests {
         let whole = put(&store, &[1; 20_000]);
         let begun: Vec<Hash> = (0..3_u8).map(|n| bao_tree::blake3::hash(&[n])).collect();
         for (age, hash) in begun.iter().enumerate() {
-            let file = store.partial(*hash).unwrap().file;
+            let file = go_on(&store, *hash).file;
             file.set_len(20_000).unwrap();
             file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(age as u64)).unwrap();
         }

@@ -129,6 +129,11 @@ impl Owner {
             Err(refused) => return answer(reply, Err(refused)),
         };
         let id = change.room;
+        if self.rooms.get(&id).is_some_and(|room| room.signed == signed) {
+            // It is so already, on the disk too once this batch is; who asks may not know.
+            let store = |code| ChangeRefused::Store(not_written(code));
+            return batch.then(move |_, outcome| answer(reply, outcome.map(|()| signed).map_err(store)));
+        }
         self.adopt(signed.clone(), batch);
         batch.then(move |owner, outcome| {
             if let Err(code) = outcome {
@@ -160,7 +165,9 @@ impl Owner {
                 record.with(node, key).map_err(|_| ChangeRefused::Full)?
             }
             Membership::Remove { node } => {
-                if !is_creator && (change.by != node || !record.has(&node)) {
+                // Who was taken out while it was away hears so when it leaves by itself.
+                let was_in = record.members.iter().any(|member| member.node == node);
+                if !is_creator && (change.by != node || !was_in) {
                     return Err(ChangeRefused::NotFound);
                 }
                 let at: Hlc = self.hlc.tick(u64::try_from(self.clock.now_wall().as_millis()).unwrap_or(0));

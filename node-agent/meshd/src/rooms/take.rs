@@ -12,6 +12,7 @@ use osmoda_types::NodeId;
 use super::ask::creator_of;
 use super::command::{Reply, Screened, Standing, Way};
 use super::owner::{Batch, Owner};
+use super::room::Room;
 use super::serve::answer;
 use super::store::Write;
 use crate::counts;
@@ -206,6 +207,7 @@ impl Owner {
             }
             None => standing.begins && signed.record().has(from) && may_come_in(&signed),
         };
+        self.tell_who_was_taken_out(*from, &signed, batch);
         // Only this node signs the records of its own rooms.
         if !wanted || self.may_write().is_err() || identity.holds(&signed.record().creator) {
             return answer(reply, false);
@@ -223,6 +225,21 @@ impl Owner {
             }
             answer(reply, outcome.is_ok());
         });
+    }
+
+    /// Sends the newest record to one who shows an older one with itself in it: it was
+    /// not linked when it was taken out. Whoever does not show one hears nothing of the
+    /// room, nor of who came later.
+    fn tell_who_was_taken_out(&self, from: NodeId, shown: &Signed, batch: &mut Batch) {
+        let id = shown.id();
+        let is_out = |room: &Room| room.is_of(&self.own) && !room.has(&from) && room.signed.replaces(shown);
+        if shown.record().has(&from) && !self.is_stale() && self.rooms.get(&id).is_some_and(is_out) {
+            batch.then(move |owner, outcome| {
+                if outcome.is_ok() {
+                    owner.push_record(&id, std::iter::once(from));
+                }
+            });
+        }
     }
 
     /// Notes what a member has of our own messages.

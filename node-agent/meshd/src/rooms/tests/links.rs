@@ -313,3 +313,28 @@ async fn who_leaves_without_the_creator_and_joins_again_gets_all_from_the_others
         node.stop().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_taken_out_while_it_is_away_learns_it_when_it_is_back() {
+    let [a, b, c] = [Node::new(Role::Voter).await, Node::new(Role::Node).await, Node::new(Role::Node).await];
+    introduce(2, &[&a, &b, &c]).await;
+    let room = a.create(&[&b, &c], JoinRule::Added).await;
+    for node in [&b, &c] {
+        wait_for("the record", LIMIT, async || node.rooms.show(room, 0).await.ok()).await;
+    }
+    introduce(3, &[&a]).await;
+    introduce(3, &[&b]).await;
+    introduce(3, &[&c]).await;
+    a.rooms.leave(room, Some(b.id())).await.unwrap();
+    // One of the two has left meanwhile, without the creator.
+    a.rooms.leave(room, Some(c.id())).await.unwrap();
+    c.rooms.leave(room, None).await.unwrap();
+    introduce(4, &[&a, &b, &c]).await;
+    wait_for("the end", LIMIT, async || b.rooms.show(room, 0).await.err()).await;
+    let left = async || c.rooms.cx.ask(|reply| Command::Left { creator: a.id(), reply }).await.unwrap();
+    wait_for("the end", LIMIT, async || left().await.is_empty().then_some(())).await;
+    assert_eq!(c.rooms.join(room, None).await.unwrap_err().code, ErrorCode::NotFound);
+    for node in [a, b, c] {
+        node.stop().await;
+    }
+}

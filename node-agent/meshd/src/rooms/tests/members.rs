@@ -1,13 +1,16 @@
 //! The owner alone: members that come, leave and come back, and what that bounds.
 
+use std::sync::Arc;
+
 use osmoda_kit::testing::TempRoot;
 use osmoda_mesh::state;
 use osmoda_mesh_rooms::limits::ROOMS_PER_CREATOR_MAX;
-use osmoda_mesh_rooms::{Hlc, MessageId, Record, RoomId, Signed, Unverified, Verdict};
-use osmoda_types::ErrorCode;
+use osmoda_mesh_rooms::{Blob, Frame, Hlc, MessageId, Record, RoomId, Signed, Unverified, Verdict};
+use osmoda_types::{ErrorCode, NodeId};
+use tokio::sync::mpsc;
 
 use super::alone::{World, said};
-use crate::rooms::command::{Command, Standing, Way};
+use crate::rooms::command::{Change, ChangeRefused, Command, Membership, Standing, Way};
 
 impl World {
     async fn leave(&self) {
@@ -139,5 +142,33 @@ async fn coming_back_needs_a_place_as_well() {
     let other = made(1).id();
     world.ask(|reply| Command::LeaveHere { room: other, reply }).await.unwrap();
     assert!(world.ask(|reply| Command::Return { room, reply }).await.unwrap());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn only_who_shows_an_older_record_with_itself_in_it_hears_of_the_newest() {
+    let world = World::new(100, None).await;
+    let (room, node) = (world.room, world.other.node());
+    let show = async || world.ask(|reply| Command::Show { room, limit: 0, reply }).await.unwrap().0.signed;
+    let older = show().await;
+    let remove = Change { room, by: world.own_member.node, what: Membership::Remove { node } };
+    let newest = world.ask(|reply| Command::Change { change: remove, reply }).await.unwrap();
+    let standing = Standing { begins: true, goes_on: true };
+    let stranger = NodeId::from_bytes([9; 32]);
+    for (from, signed, hears) in [(node, &older, true), (node, &newest, false), (stranger, &older, false)] {
+        let (queue, mut frames) = mpsc::channel(4);
+        assert!(world.owner.send(Command::LinkUp { peer: from, queue }).await.is_ok());
+        let signed = signed.clone();
+        assert!(!world.ask(|reply| Command::TakeRecord { from, signed, standing, reply }).await);
+        world.ask(Command::List).await;
+        let told = frames.try_recv().ok().map(|bytes: Arc<Vec<u8>>| Frame::decode(&bytes[4..]).unwrap());
+        assert_eq!(told, hears.then(|| Frame::Record(Blob(newest.wire().to_vec()))));
+    }
+    // It may leave what it is not in any more.
+    let leave = |by| Change { room, by, what: Membership::Remove { node: by } };
+    let left = world.ask(|reply| Command::Change { change: leave(node), reply }).await;
+    assert_eq!(left.unwrap(), newest);
+    let no_member = world.ask(|reply| Command::Change { change: leave(stranger), reply }).await;
+    assert!(matches!(no_member, Err(ChangeRefused::NotFound)));
     world.stop().await;
 }

@@ -115,9 +115,11 @@ pub const ROUNDS_MAX: u32 = 1_000;
 /// seconds of the loudest room.
 pub const SEEN_MAX: usize = 8_192;
 
-/// Ids of messages of a room that were refused, so that healing does not fetch
-/// them again and again. An author that tells each node something else makes each
-/// keep another [`AUTHOR_MESSAGES_MAX`] and refuse those of the others: so much of
-/// two of them. With fewer, what two nodes can never both keep goes over the wire in
-/// every session; an id takes about 100 bytes.
+/// Ids of messages of a room that were refused, so that a session that this node opens
+/// does not fetch them again and again, and their signatures are checked once. An author
+/// that tells each node something else makes each keep another [`AUTHOR_MESSAGES_MAX`]
+/// and refuse those of the others: so much of two of them. With fewer, what two nodes can
+/// never both keep is fetched in every session; an id takes about 100 bytes. What the
+/// other node gives in a session that it opened comes over the wire all the same: it
+/// cannot know what is refused before it is.
 pub const REFUSED_MAX: usize = 2 * AUTHOR_MESSAGES_MAX as usize;

@@ -1,8 +1,9 @@
 //! What others send: messages and records.
 //!
-//! Checked in this order, cheapest first: known or refused before, member,
-//! time, quota, and only then, outside this task, the signature. Everything but
-//! the signature is checked again when the message comes back from there.
+//! Checked in this order, cheapest first: known or refused before, member, time,
+//! and only then, outside this task, the signature. Everything but the signature is
+//! checked again when the message comes back from there, and now the quota: what is
+//! over it is remembered by its id, and that must be of a message that somebody signed.
 
 use osmoda_mesh_rooms::{
     Ahead, Inserted, Member, MessageId, RoomId, Signed, Unverified, Verdict, Verified, fits, judge,
@@ -40,6 +41,9 @@ impl Owner {
         }
         if room.quarantine.contains_key(&id) {
             return Some(Verdict::Waits);
+        }
+        if room.refused.has(&id) {
+            return Some(Verdict::Refused);
         }
         let admitted = room.signed.record().admits(&content.author, content.hlc);
         let forgotten = content.hlc.wall_ms() < room.log.summary().horizon_ms;

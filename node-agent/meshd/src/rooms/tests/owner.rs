@@ -7,7 +7,7 @@ use osmoda_mesh::state;
 use osmoda_mesh_rooms::limits::{
     AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MIN, ROOMS_EVER_PER_CREATOR_MAX, ROOMS_PER_CREATOR_MAX, TEXT_BYTES_MAX,
 };
-use osmoda_mesh_rooms::{Hlc, Join, Member, Record, RecordError, Retention, Signed, Verdict, WALL_MS_MAX};
+use osmoda_mesh_rooms::{Hlc, Join, Member, Record, RecordError, Retention, Signed, Unverified, Verdict, WALL_MS_MAX};
 use osmoda_types::ErrorCode;
 
 use super::alone::World;
@@ -126,12 +126,17 @@ async fn an_author_over_its_share_is_refused_and_not_fetched_again_and_others_go
     let (now, text) = (world.now_ms(), "x".repeat(TEXT_BYTES_MAX));
     // As one that uses a number for many messages: each node has others of them.
     let said = (0..1 + AUTHOR_BYTES_MAX / TEXT_BYTES_MAX as u64).map(|n| world.message(1, now + n, text.clone()));
-    let mut verdicts = world.ingest(Way::Healed, said.collect()).await;
+    let said: Vec<_> = said.collect();
+    let mut verdicts = world.ingest(Way::Healed, said.clone()).await;
     let over = verdicts.split_off(verdicts.iter().position(|(_, verdict)| *verdict != Verdict::Kept).unwrap());
     assert!(over.iter().all(|(_, verdict)| *verdict == Verdict::Refused), "{over:?}");
     assert!(!verdicts.is_empty() && over.len() > 1);
     let skipped = world.skipped().await;
     assert!(over.iter().all(|(id, _)| skipped.contains(id)));
+    // Nor is its signature checked again, whoever brings it.
+    let again = said.iter().map(|message| Unverified::decode(message.wire()).unwrap());
+    let again = world.screen(again.skip(verdicts.len()).collect()).await;
+    assert_eq!((again.new.len(), &again.judged), (0, &over));
     assert!(world.send("another author".to_owned()).await.is_ok());
     // When something goes, there may be a place.
     world.clock.advance(Duration::from_secs(2 * 24 * 3600));

@@ -9,10 +9,12 @@ use osmoda_mesh_rooms::limits::{
 };
 use osmoda_mesh_rooms::{Hlc, Join, Member, Record, RecordError, Retention, Signed, Unverified, Verdict, WALL_MS_MAX};
 use osmoda_types::ErrorCode;
+use tokio::sync::oneshot;
 
 use super::alone::World;
 use super::world::LIMIT;
 use crate::rooms::command::{Command, Standing, Way};
+use crate::rooms::owner::{Batch, COMMANDS_MAX};
 use crate::rooms::store::{Store, Write};
 
 #[test]
@@ -72,6 +74,29 @@ async fn a_message_from_the_future_waits_or_is_refused_and_drags_no_clock() {
     })
     .await;
     assert_eq!(ids, [near, own, soon]);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_due_is_done_however_many_commands_wait() {
+    // More than are taken into one commit, each of which lasts longer than until the
+    // first look at what is due.
+    let count = 3 * COMMANDS_MAX;
+    let (world, mut owner, commands, signed) = World::at_rest(100, count);
+    owner.adopt(signed, &mut Batch::default());
+    let (room, limit) = (world.room, usize::MAX);
+    let message = world.message(1, world.now_ms(), "its time has come".to_owned());
+    let id = message.id();
+    assert!(owner.rooms.get_mut(&room).unwrap().set_aside(message));
+    for _ in 1..count {
+        let (reply, _) = oneshot::channel();
+        assert!(world.owner.try_send(Command::Send { room, text: "more".to_owned(), reply }).is_ok());
+    }
+    let (reply, last) = oneshot::channel();
+    assert!(world.owner.try_send(Command::Show { room, limit, reply }).is_ok());
+    world.run(owner, commands);
+    let (_, said) = last.await.unwrap().unwrap();
+    assert!(said.iter().any(|said| said.line.id == id));
     world.stop().await;
 }
 

@@ -23,7 +23,7 @@ impl Owner {
             Command::Return { room, reply } => self.come_back(&room, batch, reply),
             Command::Left { creator, reply } => answer(reply, self.left(&creator)),
             Command::Send { room, text, reply } => self.send(&room, text, batch, reply),
-            Command::Unknown { from, messages, reply } => answer(reply, self.screen(&from, messages)),
+            Command::Unknown { from, messages, reply } => self.screen(&from, messages, batch, reply),
             Command::Ingest { from, way, messages, reply } => self.ingest(from, way, messages, batch, reply),
             Command::TakeRecord { from, signed, standing, reply } => {
                 self.take_record(&from, signed, standing, batch, reply);

@@ -19,16 +19,24 @@ use super::store::Write;
 use crate::counts;
 
 impl Owner {
-    /// Sorts out what needs no look at its signature.
-    pub(crate) fn screen(&self, from: &NodeId, messages: Vec<Unverified>) -> Screened {
+    /// Sorts out what needs no look at its signature; answers when what is here is
+    /// durable, which came with the same batch maybe.
+    pub(crate) fn screen(&self, from: &NodeId, messages: Vec<Unverified>, batch: &mut Batch, reply: Reply<Screened>) {
         let mut screened = Screened::default();
         for message in messages {
-            match self.judge(from, &message) {
+            // What is in memory is not on the disk, maybe, and what is new cannot be written.
+            let verdict = if self.is_stale() { Some(Verdict::Later) } else { self.judge(from, &message) };
+            match verdict {
                 Some(verdict) => screened.judged.push((message.id(), verdict)),
                 None => screened.new.push(message),
             }
         }
-        screened
+        batch.then(move |_, outcome| {
+            if outcome.is_err() {
+                keep_later(&mut screened.judged);
+            }
+            answer(reply, screened);
+        });
     }
 
     /// What can be said of a message without its signature; `None` when it is
@@ -77,9 +85,7 @@ impl Owner {
         }
         batch.then(move |owner, outcome| {
             if outcome.is_err() {
-                for (_, verdict) in verdicts.iter_mut().filter(|(_, verdict)| *verdict == Verdict::Kept) {
-                    *verdict = Verdict::Later;
-                }
+                keep_later(&mut verdicts);
             } else {
                 for (room, id) in fresh {
                     owner.tell(&room, id);
@@ -258,5 +264,12 @@ impl Owner {
                 }
             }
         }
+    }
+}
+
+/// Nothing was written: what would be kept is taken later.
+fn keep_later(verdicts: &mut [(MessageId, Verdict)]) {
+    for (_, verdict) in verdicts.iter_mut().filter(|(_, verdict)| *verdict == Verdict::Kept) {
+        *verdict = Verdict::Later;
     }
 }

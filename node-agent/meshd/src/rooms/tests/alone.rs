@@ -170,3 +170,8 @@ pub(super) fn said(room: RoomId, author: &Identity, (seq, wall_ms): (u64, u64), 
     };
     message.sign(|bytes| author.sign(bytes)).unwrap()
 }
+
+/// The same as it comes off the wire.
+pub(super) fn unverified(message: &Verified) -> Unverified {
+    Unverified::decode(message.wire()).unwrap()
+}

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use osmoda_kit::testing::TempRoot;
 use osmoda_mesh::state;
 use osmoda_mesh_rooms::limits::ROOMS_PER_CREATOR_MAX;
-use osmoda_mesh_rooms::{Blob, Frame, Hlc, MessageId, Record, RoomId, Signed, Unverified, Verdict};
+use osmoda_mesh_rooms::{Blob, Frame, Hlc, MessageId, Record, RoomId, Signed, Verdict};
 use osmoda_types::{ErrorCode, NodeId};
 use tokio::sync::mpsc;
 
-use super::alone::{World, said};
+use super::alone::{World, said, unverified};
 use crate::rooms::command::{Change, ChangeRefused, Command, Membership, Standing, Way};
 
 impl World {
@@ -51,11 +51,11 @@ impl World {
 async fn what_went_with_a_room_is_taken_again_after_coming_back() {
     let world = World::new(100, None).await;
     let message = world.message(1, world.now_ms(), "hello".to_owned());
-    let (id, wire) = (message.id(), message.wire().to_vec());
+    let id = message.id();
     assert_eq!(world.ingest(Way::Pushed, vec![message.clone()]).await, [(id, Verdict::Kept)]);
     world.leave().await;
     world.come_back().await;
-    let screened = world.screen(vec![Unverified::decode(&wire).unwrap()]).await;
+    let screened = world.screen(vec![unverified(&message)]).await;
     assert_eq!((screened.new.len(), screened.judged), (1, vec![]));
     assert_eq!(world.ingest(Way::Healed, vec![message]).await, [(id, Verdict::Kept)]);
     assert_eq!(world.ids().await, [id]);

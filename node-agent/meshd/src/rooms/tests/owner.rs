@@ -7,11 +7,11 @@ use osmoda_mesh::state;
 use osmoda_mesh_rooms::limits::{
     AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MIN, ROOMS_EVER_PER_CREATOR_MAX, ROOMS_PER_CREATOR_MAX, TEXT_BYTES_MAX,
 };
-use osmoda_mesh_rooms::{Hlc, Join, Member, Record, RecordError, Retention, Signed, Unverified, Verdict, WALL_MS_MAX};
+use osmoda_mesh_rooms::{Hlc, Join, Member, Record, RecordError, Retention, Signed, Verdict, WALL_MS_MAX};
 use osmoda_types::ErrorCode;
 use tokio::sync::oneshot;
 
-use super::alone::World;
+use super::alone::{World, unverified};
 use super::world::LIMIT;
 use crate::rooms::command::{Command, Standing, Way};
 use crate::rooms::owner::{Batch, COMMANDS_MAX};
@@ -159,8 +159,7 @@ async fn an_author_over_its_share_is_refused_and_not_fetched_again_and_others_go
     let skipped = world.skipped().await;
     assert!(over.iter().all(|(id, _)| skipped.contains(id)));
     // Nor is its signature checked again, whoever brings it.
-    let again = said.iter().map(|message| Unverified::decode(message.wire()).unwrap());
-    let again = world.screen(again.skip(verdicts.len()).collect()).await;
+    let again = world.screen(said[verdicts.len()..].iter().map(unverified).collect()).await;
     assert_eq!((again.new.len(), &again.judged), (0, &over));
     assert!(world.send("another author".to_owned()).await.is_ok());
     // When something goes, there may be a place.
@@ -226,6 +225,8 @@ async fn rooms_that_a_peer_makes_and_takes_away_again_are_bounded_too() {
 async fn a_store_that_cannot_be_read_again_refuses_until_it_can() {
     let world = World::new(100, None).await;
     let before = [world.send("one".to_owned()).await.unwrap(), world.send("two".to_owned()).await.unwrap()];
+    let kept = world.message(1, world.now_ms(), "kept".to_owned());
+    assert_eq!(world.ingest(Way::Pushed, vec![kept.clone()]).await[0].1, Verdict::Kept);
     // Neither written nor read without this table.
     let other = rusqlite::Connection::open(world.path()).unwrap();
     other.execute("ALTER TABLE messages RENAME TO away", ()).unwrap();
@@ -233,11 +234,29 @@ async fn a_store_that_cannot_be_read_again_refuses_until_it_can() {
     // The room is not gone: a new beginning would use the author's numbers again.
     assert_eq!(world.send("lost".to_owned()).await, Err(ErrorCode::StateDirUnusable));
     assert_eq!(world.receive(1, world.now_ms()).await.1, Verdict::Later);
+    // Nobody is told of what is in memory only.
+    let screened = world.screen(vec![unverified(&kept)]).await;
+    assert_eq!((screened.new.len(), screened.judged), (0, vec![(kept.id(), Verdict::Later)]));
     other.execute("ALTER TABLE away RENAME TO messages", ()).unwrap();
     let after = wait_for("the store", LIMIT, async || world.send("three".to_owned()).await.ok()).await;
-    assert_eq!(world.ids().await, [before[0], before[1], after]);
+    let ids = world.ids().await;
+    assert!(ids.len() == 4 && [before[0], before[1], kept.id(), after].iter().all(|id| ids.contains(id)), "{ids:?}");
     let room = world.room;
     assert_eq!(world.ask(|reply| Command::Delivery { room, reply }).await.unwrap().own_seq, 3);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_comes_with_a_batch_that_fails_is_kept_for_nobody() {
+    let world = World::new(100, None).await;
+    let message = world.message(1, world.now_ms(), "twice".to_owned());
+    let other = rusqlite::Connection::open(world.path()).unwrap();
+    other.execute("ALTER TABLE messages RENAME TO away", ()).unwrap();
+    // From two sessions at once: both wait for the same batch.
+    let (ingested, screened) =
+        tokio::join!(world.ingest(Way::Healed, vec![message.clone()]), world.screen(vec![unverified(&message)]));
+    assert_eq!(ingested, [(message.id(), Verdict::Later)]);
+    assert_eq!((screened.new.len(), screened.judged), (0, ingested));
     world.stop().await;
 }
 

@@ -107,15 +107,28 @@ impl Owner {
     /// Whether this node can be in one more room of this creator: a new one, or one
     /// that it knows and is not in now.
     pub(crate) fn has_place_for(&self, signed: &Signed) -> Result<(), ApiError> {
-        self.may_write().map_err(not_written)?;
+        let is_own = self.keyring.now().holds(&signed.record().creator);
         // By its node: keys cost nothing.
         let creator = creator_of(signed);
+        self.has_place(&signed.id(), creator, is_own)
+    }
+
+    /// Whether this node can be in the room if this peer made it.
+    pub(crate) fn can_join(&self, id: &RoomId, peer: NodeId) -> Result<(), ApiError> {
+        match self.rooms.get(id) {
+            // It is, or that one did not and says so.
+            Some(room) if room.is_of(&self.own) || room.creator != Some(peer) => Ok(()),
+            _ => self.has_place(id, Some(peer), false),
+        }
+    }
+
+    fn has_place(&self, id: &RoomId, creator: Option<NodeId>, is_own: bool) -> Result<(), ApiError> {
+        self.may_write().map_err(not_written)?;
         let mine = self.rooms.values().filter(|room| room.is_of(&self.own));
         let of_creator = mine.clone().filter(|room| room.creator == creator).count();
-        let others = self.rooms.values().filter(|room| room.creator == creator && room.signed.id() != signed.id());
-        let own = self.keyring.now().holds(&signed.record().creator);
+        let others = self.rooms.values().filter(|room| room.creator == creator && room.signed.id() != *id);
         let is_over = of_creator >= ROOMS_PER_CREATOR_MAX || others.count() >= ROOMS_EVER_PER_CREATOR_MAX;
-        if mine.count() >= ROOMS_MAX || (!own && is_over) {
+        if mine.count() >= ROOMS_MAX || (!is_own && is_over) {
             let text = format!("a node keeps {ROOMS_MAX} rooms, {ROOMS_PER_CREATOR_MAX} of another creator at most");
             return Err(ApiError::new(ErrorCode::QuotaExceeded, text));
         }

@@ -21,6 +21,7 @@ impl Owner {
             Command::Change { change, reply } => self.change(change, batch, reply),
             Command::LeaveHere { room, reply } => self.leave_here(&room, batch, reply),
             Command::Return { room, reply } => self.come_back(&room, batch, reply),
+            Command::CanJoin { room, peer, reply } => answer(reply, self.can_join(&room, peer)),
             Command::Left { creator, reply } => answer(reply, self.left(&creator)),
             Command::Send { room, text, reply } => self.send(&room, text, batch, reply),
             Command::Unknown { from, messages, reply } => self.screen(&from, messages, batch, reply),

@@ -52,7 +52,7 @@ impl Confirmed {
 
     fn settle(&mut self) {
         while let Some(first) = self.ahead.first().copied()
-            && first <= self.through + 1
+            && first <= self.through.saturating_add(1)
         {
             self.ahead.remove(&first);
             self.through = self.through.max(first);
@@ -198,6 +198,14 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_largest_number_is_a_number_like_any_other() {
+        let mut confirmed = Confirmed::default();
+        confirmed.add(u64::MAX);
+        confirmed.healed(u64::MAX, Timestamp::from_millis(1));
+        assert_eq!((confirmed.through, confirmed.pending(u64::MAX)), (u64::MAX, 0));
+    }
 
     #[test]
     fn confirmations_fill_up_in_any_order() {

@@ -159,6 +159,7 @@ impl Owner {
                     ticks += 1;
                     self.try_again().await;
                     self.release_waiting(&mut batch);
+                    self.make_space(&mut batch);
                     if ticks.is_multiple_of(PRUNE_TICKS) {
                         self.prune(&mut batch);
                     }

@@ -181,17 +181,6 @@ impl Owner {
         });
     }
 
-    /// Looks at every room's retention.
-    pub(crate) fn prune(&mut self, batch: &mut Batch) {
-        if self.may_write().is_err() {
-            return;
-        }
-        let now_ms = self.now_ms();
-        for room in self.rooms.values_mut() {
-            batch.writes.extend(room.prune(now_ms));
-        }
-    }
-
     /// Takes a newer record of a room, or that of a room this node was added to.
     /// Who its creator may be was judged by whoever received it.
     pub(crate) fn take_record(

@@ -12,7 +12,7 @@ use osmoda_mesh::{Identity, Keyring, state};
 use osmoda_mesh_rooms::{
     Body, Hlc, Join, Member, Message, MessageId, Record, Retention, RoomId, Signed, Unverified, Verdict, Verified,
 };
-use osmoda_types::ErrorCode;
+use osmoda_types::{ErrorCode, Signature};
 use tokio::sync::{Notify, mpsc, oneshot};
 
 use super::world::LIMIT;
@@ -158,8 +158,17 @@ impl World {
 }
 
 /// A message of some author with this number and time.
-pub(super) fn said(room: RoomId, author: &Identity, (seq, wall_ms): (u64, u64), text: String) -> Verified {
-    let message = Message {
+pub(super) fn said(room: RoomId, author: &Identity, at: (u64, u64), text: String) -> Verified {
+    content(room, author, at, text).sign(|bytes| author.sign(bytes)).unwrap()
+}
+
+/// The same for those who do not look at signatures, which takes a tenth of the time.
+pub(super) fn unsigned(room: RoomId, author: &Identity, at: (u64, u64)) -> Verified {
+    content(room, author, at, String::new()).sign(|_| Signature::from_bytes([0; 64])).unwrap()
+}
+
+fn content(room: RoomId, author: &Identity, (seq, wall_ms): (u64, u64), text: String) -> Message {
+    Message {
         room,
         author: author.identity_key(),
         seq,
@@ -167,8 +176,7 @@ pub(super) fn said(room: RoomId, author: &Identity, (seq, wall_ms): (u64, u64), 
         parents: vec![],
         hlc: Hlc::at(wall_ms),
         body: Body::Text(text),
-    };
-    message.sign(|bytes| author.sign(bytes)).unwrap()
+    }
 }
 
 /// The same as it comes off the wire.

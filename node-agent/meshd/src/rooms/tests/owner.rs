@@ -5,13 +5,14 @@ use std::time::Duration;
 use osmoda_kit::testing::{TempRoot, wait_for};
 use osmoda_mesh::state;
 use osmoda_mesh_rooms::limits::{
-    AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MIN, ROOMS_EVER_PER_CREATOR_MAX, ROOMS_PER_CREATOR_MAX, TEXT_BYTES_MAX,
+    AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MIN, CREATOR_MESSAGES_MAX, ROOMS_EVER_PER_CREATOR_MAX, ROOMS_PER_CREATOR_MAX,
+    TEXT_BYTES_MAX,
 };
 use osmoda_mesh_rooms::{Hlc, Join, Member, Record, RecordError, Retention, Signed, Verdict, WALL_MS_MAX};
 use osmoda_types::ErrorCode;
 use tokio::sync::oneshot;
 
-use super::alone::{World, unverified};
+use super::alone::{World, unsigned, unverified};
 use super::world::LIMIT;
 use crate::rooms::command::{Command, Standing, Way};
 use crate::rooms::owner::{Batch, COMMANDS_MAX};
@@ -142,6 +143,35 @@ async fn a_room_that_is_over_its_retention_forgets_the_oldest() {
     world.clock.advance(Duration::from_secs(2 * 24 * 3600));
     world.ask(|reply| Command::PruneNow { reply }).await;
     assert!(world.ids().await.is_empty());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn the_largest_room_of_a_creator_at_its_bound_makes_space() {
+    let (world, mut owner, commands, _) = World::at_rest(100, 16);
+    let now = world.now_ms();
+    let [small, large] = [1, 2].map(|n| world.trap(&world.other, n).sign(|bytes| world.other.sign(bytes)).unwrap());
+    let (small_count, large_count) = (CREATOR_MESSAGES_MAX / 2 - 1, CREATOR_MESSAGES_MAX / 2 + 1);
+    for (signed, count) in [(&small, small_count), (&large, large_count)] {
+        owner.adopt(signed.clone(), &mut Batch::default());
+        let log = &mut owner.rooms.get_mut(&signed.id()).unwrap().log;
+        for n in 0..count as u64 {
+            log.insert(&unsigned(signed.id(), &world.other, (n + 1, now - count as u64 + n)));
+        }
+    }
+    world.run(owner, commands);
+    let shown = wait_for("space", LIMIT, async || {
+        let list = world.ask(Command::List).await;
+        let is_full = list.iter().map(|room| room.messages).sum::<usize>() >= CREATOR_MESSAGES_MAX;
+        (!is_full).then_some(list)
+    })
+    .await;
+    let of = |signed: &Signed| shown.iter().find(|room| room.signed == *signed).unwrap();
+    let gone = large_count.div_ceil(10);
+    assert_eq!((of(&small).messages, of(&large).messages), (small_count, large_count - gone));
+    assert_eq!(of(&large).summary.messages, gone as u64);
+    let room = small.id();
+    assert!(world.ask(|reply| Command::Send { room, text: "hello".to_owned(), reply }).await.is_ok());
     world.stop().await;
 }
 

@@ -30,8 +30,8 @@ impl Owner {
                 self.take_record(&from, signed, standing, batch, reply);
             }
             Command::Acked { from, id, verdict } => self.acked(from, &id, verdict),
-            Command::Begin { reply } => answer(reply, self.begin()),
-            Command::Answer { from, asked, reply } => answer(reply, self.answer_session(from, asked)),
+            Command::Begin { reply } => self.begin(batch, reply),
+            Command::Answer { from, asked, reply } => self.answer_session(from, asked, batch, reply),
             Command::Answered { room, ticket, reply } => {
                 let taken = self.rooms.get_mut(&room).is_some_and(|room| room.slot.answered(ticket));
                 answer(reply, taken);

@@ -1,9 +1,9 @@
 //! What others send: messages and records.
 //!
 //! Checked in this order, cheapest first: known or refused before, member, time,
-//! and only then, outside this task, the signature. Everything but the signature is
-//! checked again when the message comes back from there, and now the quota: what is
-//! over it is remembered by its id, and that must be of a message that somebody signed.
+//! and only then, outside this task, the signature. When the message comes back from
+//! there, everything else is checked again, and its author's quota: what is over that is
+//! remembered by its id, which must be of a message that its author signed.
 
 use osmoda_mesh_rooms::{
     Ahead, Inserted, Member, MessageId, RoomId, Signed, Unverified, Verdict, Verified, fits, judge,

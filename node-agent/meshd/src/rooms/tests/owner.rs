@@ -8,13 +8,13 @@ use osmoda_mesh_rooms::limits::{
     AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MIN, CREATOR_MESSAGES_MAX, ROOMS_EVER_PER_CREATOR_MAX, ROOMS_PER_CREATOR_MAX,
     TEXT_BYTES_MAX,
 };
-use osmoda_mesh_rooms::{Hlc, Join, Member, Record, RecordError, Retention, Signed, Verdict, WALL_MS_MAX};
+use osmoda_mesh_rooms::{Hlc, Join, Member, Record, RecordError, Refusal, Retention, Signed, Verdict, WALL_MS_MAX};
 use osmoda_types::ErrorCode;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 use super::alone::{World, unsigned, unverified};
 use super::world::LIMIT;
-use crate::rooms::command::{Command, Standing, Way};
+use crate::rooms::command::{Asked, Begin, Command, Release, Standing, Way};
 use crate::rooms::owner::{Batch, COMMANDS_MAX};
 use crate::rooms::store::{Store, Write};
 
@@ -287,6 +287,38 @@ async fn what_comes_with_a_batch_that_fails_is_kept_for_nobody() {
         tokio::join!(world.ingest(Way::Healed, vec![message.clone()]), world.screen(vec![unverified(&message)]));
     assert_eq!(ingested, [(message.id(), Verdict::Later)]);
     assert_eq!((screened.new.len(), screened.judged), (0, ingested));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_is_over_what_is_on_disk() {
+    let world = World::new(100, None).await;
+    let message = world.message(1, world.now_ms(), "lost".to_owned());
+    let (room, peer) = (world.room, world.other.node());
+    let asked = Asked { room, revision: 1, horizon_ms: 0, fingerprint: [0; 32] };
+    let other = rusqlite::Connection::open(world.path()).unwrap();
+    let answered = async || world.ask(|reply| Command::Answer { from: peer, asked, reply }).await;
+    let begun = async || world.ask(|reply| Command::Begin { reply }).await;
+    let (queue, _frames) = mpsc::channel(1);
+    assert!(world.owner.send(Command::LinkUp { peer, queue }).await.is_ok());
+    // The commit fails, and the memory is what is on disk again.
+    let trigger = "CREATE TRIGGER full BEFORE INSERT ON messages BEGIN SELECT RAISE(FAIL, 'full'); END";
+    other.execute(trigger, ()).unwrap();
+    assert!(world.owner.send(Command::Want { room, peer }).await.is_ok());
+    let (_, begun_then) = tokio::join!(world.ingest(Way::Healed, vec![message.clone()]), begun());
+    assert!(begun_then.is_empty());
+    other.execute("DROP TRIGGER full", ()).unwrap();
+    // Its turn was not lost.
+    let session = begun().await.pop().unwrap();
+    assert!(session.snapshot.items.is_empty());
+    let Begin { ticket, .. } = session;
+    let release = Release { room, peer, ticket, healed: None };
+    assert!(world.owner.send(Command::Release(release)).await.is_ok());
+    wait_for("a try", LIMIT, async || world.send("one".to_owned()).await.ok()).await;
+    other.execute(trigger, ()).unwrap();
+    let (_, answered_then) = tokio::join!(world.ingest(Way::Healed, vec![message]), answered());
+    assert_eq!(answered_then.unwrap_err(), Refusal::Store);
+    assert_eq!(answered().await.unwrap().snapshot.items.len(), 1);
     world.stop().await;
 }
 

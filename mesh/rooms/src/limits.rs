@@ -62,7 +62,8 @@ pub const AUTHOR_MESSAGES_MIN: u32 = AUTHOR_BURST;
 /// Bytes of one author that a room keeps.
 pub const AUTHOR_BYTES_MAX: u64 = 24 * 1024 * 1024;
 
-/// Messages of all rooms on one node: about half a kilobyte of index each.
+/// Messages of all rooms on one node: about half a kilobyte of index each. From here on
+/// the largest room of whoever made the most forgets its oldest.
 pub const NODE_MESSAGES_MAX: usize = 200_000;
 
 /// Messages in all rooms of one other creator on a node: two fifths, so that with
@@ -72,6 +73,10 @@ pub const CREATOR_MESSAGES_MAX: usize = NODE_MESSAGES_MAX / 5 * 2;
 /// How much a room may run over its retention before it is pruned: pruning one
 /// message at a time would rewrite the summary with each.
 pub const PRUNE_SLACK_PERCENT: u32 = 10;
+
+/// How much of a room goes when a bound of its creator or node is reached: little, as
+/// it is asked again each second and others of the same creator may be as large by then.
+pub const FULL_FORGETS_PERCENT: usize = 10;
 
 /// Messages an author may send at once before [`AUTHOR_RATE`] counts.
 pub const AUTHOR_BURST: u32 = 2_000;
@@ -115,9 +120,11 @@ pub const ROUNDS_MAX: u32 = 1_000;
 /// seconds of the loudest room.
 pub const SEEN_MAX: usize = 8_192;
 
-/// Ids of messages of a room that were refused, so that healing does not fetch
-/// them again and again. An author that tells each node something else makes each
-/// keep another [`AUTHOR_MESSAGES_MAX`] and refuse those of the others: so much of
-/// two of them. With fewer, what two nodes can never both keep goes over the wire in
-/// every session; an id takes about 100 bytes.
+/// Ids of messages of a room that were refused, so that a session that this node opens
+/// does not fetch them again and again, and their signatures are checked once. An author
+/// that tells each node something else makes each keep another [`AUTHOR_MESSAGES_MAX`]
+/// and refuse those of the others: so much of two of them. With fewer, what two nodes can
+/// never both keep is fetched in every session; an id takes about 100 bytes. What the
+/// other node gives in a session that it opened comes over the wire all the same: it
+/// cannot know what is refused before it is.
 pub const REFUSED_MAX: usize = 2 * AUTHOR_MESSAGES_MAX as usize;

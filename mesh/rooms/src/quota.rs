@@ -5,9 +5,9 @@
 //! was sent, and only what is kept counts. Invariant: the memory of the meter is
 //! bounded by the members of rooms, who are few.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use osmoda_types::PublicKey;
+use osmoda_types::{NodeId, PublicKey};
 
 use crate::id::RoomId;
 use crate::limits::{
@@ -80,6 +80,42 @@ pub struct Kept {
     pub creator: usize,
 }
 
+/// A room as the bounds of a node see it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// The room.
+    pub room: RoomId,
+    /// The node that made it.
+    pub creator: Option<NodeId>,
+    /// Messages kept of it.
+    pub messages: usize,
+}
+
+/// The rooms that must forget so that anything new can be kept: of each other creator
+/// at its bound the largest one, and when the node is at its own, the largest of whoever
+/// made the most. So neither many rooms nor large ones drive out those of others.
+#[must_use]
+pub fn too_full(own: &NodeId, rooms: &[Share]) -> BTreeSet<RoomId> {
+    let mut makers: BTreeMap<Option<NodeId>, (usize, Share)> = BTreeMap::new();
+    for share in rooms {
+        let (sum, largest) = makers.entry(share.creator).or_insert((0, *share));
+        *sum += share.messages;
+        if share.messages > largest.messages {
+            *largest = *share;
+        }
+    }
+    let is_over = |creator: &Option<NodeId>, sum: usize| {
+        creator.is_some_and(|creator| creator != *own) && sum >= CREATOR_MESSAGES_MAX
+    };
+    let over = makers.iter().filter(|(creator, (sum, _))| is_over(creator, *sum));
+    let mut rooms: BTreeSet<RoomId> = over.map(|(_, (_, largest))| largest.room).collect();
+    if makers.values().map(|(sum, _)| sum).sum::<usize>() >= NODE_MESSAGES_MAX {
+        let most = makers.values().max_by_key(|(sum, _)| *sum);
+        rooms.extend(most.map(|(_, largest)| largest.room));
+    }
+    rooms
+}
+
 /// How many messages of one author a room keeps: two fifths, so that one alone does
 /// not drive out what the others said.
 #[must_use]
@@ -131,6 +167,35 @@ mod tests {
         assert_eq!(meter.take(room, one, 0), Err(OverQuota::Rate));
         meter.forget(&room);
         assert_eq!(meter.take(room, one, 0), Ok(()));
+    }
+
+    #[test]
+    fn the_largest_room_of_whoever_is_at_a_bound_forgets() {
+        let [own, one, two] = [1, 2, 3].map(|n| NodeId::from_bytes([n; 32]));
+        let id = |n: u8| RoomId::from_bytes([n; 16]);
+        let check = |rooms: &[(NodeId, usize)], expected: &[u8]| {
+            let share = |(n, (creator, messages)): (u8, &(NodeId, usize))| Share {
+                room: id(n),
+                creator: Some(*creator),
+                messages: *messages,
+            };
+            let shares: Vec<_> = (0..).zip(rooms).map(share).collect();
+            assert_eq!(too_full(&own, &shares), expected.iter().copied().map(id).collect(), "{rooms:?}");
+        };
+        let (bound, all) = (CREATOR_MESSAGES_MAX, NODE_MESSAGES_MAX);
+        check(&[], &[]);
+        check(&[(one, bound - 1), (two, 1)], &[]);
+        check(&[(one, bound / 2 - 1), (one, bound / 2 + 1), (two, 100)], &[1]);
+        check(&[(one, bound), (two, bound)], &[0, 1]);
+        // What is this node's own has the node's bound only.
+        check(&[(own, all / 2), (own, all / 2 - 1)], &[]);
+        check(&[(own, all / 2), (own, all / 2 - 1), (one, 1)], &[0]);
+        // Many small rooms count as much as a large one.
+        let small = [(one, bound / 16 - 1); 16];
+        let large = [(own, bound / 4), (two, all - bound / 4 - (bound - 16))];
+        check(&[&small[..], &large].concat(), &[17]);
+        let large = [(own, bound / 2), (two, bound / 2)];
+        check(&[&small[..], &large, &[(NodeId::from_bytes([4; 32]), bound / 2 + 16)]].concat(), &[0]);
     }
 
     #[test]

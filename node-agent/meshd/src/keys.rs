@@ -140,6 +140,8 @@ impl Keys {
         let _turn = self.rejoin_writer.acquire().await.map_err(ApiError::internal)?;
         let RejoinSecret { node, secret } = secret;
         let mut rejoins = lock(&self.rejoins).clone();
+        // Who left and joins again is let in with another one.
+        self.forget_who_left(&mut rejoins);
         if let Some(known) = rejoins.get(&node) {
             return Ok(known.clone());
         }
@@ -158,13 +160,11 @@ impl Keys {
     pub(crate) async fn members_changed(&self) -> Result<(), ApiError> {
         self.changed.notify_one();
         let _turn = self.rejoin_writer.acquire().await.map_err(ApiError::internal)?;
-        let (now, before) = (self.handle.members(), lock(&self.rejoins).clone());
+        let before = lock(&self.rejoins).clone();
+        let now = self.handle.members().index;
+        lock(&self.joining).retain(|_, index| *index > now);
         let mut rejoins = before.clone();
-        {
-            let mut joining = lock(&self.joining);
-            joining.retain(|_, index| *index > now.index);
-            rejoins.retain(|node, _| now.by_node(node).is_some() || joining.contains_key(node));
-        }
+        self.forget_who_left(&mut rejoins);
         if rejoins.len() == before.len() {
             return Ok(());
         }
@@ -179,8 +179,16 @@ impl Keys {
         self.keep(rejoins).await
     }
 
+    /// Takes out the secrets of who is no member and not about to be one. The map has
+    /// some after a write that failed.
+    fn forget_who_left(&self, rejoins: &mut BTreeMap<NodeId, SecretBytes>) {
+        let (now, joining) = (self.handle.members(), lock(&self.joining));
+        rejoins.retain(|node, _| now.by_node(node).is_some() || joining.contains_key(node));
+    }
+
     /// On disk first, then in force. The caller has its turn.
-    async fn keep(&self, rejoins: BTreeMap<NodeId, SecretBytes>) -> Result<(), ApiError> {
+    async fn keep(&self, mut rejoins: BTreeMap<NodeId, SecretBytes>) -> Result<(), ApiError> {
+        self.forget_who_left(&mut rejoins);
         let list = listed(&rejoins);
         let (dir, stored) = (self.dir.clone(), list.clone());
         let done = self.tasks.blocking("store rejoin secrets", move || state::store_rejoins(&dir, &stored)).await;
@@ -247,4 +255,71 @@ fn listed(rejoins: &BTreeMap<NodeId, SecretBytes>) -> Vec<RejoinSecret> {
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use osmoda_kit::clock::SystemClock;
+    use osmoda_kit::shutdown::Shutdown;
+    use osmoda_kit::testing::TempRoot;
+    use osmoda_mesh::{Mesh, MeshConfig, Tuning};
+    use osmoda_node_api::mesh::{Member, Members};
+    use osmoda_types::NetworkId;
+
+    use super::*;
+
+    /// A keeper on a folder of its own, in a fleet of one, with these secrets on disk.
+    fn keeper(root: &TempRoot, rejoins: Vec<RejoinSecret>) -> Arc<Keys> {
+        let (tasks, dir) = (Tasks::new(Shutdown::new()), root.paths().state("mesh"));
+        let identity = state::create_identity(&dir).unwrap();
+        let own = Member {
+            node: identity.node(),
+            mesh_key: identity.mesh_key(),
+            identity_key: identity.identity_key(),
+            role: Role::Voter,
+            name: "n-1".to_owned(),
+            addresses: vec![],
+        };
+        let network = NetworkId::from_bytes([7; 32]);
+        let secret = EpochSecret { epoch: MeshEpoch(1), secret: SecretBytes::new([8; 32]) };
+        let members = Members { index: 1, epoch: MeshEpoch(1), members: vec![own] };
+        let rejoin_secret = SecretBytes::new([9; 32]);
+        let initial = state::Initial { network, secret: secret.clone(), rejoin_secret, members: members.clone() };
+        state::write_initial(&dir, &initial).unwrap();
+        state::store_rejoins(&dir, &rejoins).unwrap();
+        let config = MeshConfig {
+            identity,
+            network,
+            listen: ([127, 0, 0, 1], 0).into(),
+            secrets: secret.into(),
+            members,
+            enroller: None,
+            tuning: Tuning::default(),
+        };
+        let handle = Mesh::start(config, &tasks, SystemClock::shared()).unwrap();
+        Keys::new(handle, dir, tasks, None, rejoins)
+    }
+
+    #[tokio::test]
+    async fn who_left_does_not_come_back_with_the_next_secret_that_is_kept() {
+        let [gone, again] = [5, 6].map(|n| NodeId::from_bytes([n; 32]));
+        let secret = |node, n| RejoinSecret { node, secret: SecretBytes::new([n; 32]) };
+        for fetches in [false, true] {
+            let root = TempRoot::new();
+            let keys = keeper(&root, vec![secret(gone, 1), secret(again, 2)]);
+            // A folder where the file belongs: no write can replace it.
+            let file = keys.dir.join("rejoins.json");
+            std::fs::remove_file(&file).unwrap();
+            std::fs::create_dir_all(file.join("taken")).unwrap();
+            keys.members_changed().await.unwrap_err();
+            std::fs::remove_dir_all(&file).unwrap();
+            if fetches {
+                keys.change(|_| ()).await.unwrap();
+            } else {
+                assert_eq!(keys.learn(secret(again, 3), 2).await.unwrap().bytes(), &[3; 32]);
+            }
+            let kept = state::load(&keys.dir).unwrap().secrets.rejoins;
+            assert_eq!(kept.iter().map(|of| of.node).collect::<Vec<_>>(), if fetches { vec![] } else { vec![again] });
+        }
+    }
 }

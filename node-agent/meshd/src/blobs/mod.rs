@@ -33,7 +33,7 @@ use osmoda_types::{ErrorCode, NodeId};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use self::serve::{ABSENT, BUSY, FOUND, QUESTION_BYTES, SLICE_WIRE_MAX, Serving};
-use self::store::{Partial, Store};
+use self::store::Store;
 
 pub(crate) use self::store::fuzz_slice;
 use crate::counts::{self, Transfer};
@@ -93,22 +93,19 @@ impl Blobs {
         if let Some(size) = self.on_store(move |store| store.size(&hash)).await? {
             return if size > bytes_max { Err(too_large()) } else { Ok(stored(&hash, size)) };
         }
-        let _turn = self.store.turn(hash)?;
+        let turn = self.store.turn(hash)?;
         let _transfer = Transfer::begin("fetch");
         let mut stream = self.mesh.connect_stream(peer, Service::Blobs).await?;
-        let mut partial = self.on_store(move |store| store.partial(hash)).await?;
+        let mut partial = self.on_store(move |store| store.partial(turn)).await?;
         loop {
             let (size, slice) = self.slice(&mut stream, &hash, partial.has).await?;
+            // Only what the peer says: what is here of others stays.
             if size > bytes_max {
-                self.on_store(move |store| store.forget(partial)).await?;
                 return Err(too_large());
             }
             counts::blob_received(slice.len());
-            let missing = size.saturating_sub(partial.has);
-            let take = move |store: &Store| -> Result<(Partial, bool), ApiError> {
-                store.make_place(missing)?;
-                partial.take(size, &slice)?;
-                let whole = partial.has >= size;
+            let take = move |store: &Store| {
+                let whole = store.take(&mut partial, size, &slice)?;
                 Ok((partial, whole))
             };
             let whole;

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use bao_tree::blake3::Hash;
 use osmoda_kit::tasks::{TaskKind, Tasks};
-use osmoda_mesh::{IncomingStream, Intake, MeshStream};
+use osmoda_mesh::{IncomingStream, Intake};
 use osmoda_types::NodeId;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
+use tokio::time::timeout;
 
 use super::store::{SLICE_BYTES, Source, Store};
 use crate::counts::{self, Transfer};
@@ -40,8 +41,8 @@ const ASKERS_PER_PEER: usize = 2;
 /// One more than the askers that are served, so that one peer alone hears of it.
 const INTAKE: Intake = Intake { name: "blobs", kind: TaskKind::BACKGROUND, per_peer_max: ASKERS + 1, time_limit: None };
 
-/// How long an asker may take between two questions: it writes a slice to disk
-/// in between.
+/// How long an asker may take between two questions, for it writes a slice to disk in
+/// between, and for reading an answer: one that gives no credit for it holds a place.
 const IDLE: Duration = Duration::from_secs(60);
 
 /// The serving side.
@@ -69,14 +70,17 @@ impl Serving {
         });
     }
 
-    async fn one(&self, peer: NodeId, mut stream: MeshStream) -> io::Result<()> {
+    async fn one<S>(&self, peer: NodeId, mut stream: S) -> io::Result<()>
+    where
+        S: AsyncRead + AsyncWrite + Unpin,
+    {
         let asker = self.askers.take(peer);
         let (Some(_asker), Ok(_slot)) = (asker, self.slots.try_acquire()) else {
             counts::blob_refused("busy");
             // Read first: a stream that is dropped unread takes the answer with it.
             question(&mut stream).await?;
-            stream.write_u8(BUSY).await?;
-            return stream.shutdown().await;
+            answer(&mut stream, &[&[BUSY]]).await?;
+            return timeout(IDLE, stream.shutdown()).await?;
         };
         let _transfer = Transfer::begin("serve");
         let mut open: Option<(Hash, Arc<Source>)> = None;
@@ -87,8 +91,7 @@ impl Serving {
                     Some(source) => source,
                     None => {
                         counts::blob_refused("absent");
-                        stream.write_u8(ABSENT).await?;
-                        stream.flush().await?;
+                        answer(&mut stream, &[&[ABSENT]]).await?;
                         continue;
                     }
                 },
@@ -97,12 +100,9 @@ impl Serving {
             let size = source.size();
             let slice = self.blocking(move || source.slice(from)).await?;
             self.pace.take(peer, slice.len()).await;
-            stream.write_u8(FOUND).await?;
-            stream.write_u64(size).await?;
             // Slices are about a megabyte.
-            stream.write_u32(slice.len() as u32).await?;
-            tokio::time::timeout(IDLE, stream.write_all(&slice)).await??;
-            stream.flush().await?;
+            let length = (slice.len() as u32).to_be_bytes();
+            answer(&mut stream, &[&[FOUND], &size.to_be_bytes(), &length, &slice]).await?;
             counts::blob_sent(slice.len());
         }
         Ok(())
@@ -157,10 +157,21 @@ impl Drop for Asker {
     }
 }
 
+/// Writes one answer while the asker has time to read it.
+async fn answer(stream: &mut (impl AsyncWrite + Unpin), parts: &[&[u8]]) -> io::Result<()> {
+    let write = async {
+        for part in parts {
+            stream.write_all(part).await?;
+        }
+        stream.flush().await
+    };
+    timeout(IDLE, write).await?
+}
+
 /// The next question; `None` when the asker has finished.
-async fn question(stream: &mut MeshStream) -> io::Result<Option<(Hash, u64)>> {
+async fn question(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<(Hash, u64)>> {
     let mut bytes = [0; QUESTION_BYTES];
-    let read = tokio::time::timeout(IDLE, stream.read_exact(&mut bytes)).await?;
+    let read = timeout(IDLE, stream.read_exact(&mut bytes)).await?;
     match read {
         Ok(_) => {}
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
@@ -170,4 +181,40 @@ async fn question(stream: &mut MeshStream) -> io::Result<Option<(Hash, u64)>> {
     hash.copy_from_slice(&bytes[..32]);
     from.copy_from_slice(&bytes[32..]);
     Ok(Some((Hash::from_bytes(hash), u64::from_be_bytes(from))))
+}
+
+#[cfg(test)]
+mod tests {
+    use osmoda_kit::shutdown::Shutdown;
+    use osmoda_kit::testing::TempRoot;
+    use tokio::io::{duplex, join};
+    use tokio::time::Instant;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_asker_that_reads_no_answer_gives_its_place_back() {
+        let (root, tasks) = (TempRoot::new(), Tasks::new(Shutdown::new()));
+        let store = Store::open(root.path().join("blobs"), 1 << 20).unwrap();
+        let mut handed = store.hand().unwrap();
+        handed.write(&[7; 20_000]).unwrap();
+        let (here, _) = store.keep(handed).unwrap();
+        let absent = Hash::from_bytes([0; 32]);
+        let serving = Serving::new(store, 1 << 30, tasks);
+        let (peer, mut held) = (NodeId::from_bytes([1; 32]), Vec::new());
+        for (hash, busy) in [(here, false), (absent, false), (here, true)] {
+            while busy && let Some(asker) = serving.askers.take(peer) {
+                held.push(asker);
+            }
+            let question = [&hash.as_bytes()[..], &[0; 8]].concat();
+            // No byte of an answer fits any more.
+            let (mut full, _unread) = duplex(1);
+            full.write_all(&[0]).await.unwrap();
+            let begun = Instant::now();
+            let served = timeout(3 * IDLE, serving.one(peer, join(&question[..], full))).await;
+            assert_eq!(served.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert_eq!(begun.elapsed(), IDLE);
+            assert_eq!(serving.slots.available_permits(), ASKERS);
+        }
+    }
 }

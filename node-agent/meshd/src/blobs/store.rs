@@ -57,13 +57,16 @@ pub(crate) struct Source {
     tree: PreOrderOutboard<Vec<u8>>,
 }
 
-/// A blob that is being fetched.
+/// A blob that is being fetched. Whoever gives up a fetch may leave work on it behind;
+/// the right to it goes with the last of that, so nobody else writes to the file.
+#[derive(Debug)]
 pub(crate) struct Partial {
-    hash: Hash,
-    file: File,
+    /// Made with the first slice that is proven.
+    file: Option<File>,
     path: PathBuf,
     /// Verified bytes from the beginning.
     pub(crate) has: u64,
+    turn: Turn,
 }
 
 /// Bytes that are being handed in.
@@ -127,8 +130,7 @@ impl Store {
 
     /// The right to fetch a hash.
     pub(crate) fn turn(&self, hash: Hash) -> Result<Turn, ApiError> {
-        let hash = *hash.as_bytes();
-        if self.fetching.lock().unwrap_or_else(PoisonError::into_inner).insert(hash) {
+        if self.fetching.lock().unwrap_or_else(PoisonError::into_inner).insert(*hash.as_bytes()) {
             return Ok(Turn { fetching: Arc::clone(&self.fetching), hash });
         }
         Err(ApiError::new(ErrorCode::Busy, "the blob is being fetched already"))
@@ -136,49 +138,62 @@ impl Store {
 
     /// Makes place for so many bytes more.
     pub(crate) fn make_place(&self, bytes: u64) -> Result<(), ApiError> {
-        let mut kept = bytes;
-        let mut begun = Vec::new();
+        self.place(bytes, bytes)
+    }
+
+    /// Makes place for the next bytes of so many in all. When there can never be place
+    /// for those, nothing goes.
+    fn place(&self, next: u64, in_all: u64) -> Result<(), ApiError> {
+        let fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let (mut kept, mut unused, mut begun) = (0, 0, Vec::new());
         for entry in std::fs::read_dir(&self.folder).map_err(unusable)? {
             let entry = entry.map_err(unusable)?;
             // A file that is gone meanwhile takes no space.
             let Ok(found) = entry.metadata() else { continue };
             kept += found.len();
-            if entry.path().extension().is_some_and(|ending| ending == "part") {
+            if begun_of(&entry.path()).is_some_and(|hash| !fetching.contains(hash.as_bytes())) {
+                unused += found.len();
                 begun.push((found.modified().map_err(unusable)?, entry.path(), found.len()));
             }
         }
+        let full = || {
+            let text = format!("the blob store keeps {} bytes at most", self.bytes_max);
+            ApiError::new(ErrorCode::QuotaExceeded, text)
+        };
+        if (kept - unused).saturating_add(in_all) > self.bytes_max {
+            return Err(full());
+        }
         begun.sort();
         for (_, path, length) in begun {
-            if kept <= self.bytes_max {
+            if kept + next <= self.bytes_max {
                 break;
             }
             if self.remove_unused(&path)? {
                 kept -= length;
             }
         }
-        if kept > self.bytes_max {
-            let text = format!("the blob store keeps {} bytes at most", self.bytes_max);
-            return Err(ApiError::new(ErrorCode::QuotaExceeded, text));
-        }
-        Ok(())
+        // Some of them may be fetched again since.
+        if kept + next > self.bytes_max { Err(full()) } else { Ok(()) }
     }
 
-    /// Removes the beginning of a blob unless that is being fetched.
+    /// Removes the beginning of a blob unless that is being fetched; whether its space
+    /// is free.
     fn remove_unused(&self, part: &Path) -> Result<bool, ApiError> {
-        let name = part.file_stem().unwrap_or_default().to_string_lossy();
-        let Ok(hash) = Hash::from_hex(name.as_bytes()) else { return Ok(false) };
+        let Some(hash) = begun_of(part) else { return Ok(false) };
         // Held while it is removed: a fetch that begins now makes a new one after that.
         let fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
         if fetching.contains(hash.as_bytes()) {
             return Ok(false);
         }
-        tracing::info!(blob = %hash, "the beginning of a blob goes, the store is full");
-        std::fs::remove_file(part).map_err(unusable).map(|()| true)
-    }
-
-    /// Removes the beginning of a blob that is not wanted.
-    pub(crate) fn forget(&self, partial: Partial) -> Result<(), ApiError> {
-        std::fs::remove_file(&partial.path).map_err(unusable)
+        match std::fs::remove_file(part) {
+            Ok(()) => {
+                tracing::info!(blob = %hash, "the beginning of a blob went, the store is full");
+                Ok(true)
+            }
+            // Somebody else made place, or it was fetched to its end and has its name.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(self.size(&hash)?.is_none()),
+            Err(error) => Err(unusable(error)),
+        }
     }
 
     /// Begins to take bytes from a local caller.
@@ -197,28 +212,50 @@ impl Store {
         Ok((tree.root, bytes))
     }
 
-    /// Goes on with a blob that was begun, or begins it.
-    pub(crate) fn partial(&self, hash: Hash) -> Result<Partial, ApiError> {
-        let path = self.beside(&hash, "part");
-        let mut options = OpenOptions::new();
-        let file = options.read(true).write(true).create(true).truncate(false).open(&path).map_err(unusable)?;
+    /// Goes on with a blob that was begun; one that was not is begun with its first
+    /// slice, so that a peer which has none leaves nothing here.
+    pub(crate) fn partial(&self, turn: Turn) -> Result<Partial, ApiError> {
+        let path = self.beside(&turn.hash, "part");
+        let file = match OpenOptions::new().read(true).write(true).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Ok(Partial { file: None, path, has: 0, turn });
+            }
+            Err(error) => return Err(unusable(error)),
+        };
         // A power cut may have torn the last group; the whole is hashed at the end.
         let has = file.metadata().map_err(unusable)?.len() / GROUP_BYTES * GROUP_BYTES;
         file.set_len(has).map_err(unusable)?;
-        Ok(Partial { hash, file, path, has })
+        Ok(Partial { file: Some(file), path, has, turn })
+    }
+
+    /// Takes a slice after what is here, if it is proven and there is place for it;
+    /// whether the blob is whole then. `size` is what the sender says the blob has: the
+    /// last slice proves it, those before it only to a factor of two. So no more place is
+    /// made than for this slice.
+    pub(crate) fn take(&self, partial: &mut Partial, size: u64, encoded: &[u8]) -> Result<bool, ApiError> {
+        let mut proven = Proven::default();
+        prove(&partial.turn.hash, (size, partial.has), encoded, &mut proven).map_err(|error| {
+            ApiError::new(ErrorCode::Conflict, "the peer sent bytes that do not belong to the blob").with_source(error)
+        })?;
+        self.place(proven.bytes(), size.saturating_sub(partial.has))?;
+        partial.write(&proven)?;
+        partial.has = (partial.has + SLICE_BYTES).min(size);
+        Ok(partial.has >= size)
     }
 
     /// Keeps a blob that is whole; one that is not what it should be is thrown
     /// away, so that the next fetch begins anew.
     pub(crate) fn finish(&self, partial: Partial) -> Result<u64, ApiError> {
-        let tree = PreOrderOutboard::<Vec<u8>>::create(&partial.file, GROUP).map_err(unusable)?;
-        if tree.root != partial.hash {
+        let file = partial.file.as_ref().ok_or_else(|| unusable(io::ErrorKind::NotFound.into()))?;
+        let tree = PreOrderOutboard::<Vec<u8>>::create(file, GROUP).map_err(unusable)?;
+        if tree.root != partial.turn.hash {
             std::fs::remove_file(&partial.path).map_err(unusable)?;
             let text = "the fetched bytes do not have the hash that was asked for; fetch again";
             return Err(ApiError::new(ErrorCode::Conflict, text));
         }
         let size = tree.tree.size();
-        self.publish(&partial.file, &partial.path, &tree)?;
+        self.publish(file, &partial.path, &tree)?;
         Ok(size)
     }
 
@@ -237,12 +274,12 @@ impl Store {
 #[derive(Debug)]
 pub(crate) struct Turn {
     fetching: Arc<Mutex<BTreeSet<[u8; 32]>>>,
-    hash: [u8; 32],
+    hash: Hash,
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.fetching.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.hash);
+        self.fetching.lock().unwrap_or_else(PoisonError::into_inner).remove(self.hash.as_bytes());
     }
 }
 
@@ -281,14 +318,41 @@ impl Source {
 }
 
 impl Partial {
-    /// Takes a slice after what is here, if it is proven; `size` is what the
-    /// sender says the blob has, which the proof covers too.
-    pub(crate) fn take(&mut self, size: u64, encoded: &[u8]) -> Result<(), ApiError> {
-        prove(&self.hash, (size, self.has), encoded, &mut self.file).map_err(|error| {
-            ApiError::new(ErrorCode::Conflict, "the peer sent bytes that do not belong to the blob").with_source(error)
-        })?;
-        self.file.sync_data().map_err(unusable)?;
-        self.has = (self.has + SLICE_BYTES).min(size);
+    /// Puts proven bytes into their places, durably.
+    fn write(&mut self, proven: &Proven) -> Result<(), ApiError> {
+        let file = match self.file.take() {
+            Some(file) => file,
+            None => {
+                let mut options = OpenOptions::new();
+                options.read(true).write(true).create_new(true).open(&self.path).map_err(unusable)?
+            }
+        };
+        let file = self.file.insert(file);
+        for (place, bytes) in &proven.0 {
+            WriteAt::write_all_at(file, *place, bytes).map_err(unusable)?;
+        }
+        file.sync_data().map_err(unusable)
+    }
+}
+
+/// What a slice has proven, with the places of the bytes: a slice, and no more of what
+/// is here already than its proof needs.
+#[derive(Debug, Default)]
+struct Proven(Vec<(u64, Vec<u8>)>);
+
+impl Proven {
+    fn bytes(&self) -> u64 {
+        self.0.iter().map(|(_, bytes)| bytes.len() as u64).sum()
+    }
+}
+
+impl WriteAt for Proven {
+    fn write_at(&mut self, place: u64, bytes: &[u8]) -> io::Result<usize> {
+        self.0.push((place, bytes.to_vec()));
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
 }
@@ -305,7 +369,7 @@ fn slice_of(
 }
 
 /// Writes what a slice of a blob of `size` proves to be the blob's from `has` on.
-/// What was written before an error was proven too.
+/// What was written before an error was proven too, and is not all of the slice.
 fn prove(
     hash: &Hash,
     (size, has): (u64, u64),
@@ -348,6 +412,13 @@ pub(crate) fn fuzz_slice(bytes: &[u8]) {
     assert!(!proven || kept.len() as u64 == size.min(SLICE_BYTES), "a slice was proven with a hole in it");
 }
 
+/// The blob whose beginning is in this file.
+fn begun_of(path: &Path) -> Option<Hash> {
+    let is_begun = path.extension().is_some_and(|ending| ending == "part");
+    let name = path.file_stem().filter(|_| is_begun)?.to_str()?;
+    Hash::from_hex(name).ok()
+}
+
 /// The chunks of the slice that begins at a byte.
 fn slice_at(from: u64) -> ChunkRanges {
     let first = from / CHUNK_BYTES;
@@ -380,6 +451,10 @@ mod tests {
         hash
     }
 
+    fn go_on(store: &Store, hash: Hash) -> Partial {
+        store.partial(store.turn(hash).unwrap()).unwrap()
+    }
+
     #[test]
     fn blobs_of_every_size_travel_in_slices_and_are_resumed() {
         let (_a, from) = store();
@@ -392,13 +467,13 @@ mod tests {
             let source = from.source(&hash).unwrap().unwrap();
             assert_eq!(source.size(), size as u64);
             let mut first = true;
-            while first || to.partial(hash).unwrap().has < size as u64 {
+            while first || go_on(&to, hash).has < size as u64 {
                 // Each slice by another session, as after an interruption.
-                let mut partial = to.partial(hash).unwrap();
+                let mut partial = go_on(&to, hash);
                 let slice = source.slice(partial.has).unwrap();
-                partial.take(source.size(), &slice).unwrap();
+                let whole = to.take(&mut partial, source.size(), &slice).unwrap();
                 first = false;
-                if partial.has >= size as u64 {
+                if whole {
                     assert_eq!(to.finish(partial).unwrap(), size as u64);
                     break;
                 }
@@ -415,23 +490,47 @@ mod tests {
         let hash = put(&from, &bytes);
         let source = from.source(&hash).unwrap().unwrap();
         let good = source.slice(0).unwrap();
+        let take = |size, slice: &[u8]| to.take(&mut go_on(&to, hash), size, slice);
         for place in [0, 40, good.len() / 2, good.len() - 1] {
             let mut wrong = good.clone();
             wrong[place] ^= 1;
-            assert!(to.partial(hash).unwrap().take(source.size(), &wrong).is_err(), "byte {place}");
+            assert!(take(source.size(), &wrong).is_err(), "byte {place}");
         }
-        assert!(to.partial(hash).unwrap().take(source.size() + 1, &good).is_err());
-        assert!(to.partial(hash).unwrap().take(source.size(), &good[..good.len() - 1]).is_err());
-        assert!(to.partial(hash).unwrap().take(1 << 40, &good).is_err());
+        assert!(take(source.size() + 1, &good).is_err());
+        assert!(take(source.size(), &good[..good.len() - 1]).is_err());
+        assert!(take(1 << 40, &good).is_err());
+        assert_eq!(std::fs::read_dir(&to.folder).unwrap().count(), 0, "nothing is begun with what is not proven");
         // A part that is not what it should be is thrown away at the end.
         std::fs::write(to.beside(&hash, "part"), vec![8; 100_000]).unwrap();
-        let torn = to.partial(hash).unwrap();
+        let torn = go_on(&to, hash);
         assert_eq!(torn.has, 6 * GROUP_BYTES);
         assert_eq!(to.finish(torn).unwrap_err().code, ErrorCode::Conflict);
-        assert_eq!(to.partial(hash).unwrap().has, 0);
+        assert_eq!(go_on(&to, hash).has, 0);
         // A tree that is lost follows from the bytes.
         std::fs::remove_file(from.beside(&hash, "tree")).unwrap();
         assert_eq!(from.source(&hash).unwrap().unwrap().slice(0).unwrap(), good);
+    }
+
+    #[test]
+    fn nobody_else_fetches_a_blob_while_there_is_work_on_it() {
+        let (_a, from) = store();
+        let (_b, to) = store();
+        let hash = put(&from, &[7; 20_000]);
+        let source = from.source(&hash).unwrap().unwrap();
+        let mut partial = go_on(&to, hash);
+        assert_eq!(to.turn(hash).unwrap_err().code, ErrorCode::Busy);
+        assert!(to.take(&mut partial, source.size(), &source.slice(0).unwrap()).unwrap());
+        // The fetch was given up, its work goes on: it is still the only one.
+        let (hold, held) = std::sync::mpsc::sync_channel::<()>(0);
+        let store = to.clone();
+        let work = std::thread::spawn(move || {
+            held.recv().unwrap_err();
+            store.finish(partial).unwrap()
+        });
+        assert_eq!(to.turn(hash).unwrap_err().code, ErrorCode::Busy);
+        drop(hold);
+        assert_eq!(work.join().unwrap(), 20_000);
+        assert!(to.turn(hash).is_ok());
     }
 
     #[test]
@@ -441,7 +540,7 @@ mod tests {
         let whole = put(&store, &[1; 20_000]);
         let begun: Vec<Hash> = (0..3_u8).map(|n| bao_tree::blake3::hash(&[n])).collect();
         for (age, hash) in begun.iter().enumerate() {
-            let file = store.partial(*hash).unwrap().file;
+            let file = File::create(store.beside(hash, "part")).unwrap();
             file.set_len(20_000).unwrap();
             file.set_modified(std::time::UNIX_EPOCH + std::time::Duration::from_secs(age as u64)).unwrap();
         }
@@ -452,11 +551,55 @@ mod tests {
         let turn = store.turn(begun[0]).unwrap();
         store.make_place(30_000).unwrap();
         assert_eq!(left(), [true, false, true]);
+        // Nothing goes in vain, nor for what is not here yet.
         assert_eq!(store.make_place(70_000).unwrap_err().code, ErrorCode::QuotaExceeded);
+        store.place(30_000, 50_000).unwrap();
+        assert_eq!(left(), [true, false, true]);
         drop(turn);
-        assert_eq!(left(), [true, false, false]);
         store.make_place(70_000).unwrap();
         assert_eq!((left(), store.size(&whole).unwrap()), (vec![false; 3], Some(20_000)));
+    }
+
+    #[test]
+    fn a_size_that_is_not_proven_costs_no_beginning() {
+        let (folder, from) = store();
+        let store = Store::open(folder.path().join("small"), 200_000).unwrap();
+        let hash = put(&from, &[7; 100_000]);
+        let source = from.source(&hash).unwrap().unwrap();
+        let slice = source.slice(0).unwrap();
+        let other = store.beside(&bao_tree::blake3::hash(b"other"), "part");
+        std::fs::write(&other, vec![1; 90_000]).unwrap();
+        for size in [199_999, 1 << 40] {
+            assert!(store.take(&mut go_on(&store, hash), size, &slice).is_err(), "{size}");
+            assert!(other.exists(), "{size}");
+        }
+        assert!(store.take(&mut go_on(&store, hash), source.size(), &slice).unwrap());
+        assert!(other.exists());
+    }
+
+    #[test]
+    fn a_beginning_that_is_whole_needs_the_proof_of_its_size_only() {
+        let (_a, from) = store();
+        let (_b, to) = store();
+        let bytes = vec![7; 2 * usize::try_from(GROUP_BYTES).unwrap()];
+        let hash = put(&from, &bytes);
+        let source = from.source(&hash).unwrap().unwrap();
+        std::fs::write(to.beside(&hash, "part"), &bytes).unwrap();
+        let mut partial = go_on(&to, hash);
+        let last = source.slice(partial.has).unwrap();
+        assert!(to.take(&mut partial, source.size() - 1, &last).is_err());
+        assert!(to.take(&mut partial, source.size(), &last).unwrap());
+        assert_eq!(to.finish(partial).unwrap(), source.size());
+    }
+
+    #[test]
+    fn a_beginning_that_is_gone_already_is_no_fault() {
+        let (_folder, store) = store();
+        let whole = put(&store, &[1; 20_000]);
+        let gone = bao_tree::blake3::hash(b"gone");
+        // As two find who make place at once, or one beside a fetch that ends.
+        assert!(store.remove_unused(&store.beside(&gone, "part")).unwrap());
+        assert!(!store.remove_unused(&store.beside(&whole, "part")).unwrap(), "its bytes are still there");
     }
 
     #[test]

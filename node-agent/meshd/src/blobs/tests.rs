@@ -113,6 +113,7 @@ async fn a_blob_goes_from_one_node_to_another_and_out_again() {
     assert_eq!(b.fetch(&put.hash, NodeId::from_bytes([1; 32])).await.unwrap(), put);
     let absent = "00".repeat(32);
     assert_eq!(b.fetch(&absent, a.member.node).await, Err(ErrorCode::NotFound));
+    assert!(!b.root.path().join("blobs").join(format!("{absent}.part")).exists());
     assert_eq!(b.fetch("xyz", a.member.node).await, Err(ErrorCode::BadRequest));
     assert_eq!(b.fetch(&absent, NodeId::from_bytes([1; 32])).await, Err(ErrorCode::PeerUnknown));
     assert_eq!(b.get("xyz").await.0, 400);
@@ -175,6 +176,9 @@ async fn a_fetch_that_is_cut_goes_on_where_it_ended() {
     let has = begun();
     assert!((1 << 20..6_000_000).contains(&has), "{has}");
     wait_for("the link again", LIMIT, async || b.mesh.peers()[0].connected.then_some(())).await;
+    // Who wants a smaller one leaves to others what is there of this one.
+    assert_eq!(b.fetch_of(&put.hash, a.member.node, Some(1000)).await, Err(ErrorCode::TooLarge));
+    assert_eq!(begun(), has / (16 * 1024) * (16 * 1024));
     // What is there is not asked for again: a place that was changed since is noticed at
     // the end, and the next fetch begins anew.
     let file = std::fs::OpenOptions::new().write(true).open(&part).unwrap();

@@ -91,7 +91,8 @@ impl Rooms {
     ///
     /// # Errors
     /// `NotFound`, `NodeUnknown`, `PeerOffline` when the creator is not linked,
-    /// `QuotaExceeded` when the room is full, and the store's codes.
+    /// `QuotaExceeded` when the room is full or this node is in too many, and the
+    /// store's codes.
     pub async fn join(&self, room: RoomId, node: Option<NodeId>) -> Result<Room, ApiError> {
         let own = self.cx.mesh.local_id();
         let node = node.unwrap_or(own);
@@ -103,8 +104,11 @@ impl Rooms {
         }
         match self.creator(room).await? {
             Some(creator) if creator == own => self.change_here(room, what).await?,
-            Some(creator) => self.ask_creator(creator, &frame).await?,
-            None if node == own => self.ask_everybody(&frame).await?,
+            // This node is in the room.
+            Some(creator) => {
+                self.ask_creator(creator, &frame).await?;
+            }
+            None if node == own => self.ask_everybody(room, &frame).await?,
             None => return Err(super::owner::unknown_room()),
         }
         self.show(room, SHOWN).await
@@ -128,7 +132,7 @@ impl Rooms {
         }
         let asked = self.ask_creator(creator, &Frame::Leave { room, node: node.into() }).await;
         if node != own {
-            return asked;
+            return asked.map(drop);
         }
         match self.cx.ask(|reply| Command::LeaveHere { room, reply }).await? {
             // The creator has taken it out.
@@ -155,7 +159,8 @@ impl Rooms {
         }
     }
 
-    async fn ask_creator(&self, creator: NodeId, frame: &Frame) -> Result<(), ApiError> {
+    /// Asks a room's creator; whether its record changed something here.
+    async fn ask_creator(&self, creator: NodeId, frame: &Frame) -> Result<bool, ApiError> {
         match question(&self.cx, creator, frame).await? {
             Frame::Record(Blob(wire)) => {
                 let text = "the answer of the room's creator is no record";
@@ -170,15 +175,25 @@ impl Rooms {
         }
     }
 
-    async fn ask_everybody(&self, frame: &Frame) -> Result<(), ApiError> {
+    /// Asks each linked peer to take this node into a room that may be its own. Where
+    /// there is no place for a room of that peer, it is not asked: the others would list
+    /// this node for nothing.
+    async fn ask_everybody(&self, room: RoomId, frame: &Frame) -> Result<(), ApiError> {
         let linked: Vec<NodeId> = self.cx.mesh.subscribe().borrow().nodes().collect();
         let mut last = super::owner::unknown_room();
+        let says_why =
+            |code| matches!(code, ErrorCode::QuotaExceeded | ErrorCode::StateDirUnusable | ErrorCode::DiskFull);
+        let can_join = async |peer| self.cx.ask(|reply| Command::CanJoin { room, peer, reply }).await?;
         for peer in linked {
-            match self.ask_creator(peer, frame).await {
-                Ok(()) => return Ok(()),
-                Err(error) if matches!(error.code, ErrorCode::QuotaExceeded | ErrorCode::StateDirUnusable) => {
-                    last = error;
-                }
+            let joined = match can_join(peer).await {
+                Ok(()) => self.ask_creator(peer, frame).await,
+                Err(error) => Err(error),
+            };
+            match joined {
+                Ok(true) => return Ok(()),
+                // It came before the answer; or the place went, or the store failed.
+                Ok(false) => return can_join(peer).await,
+                Err(error) if says_why(error.code) => last = error,
                 // Not its creator, or not to be reached.
                 Err(error) => tracing::debug!(%peer, code = %error.code, "room not joined there"),
             }

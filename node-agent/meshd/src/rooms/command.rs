@@ -48,6 +48,8 @@ pub(crate) enum Command {
     LeaveHere { room: RoomId, reply: Reply<Result<(), ApiError>> },
     /// Be in a room again that was left so; false when it was not.
     Return { room: RoomId, reply: Reply<Result<bool, ApiError>> },
+    /// Whether this node can be in one more room, if this peer made it.
+    CanJoin { room: RoomId, peer: NodeId, reply: Reply<Result<(), ApiError>> },
     /// The rooms of this creator that were left so.
     Left { creator: NodeId, reply: Reply<Vec<RoomId>> },
     /// Write a message.
@@ -56,7 +58,7 @@ pub(crate) enum Command {
     Ingest { from: NodeId, way: Way, messages: Vec<Verified>, reply: Reply<Vec<(MessageId, Verdict)>> },
     /// Which of these are new and worth a look at their signature.
     Unknown { from: NodeId, messages: Vec<Unverified>, reply: Reply<Screened> },
-    /// Take a record of a peer.
+    /// Take a record of a peer; false when it is not newer, or not for this node.
     TakeRecord { from: NodeId, signed: Signed, standing: Standing, reply: Reply<bool> },
     /// A member confirmed one of our messages, or did not.
     Acked { from: NodeId, id: MessageId, verdict: Verdict },

@@ -97,7 +97,9 @@ async fn pushes(
         while let Some(frame) = next {
             match frame {
                 Frame::Post(blob) => posts.push(blob),
-                Frame::Record(Blob(wire)) => take_record(cx, peer, &wire).await?,
+                Frame::Record(Blob(wire)) => {
+                    take_record(cx, peer, &wire).await?;
+                }
                 _ => return Err(out_of_turn()),
             }
             next = if posts.len() < PUSHES_MAX { frames.ready()? } else { None };
@@ -114,11 +116,11 @@ async fn pushes(
 }
 
 /// Takes a record off the wire. A room that is new here must be a voter's or
-/// node's of this fleet: guests make no rooms here.
+/// node's of this fleet: guests make no rooms here. False when it changes nothing here.
 ///
 /// # Errors
 /// `InvalidData` for what is no record, and when the rooms are stopping.
-pub(crate) async fn take_record(cx: &Cx, peer: NodeId, wire: &[u8]) -> io::Result<()> {
+pub(crate) async fn take_record(cx: &Cx, peer: NodeId, wire: &[u8]) -> io::Result<bool> {
     let signed = Signed::decode(wire).map_err(|error| wrong(peer, &error))?;
     let creator = signed.record().creator;
     let members = cx.mesh.members();
@@ -130,7 +132,7 @@ pub(crate) async fn take_record(cx: &Cx, peer: NodeId, wire: &[u8]) -> io::Resul
     let goes_on = named.filter(may);
     let standing = Standing { begins: goes_on.filter(is_its).is_some(), goes_on: goes_on.is_some() };
     let taken = cx.ask(|reply| Command::TakeRecord { from: peer, signed, standing, reply }).await;
-    taken.map(|_| ()).map_err(io::Error::other)
+    taken.map_err(io::Error::other)
 }
 
 /// What no honest peer sends ends its stream: the next one would be as wrong, and

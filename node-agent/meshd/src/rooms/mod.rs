@@ -23,6 +23,7 @@ mod room;
 mod say;
 mod serve;
 mod session;
+mod space;
 mod store;
 mod take;
 #[cfg(test)]

@@ -33,7 +33,7 @@ use super::room::Room;
 use super::store::{Loaded, Store, StoreError, Write};
 
 /// Commands taken into one commit: more than all links of a full mesh ask at once.
-const COMMANDS_MAX: usize = 128;
+pub(crate) const COMMANDS_MAX: usize = 128;
 
 /// How often waiting messages are looked at; a message waits a minute at most
 /// when its clock is a little ahead, so a second is soon enough.
@@ -153,6 +153,21 @@ impl Owner {
                 biased;
                 // Safe to drop: a token stays cancelled.
                 () = stop.cancelled() => return,
+                // Safe to drop: a tick that was missed comes at once. Before the commands,
+                // which may never end; it is ready once a second at most.
+                _ = tick.tick() => {
+                    ticks += 1;
+                    self.try_again().await;
+                    self.release_waiting(&mut batch);
+                    self.make_space(&mut batch);
+                    if ticks.is_multiple_of(PRUNE_TICKS) {
+                        self.prune(&mut batch);
+                    }
+                    if Instant::now() >= heal_at {
+                        heal_at = Instant::now() + self.heal_every;
+                        self.want_one_each();
+                    }
+                }
                 // Safe to drop: nothing is taken before it is ready.
                 taken = commands.recv_many(&mut waiting, COMMANDS_MAX) => {
                     if taken == 0 {
@@ -160,19 +175,6 @@ impl Owner {
                     }
                     for command in waiting.drain(..) {
                         self.command(command, &mut batch);
-                    }
-                }
-                // Safe to drop: a tick that was missed comes at once.
-                _ = tick.tick() => {
-                    ticks += 1;
-                    self.try_again().await;
-                    self.release_waiting(&mut batch);
-                    if ticks.is_multiple_of(PRUNE_TICKS) {
-                        self.prune(&mut batch);
-                    }
-                    if Instant::now() >= heal_at {
-                        heal_at = Instant::now() + self.heal_every;
-                        self.want_one_each();
                     }
                 }
             }

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use osmoda_kit::clock::Timestamp;
 use osmoda_mesh::Identity;
 use osmoda_mesh_rooms::limits::{
-    PRUNE_SLACK_PERCENT, QUARANTINE_BYTES_MAX, QUARANTINE_MAX, REFUSED_MAX, ROOM_BYTES_MAX, ROOM_MESSAGES_MAX,
+    FULL_FORGETS_PERCENT, PRUNE_SLACK_PERCENT, QUARANTINE_BYTES_MAX, QUARANTINE_MAX, REFUSED_MAX, ROOM_BYTES_MAX,
+    ROOM_MESSAGES_MAX,
 };
 use osmoda_mesh_rooms::{MessageId, OverQuota, Record, RoomLog, Seen, Signed, Slot, Snapshot, Verdict, Verified};
 use osmoda_types::{NodeId, PublicKey};
@@ -52,7 +53,7 @@ impl Confirmed {
 
     fn settle(&mut self) {
         while let Some(first) = self.ahead.first().copied()
-            && first <= self.through + 1
+            && first <= self.through.saturating_add(1)
         {
             self.ahead.remove(&first);
             self.through = self.through.max(first);
@@ -187,7 +188,18 @@ impl Room {
             return Vec::new();
         }
         let (messages, bytes) = if is_over { (messages as usize, ROOM_BYTES_MAX) } else { (usize::MAX, u64::MAX) };
-        let pruned = self.log.prune(cutoff, messages, bytes);
+        self.forget(cutoff, messages, bytes)
+    }
+
+    /// Forgets the oldest part though the room's own retention would keep it: others
+    /// need the space.
+    pub(crate) fn make_space(&mut self) -> Vec<Write> {
+        let going = (self.log.len() * FULL_FORGETS_PERCENT).div_ceil(100);
+        self.forget(0, self.log.len() - going, u64::MAX)
+    }
+
+    fn forget(&mut self, cutoff_ms: u64, messages: usize, bytes: u64) -> Vec<Write> {
+        let pruned = self.log.prune(cutoff_ms, messages, bytes);
         // What was refused for its author's share may fit now.
         self.refused.clear();
         tracing::info!(room = %self.signed.id(), messages = pruned.len(), "room pruned");
@@ -198,6 +210,14 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_largest_number_is_a_number_like_any_other() {
+        let mut confirmed = Confirmed::default();
+        confirmed.add(u64::MAX);
+        confirmed.healed(u64::MAX, Timestamp::from_millis(1));
+        assert_eq!((confirmed.through, confirmed.pending(u64::MAX)), (u64::MAX, 0));
+    }
 
     #[test]
     fn confirmations_fill_up_in_any_order() {

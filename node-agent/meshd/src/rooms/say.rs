@@ -104,17 +104,31 @@ impl Owner {
         });
     }
 
-    /// Whether one more room of this creator can be kept.
+    /// Whether this node can be in one more room of this creator: a new one, or one
+    /// that it knows and is not in now.
     pub(crate) fn has_place_for(&self, signed: &Signed) -> Result<(), ApiError> {
-        self.may_write().map_err(not_written)?;
+        let is_own = self.keyring.now().holds(&signed.record().creator);
         // By its node: keys cost nothing.
         let creator = creator_of(signed);
+        self.has_place(&signed.id(), creator, is_own)
+    }
+
+    /// Whether this node can be in the room if this peer made it.
+    pub(crate) fn can_join(&self, id: &RoomId, peer: NodeId) -> Result<(), ApiError> {
+        match self.rooms.get(id) {
+            // It is, or that one did not and says so.
+            Some(room) if room.is_of(&self.own) || room.creator != Some(peer) => Ok(()),
+            _ => self.has_place(id, Some(peer), false),
+        }
+    }
+
+    fn has_place(&self, id: &RoomId, creator: Option<NodeId>, is_own: bool) -> Result<(), ApiError> {
+        self.may_write().map_err(not_written)?;
         let mine = self.rooms.values().filter(|room| room.is_of(&self.own));
         let of_creator = mine.clone().filter(|room| room.creator == creator).count();
-        let ever = self.rooms.values().filter(|room| room.creator == creator).count();
-        let own = self.keyring.now().holds(&signed.record().creator);
-        let is_over = of_creator >= ROOMS_PER_CREATOR_MAX || ever >= ROOMS_EVER_PER_CREATOR_MAX;
-        if mine.count() >= ROOMS_MAX || (!own && is_over) {
+        let others = self.rooms.values().filter(|room| room.creator == creator && room.signed.id() != *id);
+        let is_over = of_creator >= ROOMS_PER_CREATOR_MAX || others.count() >= ROOMS_EVER_PER_CREATOR_MAX;
+        if mine.count() >= ROOMS_MAX || (!is_own && is_over) {
             let text = format!("a node keeps {ROOMS_MAX} rooms, {ROOMS_PER_CREATOR_MAX} of another creator at most");
             return Err(ApiError::new(ErrorCode::QuotaExceeded, text));
         }
@@ -128,6 +142,11 @@ impl Owner {
             Err(refused) => return answer(reply, Err(refused)),
         };
         let id = change.room;
+        if self.rooms.get(&id).is_some_and(|room| room.signed == signed) {
+            // It is so already, on the disk too once this batch is; who asks may not know.
+            let store = |code| ChangeRefused::Store(not_written(code));
+            return batch.then(move |_, outcome| answer(reply, outcome.map(|()| signed).map_err(store)));
+        }
         self.adopt(signed.clone(), batch);
         batch.then(move |owner, outcome| {
             if let Err(code) = outcome {
@@ -159,7 +178,9 @@ impl Owner {
                 record.with(node, key).map_err(|_| ChangeRefused::Full)?
             }
             Membership::Remove { node } => {
-                if !is_creator && (change.by != node || !record.has(&node)) {
+                // Who was taken out while it was away hears so when it leaves by itself.
+                let was_in = record.members.iter().any(|member| member.node == node);
+                if !is_creator && (change.by != node || !was_in) {
                     return Err(ChangeRefused::NotFound);
                 }
                 let at: Hlc = self.hlc.tick(u64::try_from(self.clock.now_wall().as_millis()).unwrap_or(0));
@@ -176,12 +197,13 @@ impl Owner {
     /// Puts a newer record in force: what it does not admit goes, and a room
     /// that this node is not in any more is emptied.
     pub(crate) fn adopt(&mut self, signed: Signed, batch: &mut Batch) {
-        let (id, own) = (signed.id(), self.own);
+        let (id, own, identity) = (signed.id(), self.own, self.keyring.now());
         batch.writes.push(Write::Record(signed.clone()));
         let Some(room) = self.rooms.get_mut(&id) else {
             self.rooms.insert(id, Room::new(signed, RoomLog::default()));
             return;
         };
+        let own_key = room.own_key(&own, &identity);
         room.signed = signed;
         // It may name messages that go now and come back with a later record.
         self.seen.clear();
@@ -198,6 +220,10 @@ impl Owner {
             batch.writes.push(Write::Delete(id, gone));
         }
         room.confirmed.retain(|node, _| record.has(node));
+        if room.own_key(&own, &identity) != own_key {
+            // What was confirmed are numbers of the key before.
+            room.confirmed.clear();
+        }
     }
 
     /// Deletes what a room has: this node is in it no more.
@@ -212,6 +238,10 @@ impl Owner {
         room.log.restore_author(own_key, known.seq, known.head, known.forked);
         batch.authors.insert((*id, own_key));
         room.quarantine.clear();
+        // If it is in again, what went comes back, and its numbers may be another key's.
+        room.refused.clear();
+        room.confirmed.clear();
+        self.seen.clear();
         self.meter.forget(id);
         tracing::info!(room = %id, "no member of the room any more");
     }
@@ -232,11 +262,13 @@ impl Owner {
 
     /// Is in a room again that it left so: its record still has this node.
     pub(crate) fn come_back(&mut self, id: &RoomId, batch: &mut Batch, reply: Reply<Result<bool, ApiError>>) {
-        if let Err(code) = self.may_write() {
-            return answer(reply, Err(not_written(code)));
+        let Some(room) = self.rooms.get(id).filter(|room| room.has_left) else { return answer(reply, Ok(false)) };
+        if let Err(error) = self.has_place_for(&room.signed) {
+            return answer(reply, Err(error));
         }
-        let Some(room) = self.rooms.get_mut(id).filter(|room| room.has_left) else { return answer(reply, Ok(false)) };
-        room.has_left = false;
+        if let Some(room) = self.rooms.get_mut(id) {
+            room.has_left = false;
+        }
         batch.writes.push(Write::NotLeft(*id));
         let id = *id;
         batch.then(move |owner, outcome| {

@@ -21,16 +21,17 @@ impl Owner {
             Command::Change { change, reply } => self.change(change, batch, reply),
             Command::LeaveHere { room, reply } => self.leave_here(&room, batch, reply),
             Command::Return { room, reply } => self.come_back(&room, batch, reply),
+            Command::CanJoin { room, peer, reply } => answer(reply, self.can_join(&room, peer)),
             Command::Left { creator, reply } => answer(reply, self.left(&creator)),
             Command::Send { room, text, reply } => self.send(&room, text, batch, reply),
-            Command::Unknown { from, messages, reply } => answer(reply, self.screen(&from, messages)),
+            Command::Unknown { from, messages, reply } => self.screen(&from, messages, batch, reply),
             Command::Ingest { from, way, messages, reply } => self.ingest(from, way, messages, batch, reply),
             Command::TakeRecord { from, signed, standing, reply } => {
                 self.take_record(&from, signed, standing, batch, reply);
             }
             Command::Acked { from, id, verdict } => self.acked(from, &id, verdict),
-            Command::Begin { reply } => answer(reply, self.begin()),
-            Command::Answer { from, asked, reply } => answer(reply, self.answer_session(from, asked)),
+            Command::Begin { reply } => self.begin(batch, reply),
+            Command::Answer { from, asked, reply } => self.answer_session(from, asked, batch, reply),
             Command::Answered { room, ticket, reply } => {
                 let taken = self.rooms.get_mut(&room).is_some_and(|room| room.slot.answered(ticket));
                 answer(reply, taken);

@@ -3,12 +3,27 @@
 use osmoda_mesh_rooms::{Refusal, RoomId};
 use osmoda_types::NodeId;
 
-use super::command::{Answered, Asked, Begin, Release};
-use super::owner::Owner;
+use super::command::{Answered, Asked, Begin, Release, Reply};
+use super::owner::{Batch, Owner};
+use super::serve::answer;
 
 impl Owner {
+    /// Begins the sessions that may be; answers when all that they are about is durable.
+    pub(crate) fn begin(&mut self, batch: &mut Batch, reply: Reply<Vec<Begin>>) {
+        let mut begun = self.take_slots();
+        batch.then(move |owner, outcome| {
+            if outcome.is_err() {
+                for Begin { room, peer, ticket, .. } in begun.drain(..) {
+                    owner.release(Release { room, peer, ticket, healed: None });
+                    owner.want(&room, peer);
+                }
+            }
+            answer(reply, begun);
+        });
+    }
+
     /// Takes the slot of every room that has somebody waiting.
-    pub(crate) fn begin(&mut self) -> Vec<Begin> {
+    fn take_slots(&mut self) -> Vec<Begin> {
         if self.is_stale() {
             return Vec::new();
         }
@@ -35,8 +50,31 @@ impl Owner {
         begun
     }
 
+    /// Takes part in a session that a peer opens; answers when all that it is about is
+    /// durable.
+    pub(crate) fn answer_session(
+        &mut self,
+        from: NodeId,
+        asked: Asked,
+        batch: &mut Batch,
+        reply: Reply<Result<Answered, Refusal>>,
+    ) {
+        let answered = self.judge_session(from, asked);
+        batch.then(move |owner, outcome| {
+            let answered = answered.and_then(|answered| {
+                if outcome.is_ok() {
+                    return Ok(answered);
+                }
+                let ticket = answered.ticket;
+                owner.release(Release { room: asked.room, peer: from, ticket, healed: None });
+                Err(Refusal::Store)
+            });
+            answer(reply, answered);
+        });
+    }
+
     /// Judges a session that a peer opens, and takes the slot for it.
-    pub(crate) fn answer_session(&mut self, from: NodeId, asked: Asked) -> Result<Answered, Refusal> {
+    fn judge_session(&mut self, from: NodeId, asked: Asked) -> Result<Answered, Refusal> {
         let (own, identity, is_stale) = (self.own, self.keyring.now(), self.is_stale());
         let room = self.rooms.get_mut(&asked.room).ok_or(Refusal::NotFound)?;
         let record = room.signed.record();

@@ -1,30 +1,42 @@
 //! What others send: messages and records.
 //!
-//! Checked in this order, cheapest first: known or refused before, member,
-//! time, quota, and only then, outside this task, the signature. Everything but
-//! the signature is checked again when the message comes back from there.
+//! Checked in this order, cheapest first: known or refused before, member, time,
+//! and only then, outside this task, the signature. When the message comes back from
+//! there, everything else is checked again, and its author's quota: what is over that is
+//! remembered by its id, which must be of a message that its author signed.
 
-use osmoda_mesh_rooms::{Ahead, Inserted, MessageId, RoomId, Signed, Unverified, Verdict, Verified, fits, judge};
+use osmoda_mesh_rooms::{
+    Ahead, Inserted, Member, MessageId, RoomId, Signed, Unverified, Verdict, Verified, fits, judge,
+};
 use osmoda_types::NodeId;
 
 use super::ask::creator_of;
 use super::command::{Reply, Screened, Standing, Way};
 use super::owner::{Batch, Owner};
+use super::room::Room;
 use super::serve::answer;
 use super::store::Write;
 use crate::counts;
 
 impl Owner {
-    /// Sorts out what needs no look at its signature.
-    pub(crate) fn screen(&self, from: &NodeId, messages: Vec<Unverified>) -> Screened {
+    /// Sorts out what needs no look at its signature; answers when what is here is
+    /// durable, which came with the same batch maybe.
+    pub(crate) fn screen(&self, from: &NodeId, messages: Vec<Unverified>, batch: &mut Batch, reply: Reply<Screened>) {
         let mut screened = Screened::default();
         for message in messages {
-            match self.judge(from, &message) {
+            // What is in memory is not on the disk, maybe, and what is new cannot be written.
+            let verdict = if self.is_stale() { Some(Verdict::Later) } else { self.judge(from, &message) };
+            match verdict {
                 Some(verdict) => screened.judged.push((message.id(), verdict)),
                 None => screened.new.push(message),
             }
         }
-        screened
+        batch.then(move |_, outcome| {
+            if outcome.is_err() {
+                keep_later(&mut screened.judged);
+            }
+            answer(reply, screened);
+        });
     }
 
     /// What can be said of a message without its signature; `None` when it is
@@ -37,6 +49,9 @@ impl Owner {
         }
         if room.quarantine.contains_key(&id) {
             return Some(Verdict::Waits);
+        }
+        if room.refused.has(&id) {
+            return Some(Verdict::Refused);
         }
         let admitted = room.signed.record().admits(&content.author, content.hlc);
         let forgotten = content.hlc.wall_ms() < room.log.summary().horizon_ms;
@@ -70,9 +85,7 @@ impl Owner {
         }
         batch.then(move |owner, outcome| {
             if outcome.is_err() {
-                for (_, verdict) in verdicts.iter_mut().filter(|(_, verdict)| *verdict == Verdict::Kept) {
-                    *verdict = Verdict::Later;
-                }
+                keep_later(&mut verdicts);
             } else {
                 for (room, id) in fresh {
                     owner.tell(&room, id);
@@ -168,17 +181,6 @@ impl Owner {
         });
     }
 
-    /// Looks at every room's retention.
-    pub(crate) fn prune(&mut self, batch: &mut Batch) {
-        if self.may_write().is_err() {
-            return;
-        }
-        let now_ms = self.now_ms();
-        for room in self.rooms.values_mut() {
-            batch.writes.extend(room.prune(now_ms));
-        }
-    }
-
     /// Takes a newer record of a room, or that of a room this node was added to.
     /// Who its creator may be was judged by whoever received it.
     pub(crate) fn take_record(
@@ -190,22 +192,21 @@ impl Owner {
         reply: Reply<bool>,
     ) {
         let identity = self.keyring.now();
-        let names_us = |record: &osmoda_mesh_rooms::Record| {
-            record.present().any(|member| member.node == self.own && identity.holds(&member.key))
+        let may_come_in = |signed: &Signed| {
+            let names_us = |member: &Member| member.node == self.own && identity.holds(&member.key);
+            signed.record().present().any(names_us) && self.has_place_for(signed).is_ok()
         };
         let wanted = match self.rooms.get(&signed.id()) {
             Some(room) => {
                 // Under the same node: who was revoked does not become another.
                 let same = creator_of(&signed) == room.creator;
-                standing.goes_on && same && signed.replaces(&room.signed)
+                // To be added again is as much as to be added.
+                let comes_in = !room.has(&self.own) && signed.record().has(&self.own);
+                standing.goes_on && same && signed.replaces(&room.signed) && (!comes_in || may_come_in(&signed))
             }
-            None => {
-                standing.begins
-                    && names_us(signed.record())
-                    && signed.record().has(from)
-                    && self.has_place_for(&signed).is_ok()
-            }
+            None => standing.begins && signed.record().has(from) && may_come_in(&signed),
         };
+        self.tell_who_was_taken_out(*from, &signed, batch);
         // Only this node signs the records of its own rooms.
         if !wanted || self.may_write().is_err() || identity.holds(&signed.record().creator) {
             return answer(reply, false);
@@ -225,6 +226,21 @@ impl Owner {
         });
     }
 
+    /// Sends the newest record to one who shows an older one with itself in it: it was
+    /// not linked when it was taken out. Whoever does not show one hears nothing of the
+    /// room, nor of who came later.
+    fn tell_who_was_taken_out(&self, from: NodeId, shown: &Signed, batch: &mut Batch) {
+        let id = shown.id();
+        let is_out = |room: &Room| room.is_of(&self.own) && !room.has(&from) && room.signed.replaces(shown);
+        if shown.record().has(&from) && !self.is_stale() && self.rooms.get(&id).is_some_and(is_out) {
+            batch.then(move |owner, outcome| {
+                if outcome.is_ok() {
+                    owner.push_record(&id, std::iter::once(from));
+                }
+            });
+        }
+    }
+
     /// Notes what a member has of our own messages.
     pub(crate) fn acked(&mut self, from: NodeId, id: &MessageId, verdict: Verdict) {
         let (own, identity) = (self.own, self.keyring.now());
@@ -237,5 +253,12 @@ impl Owner {
                 }
             }
         }
+    }
+}
+
+/// Nothing was written: what would be kept is taken later.
+fn keep_later(verdicts: &mut [(MessageId, Verdict)]) {
+    for (_, verdict) in verdicts.iter_mut().filter(|(_, verdict)| *verdict == Verdict::Kept) {
+        *verdict = Verdict::Later;
     }
 }

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use osmoda_kit::testing::wait_for;
+use osmoda_mesh_rooms::limits::ROOMS_PER_CREATOR_MAX;
 use osmoda_mesh_rooms::{Blob, Body, Frame, Hlc, Join, Member, Message, Record, Refusal, Retention, RoomId, Verdict};
 use osmoda_node_api::mesh::Service;
 use osmoda_node_api::rooms::JoinRule;
@@ -289,6 +290,73 @@ async fn a_room_is_left_without_its_creator_who_hears_of_it_later() {
     wait_for("the record", LIMIT, async || b.rooms.show(room, 0).await.ok()).await;
     same(room, &[&a, &b, &c], 1).await;
     for node in [a, b, c] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_leaves_without_the_creator_and_joins_again_gets_all_from_the_others() {
+    let [a, b, c] = [Node::new(Role::Voter).await, Node::new(Role::Node).await, Node::new(Role::Node).await];
+    introduce(2, &[&a, &b, &c]).await;
+    let room = a.create(&[&b, &c], JoinRule::Added).await;
+    for node in [&b, &c] {
+        wait_for("the record", LIMIT, async || node.rooms.show(room, 0).await.ok()).await;
+        node.rooms.send(room, "hello".to_owned()).await.unwrap();
+    }
+    same(room, &[&a, &b, &c], 2).await;
+    introduce(3, &[&b, &c]).await;
+    introduce(3, &[&a]).await;
+    c.rooms.leave(room, None).await.unwrap();
+    // The record is the same as before; nothing but the messages is new here.
+    assert!(c.rooms.join(room, None).await.unwrap().messages.is_empty());
+    same(room, &[&b, &c], 2).await;
+    for node in [a, b, c] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_is_taken_out_while_it_is_away_learns_it_when_it_is_back() {
+    let [a, b, c] = [Node::new(Role::Voter).await, Node::new(Role::Node).await, Node::new(Role::Node).await];
+    introduce(2, &[&a, &b, &c]).await;
+    let room = a.create(&[&b, &c], JoinRule::Added).await;
+    for node in [&b, &c] {
+        wait_for("the record", LIMIT, async || node.rooms.show(room, 0).await.ok()).await;
+    }
+    introduce(3, &[&a]).await;
+    introduce(3, &[&b]).await;
+    introduce(3, &[&c]).await;
+    a.rooms.leave(room, Some(b.id())).await.unwrap();
+    // One of the two has left meanwhile, without the creator.
+    a.rooms.leave(room, Some(c.id())).await.unwrap();
+    c.rooms.leave(room, None).await.unwrap();
+    introduce(4, &[&a, &b, &c]).await;
+    wait_for("the end", LIMIT, async || b.rooms.show(room, 0).await.err()).await;
+    let left = async || c.rooms.cx.ask(|reply| Command::Left { creator: a.id(), reply }).await.unwrap();
+    wait_for("the end", LIMIT, async || left().await.is_empty().then_some(())).await;
+    assert_eq!(c.rooms.join(room, None).await.unwrap_err().code, ErrorCode::NotFound);
+    for node in [a, b, c] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_with_too_many_rooms_joins_none_by_half() {
+    let [a, b] = [Node::new(Role::Voter).await, Node::new(Role::Node).await];
+    introduce(2, &[&a, &b]).await;
+    for _ in 0..ROOMS_PER_CREATOR_MAX {
+        a.create(&[&b], JoinRule::Added).await;
+    }
+    let all = async || (b.rooms.list().await.unwrap().len() == ROOMS_PER_CREATOR_MAX).then_some(());
+    wait_for("the records", LIMIT, all).await;
+    let room = a.create(&[], JoinRule::Fleet).await;
+    assert_eq!(b.rooms.join(room, None).await.unwrap_err().code, ErrorCode::QuotaExceeded);
+    assert_eq!(a.rooms.show(room, 0).await.unwrap().members, [a.id()]);
+    // There is a place again.
+    let first: RoomId = b.rooms.list().await.unwrap()[0].id.parse().unwrap();
+    b.rooms.leave(first, None).await.unwrap();
+    assert_eq!(b.rooms.join(room, None).await.unwrap().members, [a.id(), b.id()]);
+    for node in [a, b] {
         node.stop().await;
     }
 }

@@ -1,8 +1,10 @@
 //! Rooms over real links on the loopback interface, and the owner alone with a
 //! clock and a disk that the test decides about.
 
+mod alone;
 mod endpoints;
 mod keys;
 mod links;
+mod members;
 mod owner;
 mod world;

@@ -1,159 +1,22 @@
 //! The owner alone: a clock that moves when told, a disk that fills up.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
 use std::time::Duration;
 
-use osmoda_kit::clock::Clock as _;
-use osmoda_kit::shutdown::Shutdown;
-use osmoda_kit::tasks::{TaskKind, Tasks};
-use osmoda_kit::testing::{FakeClock, TempRoot, wait_for};
-use osmoda_mesh::{Identity, Keyring, state};
+use osmoda_kit::testing::{TempRoot, wait_for};
+use osmoda_mesh::state;
 use osmoda_mesh_rooms::limits::{
-    AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MIN, ROOMS_EVER_PER_CREATOR_MAX, ROOMS_PER_CREATOR_MAX, TEXT_BYTES_MAX,
+    AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MIN, CREATOR_MESSAGES_MAX, ROOMS_EVER_PER_CREATOR_MAX, ROOMS_PER_CREATOR_MAX,
+    TEXT_BYTES_MAX,
 };
-use osmoda_mesh_rooms::{
-    Body, Hlc, Join, Member, Message, MessageId, Record, RecordError, Retention, RoomId, Signed, Verdict, Verified,
-    WALL_MS_MAX,
-};
+use osmoda_mesh_rooms::{Hlc, Join, Member, Record, RecordError, Refusal, Retention, Signed, Verdict, WALL_MS_MAX};
 use osmoda_types::ErrorCode;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot};
 
+use super::alone::{World, unsigned, unverified};
 use super::world::LIMIT;
-use crate::rooms::command::{Command, Reply, Standing, Way};
-use crate::rooms::owner::{Owner, Parts};
+use crate::rooms::command::{Asked, Begin, Command, Release, Standing, Way};
+use crate::rooms::owner::{Batch, COMMANDS_MAX};
 use crate::rooms::store::{Store, Write};
-
-struct World {
-    clock: FakeClock,
-    other: Arc<Identity>,
-    own_member: Member,
-    owner: mpsc::Sender<Command>,
-    room: RoomId,
-    tasks: Tasks,
-    roots: [TempRoot; 2],
-}
-
-impl World {
-    /// A room of this node and another one; `pages` bounds the database.
-    async fn new(retain: u32, pages: Option<u32>) -> Self {
-        let roots = [TempRoot::new(), TempRoot::new()];
-        let own = state::create_identity(&roots[0].paths().state("mesh")).unwrap();
-        let other = state::create_identity(&roots[1].paths().state("mesh")).unwrap();
-        let (tasks, clock) = (Tasks::new(Shutdown::new()), FakeClock::new());
-        let parts = Parts {
-            keyring: Arc::new(Keyring::new(own.clone())),
-            clock: Arc::new(clock.clone()),
-            path: roots[0].path().join("rooms.db"),
-            tasks: tasks.clone(),
-            wake: Arc::new(Notify::new()),
-            heal_every: Duration::from_secs(3600),
-        };
-        let mut owner = Owner::open(parts).unwrap();
-        if let Some(pages) = pages {
-            owner.store_mut().limit_pages(pages);
-        }
-        let (sender, commands) = mpsc::channel(16);
-        tasks.spawn(TaskKind::STORE, "rooms", owner.run(commands));
-        let record = Record {
-            creator: own.identity_key(),
-            nonce: [1; 16],
-            name: "ops".to_owned(),
-            created_ms: 1,
-            revision: 1,
-            join: Join::Added,
-            retention: Retention { messages: retain, days: 1 },
-            members: [&own, &other].map(|of| Member { node: of.node(), key: of.identity_key(), left: None }).to_vec(),
-        };
-        let signed = record.sign(|bytes| own.sign(bytes)).unwrap();
-        let room = signed.id();
-        let own_member = signed.record().members[0];
-        let world = Self { clock, other, own_member, owner: sender, room, tasks, roots };
-        world.ask(|reply| Command::Create { signed, reply }).await.unwrap();
-        world
-    }
-
-    async fn ask<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> T {
-        let (reply, answer) = oneshot::channel();
-        assert!(self.owner.send(command(reply)).await.is_ok());
-        answer.await.unwrap()
-    }
-
-    fn path(&self) -> std::path::PathBuf {
-        self.roots[0].path().join("rooms.db")
-    }
-
-    fn now_ms(&self) -> u64 {
-        self.clock.now_wall().as_millis().unsigned_abs()
-    }
-
-    async fn send(&self, text: String) -> Result<MessageId, ErrorCode> {
-        let room = self.room;
-        let sent = self.ask(|reply| Command::Send { room, text, reply }).await;
-        sent.map(|sent| sent.id).map_err(|error| error.code)
-    }
-
-    /// A message of the other member with a chosen time.
-    async fn receive(&self, seq: u64, wall_ms: u64) -> (MessageId, Verdict) {
-        let message = self.message(seq, wall_ms, format!("{seq}"));
-        self.ingest(Way::Pushed, vec![message]).await[0]
-    }
-
-    fn message(&self, seq: u64, wall_ms: u64, text: String) -> Verified {
-        let message = Message {
-            room: self.room,
-            author: self.other.identity_key(),
-            seq,
-            prev: (seq > 1).then(|| MessageId::from_bytes([seq as u8; 32])),
-            parents: vec![],
-            hlc: Hlc::at(wall_ms),
-            body: Body::Text(text),
-        };
-        message.sign(|bytes| self.other.sign(bytes)).unwrap()
-    }
-
-    async fn ingest(&self, way: Way, messages: Vec<Verified>) -> Vec<(MessageId, Verdict)> {
-        let from = self.other.node();
-        self.ask(|reply| Command::Ingest { from, way, messages, reply }).await
-    }
-
-    /// What a session with the other member would not fetch.
-    async fn skipped(&self) -> BTreeSet<MessageId> {
-        let (room, peer) = (self.room, self.other.node());
-        // Nobody reads the queue: it is there so that the peer is linked.
-        let (queue, _frames) = mpsc::channel(1);
-        assert!(self.owner.send(Command::LinkUp { peer, queue }).await.is_ok());
-        assert!(self.owner.send(Command::Want { room, peer }).await.is_ok());
-        self.ask(|reply| Command::Begin { reply }).await.pop().unwrap().skip
-    }
-
-    /// A room that the other member makes under some key, with this node in it.
-    fn trap(&self, key: &Identity, nonce: u128) -> Record {
-        let creator = Member { node: self.other.node(), key: key.identity_key(), left: None };
-        Record {
-            creator: creator.key,
-            nonce: nonce.to_be_bytes(),
-            name: "trap".to_owned(),
-            created_ms: 1,
-            revision: 1,
-            join: Join::Added,
-            retention: Retention::default(),
-            members: vec![creator, self.own_member],
-        }
-    }
-
-    async fn ids(&self) -> Vec<MessageId> {
-        let (room, limit) = (self.room, usize::MAX);
-        let (_, said) = self.ask(|reply| Command::Show { room, limit, reply }).await.unwrap();
-        said.into_iter().map(|said| said.line.id).collect()
-    }
-
-    async fn stop(self) {
-        let Self { tasks, owner, .. } = self;
-        drop(owner);
-        assert!(tasks.drain(LIMIT).await.is_graceful());
-    }
-}
 
 #[test]
 fn a_stored_record_that_breaks_a_rule_costs_its_own_room_only() {
@@ -216,6 +79,29 @@ async fn a_message_from_the_future_waits_or_is_refused_and_drags_no_clock() {
 }
 
 #[tokio::test]
+async fn what_is_due_is_done_however_many_commands_wait() {
+    // More than are taken into one commit, each of which lasts longer than until the
+    // first look at what is due.
+    let count = 3 * COMMANDS_MAX;
+    let (world, mut owner, commands, signed) = World::at_rest(100, count);
+    owner.adopt(signed, &mut Batch::default());
+    let (room, limit) = (world.room, usize::MAX);
+    let message = world.message(1, world.now_ms(), "its time has come".to_owned());
+    let id = message.id();
+    assert!(owner.rooms.get_mut(&room).unwrap().set_aside(message));
+    for _ in 1..count {
+        let (reply, _) = oneshot::channel();
+        assert!(world.owner.try_send(Command::Send { room, text: "more".to_owned(), reply }).is_ok());
+    }
+    let (reply, last) = oneshot::channel();
+    assert!(world.owner.try_send(Command::Show { room, limit, reply }).is_ok());
+    world.run(owner, commands);
+    let (_, said) = last.await.unwrap().unwrap();
+    assert!(said.iter().any(|said| said.line.id == id));
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_full_disk_refuses_and_nothing_is_half_done() {
     let world = World::new(100, Some(40)).await;
     let mut kept = Vec::new();
@@ -261,17 +147,50 @@ async fn a_room_that_is_over_its_retention_forgets_the_oldest() {
 }
 
 #[tokio::test]
+async fn the_largest_room_of_a_creator_at_its_bound_makes_space() {
+    let (world, mut owner, commands, _) = World::at_rest(100, 16);
+    let now = world.now_ms();
+    let [small, large] = [1, 2].map(|n| world.trap(&world.other, n).sign(|bytes| world.other.sign(bytes)).unwrap());
+    let (small_count, large_count) = (CREATOR_MESSAGES_MAX / 2 - 1, CREATOR_MESSAGES_MAX / 2 + 1);
+    for (signed, count) in [(&small, small_count), (&large, large_count)] {
+        owner.adopt(signed.clone(), &mut Batch::default());
+        let log = &mut owner.rooms.get_mut(&signed.id()).unwrap().log;
+        for n in 0..count as u64 {
+            log.insert(&unsigned(signed.id(), &world.other, (n + 1, now - count as u64 + n)));
+        }
+    }
+    world.run(owner, commands);
+    let shown = wait_for("space", LIMIT, async || {
+        let list = world.ask(Command::List).await;
+        let is_full = list.iter().map(|room| room.messages).sum::<usize>() >= CREATOR_MESSAGES_MAX;
+        (!is_full).then_some(list)
+    })
+    .await;
+    let of = |signed: &Signed| shown.iter().find(|room| room.signed == *signed).unwrap();
+    let gone = large_count.div_ceil(10);
+    assert_eq!((of(&small).messages, of(&large).messages), (small_count, large_count - gone));
+    assert_eq!(of(&large).summary.messages, gone as u64);
+    let room = small.id();
+    assert!(world.ask(|reply| Command::Send { room, text: "hello".to_owned(), reply }).await.is_ok());
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn an_author_over_its_share_is_refused_and_not_fetched_again_and_others_go_on() {
     let world = World::new(50_000, None).await;
     let (now, text) = (world.now_ms(), "x".repeat(TEXT_BYTES_MAX));
     // As one that uses a number for many messages: each node has others of them.
     let said = (0..1 + AUTHOR_BYTES_MAX / TEXT_BYTES_MAX as u64).map(|n| world.message(1, now + n, text.clone()));
-    let mut verdicts = world.ingest(Way::Healed, said.collect()).await;
+    let said: Vec<_> = said.collect();
+    let mut verdicts = world.ingest(Way::Healed, said.clone()).await;
     let over = verdicts.split_off(verdicts.iter().position(|(_, verdict)| *verdict != Verdict::Kept).unwrap());
     assert!(over.iter().all(|(_, verdict)| *verdict == Verdict::Refused), "{over:?}");
     assert!(!verdicts.is_empty() && over.len() > 1);
     let skipped = world.skipped().await;
     assert!(over.iter().all(|(id, _)| skipped.contains(id)));
+    // Nor is its signature checked again, whoever brings it.
+    let again = world.screen(said[verdicts.len()..].iter().map(unverified).collect()).await;
+    assert_eq!((again.new.len(), &again.judged), (0, &over));
     assert!(world.send("another author".to_owned()).await.is_ok());
     // When something goes, there may be a place.
     world.clock.advance(Duration::from_secs(2 * 24 * 3600));
@@ -336,6 +255,8 @@ async fn rooms_that_a_peer_makes_and_takes_away_again_are_bounded_too() {
 async fn a_store_that_cannot_be_read_again_refuses_until_it_can() {
     let world = World::new(100, None).await;
     let before = [world.send("one".to_owned()).await.unwrap(), world.send("two".to_owned()).await.unwrap()];
+    let kept = world.message(1, world.now_ms(), "kept".to_owned());
+    assert_eq!(world.ingest(Way::Pushed, vec![kept.clone()]).await[0].1, Verdict::Kept);
     // Neither written nor read without this table.
     let other = rusqlite::Connection::open(world.path()).unwrap();
     other.execute("ALTER TABLE messages RENAME TO away", ()).unwrap();
@@ -343,11 +264,61 @@ async fn a_store_that_cannot_be_read_again_refuses_until_it_can() {
     // The room is not gone: a new beginning would use the author's numbers again.
     assert_eq!(world.send("lost".to_owned()).await, Err(ErrorCode::StateDirUnusable));
     assert_eq!(world.receive(1, world.now_ms()).await.1, Verdict::Later);
+    // Nobody is told of what is in memory only.
+    let screened = world.screen(vec![unverified(&kept)]).await;
+    assert_eq!((screened.new.len(), screened.judged), (0, vec![(kept.id(), Verdict::Later)]));
     other.execute("ALTER TABLE away RENAME TO messages", ()).unwrap();
     let after = wait_for("the store", LIMIT, async || world.send("three".to_owned()).await.ok()).await;
-    assert_eq!(world.ids().await, [before[0], before[1], after]);
+    let ids = world.ids().await;
+    assert!(ids.len() == 4 && [before[0], before[1], kept.id(), after].iter().all(|id| ids.contains(id)), "{ids:?}");
     let room = world.room;
     assert_eq!(world.ask(|reply| Command::Delivery { room, reply }).await.unwrap().own_seq, 3);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_comes_with_a_batch_that_fails_is_kept_for_nobody() {
+    let world = World::new(100, None).await;
+    let message = world.message(1, world.now_ms(), "twice".to_owned());
+    let other = rusqlite::Connection::open(world.path()).unwrap();
+    other.execute("ALTER TABLE messages RENAME TO away", ()).unwrap();
+    // From two sessions at once: both wait for the same batch.
+    let (ingested, screened) =
+        tokio::join!(world.ingest(Way::Healed, vec![message.clone()]), world.screen(vec![unverified(&message)]));
+    assert_eq!(ingested, [(message.id(), Verdict::Later)]);
+    assert_eq!((screened.new.len(), screened.judged), (0, ingested));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_session_is_over_what_is_on_disk() {
+    let world = World::new(100, None).await;
+    let message = world.message(1, world.now_ms(), "lost".to_owned());
+    let (room, peer) = (world.room, world.other.node());
+    let asked = Asked { room, revision: 1, horizon_ms: 0, fingerprint: [0; 32] };
+    let other = rusqlite::Connection::open(world.path()).unwrap();
+    let answered = async || world.ask(|reply| Command::Answer { from: peer, asked, reply }).await;
+    let begun = async || world.ask(|reply| Command::Begin { reply }).await;
+    let (queue, _frames) = mpsc::channel(1);
+    assert!(world.owner.send(Command::LinkUp { peer, queue }).await.is_ok());
+    // The commit fails, and the memory is what is on disk again.
+    let trigger = "CREATE TRIGGER full BEFORE INSERT ON messages BEGIN SELECT RAISE(FAIL, 'full'); END";
+    other.execute(trigger, ()).unwrap();
+    assert!(world.owner.send(Command::Want { room, peer }).await.is_ok());
+    let (_, begun_then) = tokio::join!(world.ingest(Way::Healed, vec![message.clone()]), begun());
+    assert!(begun_then.is_empty());
+    other.execute("DROP TRIGGER full", ()).unwrap();
+    // Its turn was not lost.
+    let session = begun().await.pop().unwrap();
+    assert!(session.snapshot.items.is_empty());
+    let Begin { ticket, .. } = session;
+    let release = Release { room, peer, ticket, healed: None };
+    assert!(world.owner.send(Command::Release(release)).await.is_ok());
+    wait_for("a try", LIMIT, async || world.send("one".to_owned()).await.ok()).await;
+    other.execute(trigger, ()).unwrap();
+    let (_, answered_then) = tokio::join!(world.ingest(Way::Healed, vec![message]), answered());
+    assert_eq!(answered_then.unwrap_err(), Refusal::Store);
+    assert_eq!(answered().await.unwrap().snapshot.items.len(), 1);
     world.stop().await;
 }
 

@@ -138,7 +138,10 @@ pub(crate) fn new_row(
 pub(crate) fn ledger_error(error: LedgerError) -> ApiError {
     let code = match error {
         LedgerError::Busy => ErrorCode::Busy,
-        LedgerError::Unavailable | LedgerError::NoRoom => ErrorCode::LedgerUnavailable,
+        LedgerError::Unavailable => ErrorCode::LedgerUnavailable,
+        // The one refusal after which the others may go on: the row is not there, and
+        // what ends an act still is taken.
+        LedgerError::NoRoom => ErrorCode::DiskFull,
     };
     ApiError::new(code, error.to_string())
 }

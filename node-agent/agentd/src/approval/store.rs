@@ -281,7 +281,7 @@ pub(super) fn over_ids(connection: &Connection, now: &Moment) -> rusqlite::Resul
     statement.query_map((now.wall_ms, signed(now.boot_ms), &now.boot_id, LIST_MAX), read_id)?.collect()
 }
 
-/// Keeps a signature; the same one twice is once.
+/// Keeps a signature, in its canonical form; the same one twice is once.
 pub(super) fn add_signature(
     connection: &Connection,
     id: &PermitId,

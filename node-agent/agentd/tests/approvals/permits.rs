@@ -10,8 +10,9 @@ use osmoda_kit::tasks::TaskKind;
 use osmoda_kit::testing::wait_for;
 use osmoda_node_api::approval::{RunBegin, RunEnd, RunOutcome};
 use osmoda_node_api::approval_files::{load_trust, store_trust};
-use osmoda_permit::testing::sign;
-use osmoda_permit::{Decision, EffectClass, HostTrust, State};
+use osmoda_permit::signature::SSH_NAMESPACE;
+use osmoda_permit::testing::{sign, ssh_sign};
+use osmoda_permit::{ApproverSignature, Decision, EffectClass, HostTrust, Proof, State};
 use osmoda_types::ErrorCode;
 use serde_json::json;
 
@@ -162,6 +163,29 @@ async fn two_of_three_people_are_two_people() {
     assert_eq!(state(1).await, State::Pending);
     assert_eq!(state(1).await, State::Pending, "the same signature again");
     assert_eq!(state(2).await, State::Approved);
+    host.close().await;
+}
+
+/// Text before the armour is signed by nobody: with another one it is the same
+/// signature, and neither fills the permit nor keeps others from being counted.
+#[tokio::test]
+async fn a_signature_handed_in_again_with_other_text_around_it_adds_nothing() {
+    let host = Host::with(Arc::new(Witnesses), "[approvers]\ndestructive = 2\n");
+    let permit = host.ask("/etc/motd").await.unwrap().signed.permit;
+    let plain = ssh_sign(1, &permit, Decision::Approve, SSH_NAMESPACE);
+    let Proof::Ssh { armored } = &plain.proof else { panic!("{plain:?}") };
+    for n in 0..40 {
+        let proof = Proof::Ssh { armored: format!("{}\n{armored}", n.to_string().repeat(1000)) };
+        let varied = ApproverSignature { decision: plain.decision, proof };
+        let view = host.admin().sign(&permit.id, &varied).await.unwrap();
+        assert_eq!((view.state, view.signed.signatures), (State::Pending, vec![plain.clone()]));
+    }
+    // The same person's key by another program.
+    host.admin().sign(&permit.id, &sign(1, &permit, Decision::Approve)).await.unwrap();
+    assert_eq!(host.kinds(), ["approval.requested", "approval.signed"]);
+    let view = host.admin().sign(&permit.id, &sign(2, &permit, Decision::Approve)).await.unwrap();
+    assert_eq!((view.state, view.signed.signatures.len()), (State::Approved, 2));
+    host.execd().begin(&begin(&view, 0)).await.unwrap();
     host.close().await;
 }
 

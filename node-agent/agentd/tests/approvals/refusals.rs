@@ -303,6 +303,38 @@ async fn p19_limits_and_denials_are_asked_before_anything_is_looked_at() {
     host.close().await;
 }
 
+/// What is refused after a look leaves no permit, and is counted all the same.
+#[tokio::test]
+async fn p19_what_is_refused_by_its_form_is_not_looked_at_and_what_fails_counts() {
+    let host = Host::new();
+    let plan = PlanRequest {
+        calls: (0..64).map(|n| write(&format!("/etc/p{n}"))).collect(),
+        session_id: "s-1".into(),
+        reason: String::new(),
+        ttl_secs: None,
+    };
+    let asked = async |plan: PlanRequest| code(host.admin().plan(&plan).await);
+    assert_eq!(asked(PlanRequest { ttl_secs: Some(1), ..plan.clone() }).await, ErrorCode::BadRequest);
+    assert_eq!(asked(PlanRequest { reason: "x".repeat(2000), ..plan.clone() }).await, ErrorCode::BadRequest);
+    assert_eq!(host.eyes.1.load(SeqCst), 0);
+    host.eyes.0.store(true, SeqCst);
+    for _ in 0..10 {
+        assert_eq!(asked(plan.clone()).await, ErrorCode::DaemonUnavailable);
+    }
+    assert_eq!(host.eyes.1.load(SeqCst), 10);
+    assert_eq!(asked(plan.clone()).await, ErrorCode::QuotaExceeded);
+    host.eyes.0.store(false, SeqCst);
+    assert_eq!(code(host.ask("/etc/motd").await), ErrorCode::QuotaExceeded);
+    assert_eq!(host.eyes.1.load(SeqCst), 10);
+    host.admin().request(&request("/etc/motd", "s-2")).await.unwrap();
+    host.clock.advance(Duration::from_secs(60));
+    for n in 0..10 {
+        host.ask(&format!("/etc/f{n}")).await.unwrap();
+    }
+    assert_eq!(code(host.ask("/etc/more").await), ErrorCode::QuotaExceeded, "what came to a permit counts once");
+    host.close().await;
+}
+
 /// What is taken can be read again, and run: with its frame it stays below the
 /// limit of every text it is in. Two quotes are four bytes.
 #[tokio::test]

@@ -23,6 +23,8 @@ mod runs;
 mod session;
 mod store;
 mod sweep;
+#[cfg(test)]
+mod testing;
 mod tried;
 mod view;
 mod words;

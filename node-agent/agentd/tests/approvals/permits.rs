@@ -6,7 +6,6 @@ use std::time::Duration;
 use axum::http::Method;
 use osmoda_kit::clock::{Clock as _, Timestamp};
 use osmoda_kit::http::Isolation;
-use osmoda_kit::tasks::TaskKind;
 use osmoda_kit::testing::wait_for;
 use osmoda_node_api::approval::{RunBegin, RunEnd, RunOutcome};
 use osmoda_node_api::approval_files::{load_trust, store_trust};
@@ -218,11 +217,10 @@ async fn old_permits_are_removed_and_cannot_be_replayed() {
     }
     let run = host.execd().open_runs().await.unwrap()[0].run;
     host.execd().end(&RunEnd { run, outcome: RunOutcome::Done, detail: String::new() }).await.unwrap();
-    let sweep = |name| host.tasks.spawn(TaskKind::BACKGROUND, name, host.approvals.clone().sweep());
     host.clock.advance(Duration::from_secs(24 * 3600));
-    sweep("a day later").abort();
+    host.approvals.start_sweep().abort();
     host.clock.advance(Duration::from_secs(2 * 24 * 3600));
-    sweep("three days later");
+    host.approvals.start_sweep();
     let pruned = || async { host.kinds().contains(&"approval.pruned".to_owned()).then_some(()) };
     wait_for("the row", Duration::from_secs(20), pruned).await;
     assert_eq!(code(host.admin().show(&used.signed.permit.id).await), ErrorCode::NotFound);

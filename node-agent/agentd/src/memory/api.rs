@@ -150,7 +150,7 @@ impl Memory {
             }
         };
         if found.is_index_damaged {
-            self.damage.notify_one();
+            self.damage.report();
         }
         Ok(found)
     }

@@ -262,7 +262,7 @@ async fn a_service_restarts_without_a_permit_and_a_reboot_never_happens() {
 #[tokio::test]
 async fn a_restart_starts_nothing_that_did_not_run() {
     let host = Host::new();
-    for unit in ["off.service", "off@any.service", "once.service", "off.timer"] {
+    for unit in ["off.service", "off@any.service", "once.service", "off.timer", "app.timer"] {
         let asked = host.ask("service.restart", json!({ "unit": unit })).await;
         assert_eq!(code(asked).unwrap_err(), ErrorCode::Conflict, "{unit}");
     }

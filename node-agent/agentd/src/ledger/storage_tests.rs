@@ -228,6 +228,27 @@ async fn r16_no_act_begins_on_the_reserve_and_what_ends_one_is_written() {
 }
 
 #[tokio::test]
+async fn a_seal_stays_due_until_it_is_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE_NAME);
+    let (ledger, threads, _) = open(&path);
+    ledger.write_seal().unwrap();
+    let file = dir.path().join(super::SEAL_FILE);
+    assert!(!ledger.is_seal_due() && !file.exists(), "an open ledger has none");
+    std::fs::create_dir(&file).unwrap();
+    assert!(ledger.seal("caught") && !ledger.seal("again"));
+    assert!(ledger.write_seal().is_err() && ledger.is_seal_due());
+    std::fs::remove_dir(&file).unwrap();
+    ledger.write_seal().unwrap();
+    assert!(!ledger.is_seal_due());
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "caught\n");
+    threads.close().unwrap();
+    let (ledger, threads, _) = open(&path);
+    assert_eq!((ledger.sealed(), ledger.is_seal_due()), (Some("caught"), false));
+    threads.close().unwrap();
+}
+
+#[tokio::test]
 async fn r14_time_never_goes_back_even_if_the_clock_does() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join(FILE_NAME);

@@ -156,7 +156,7 @@ fn refuse(fault: &GrammarFault) -> ApiError {
 
 /// Beginnings of types that agentd writes itself, in the transaction of what they
 /// tell: believed as such by the executor, the verifier and people.
-const OWN_TYPES: [&str; 10] = [
+const OWN_TYPES: [&str; 11] = [
     "agent.",
     "agentd.",
     "approval.",
@@ -165,6 +165,7 @@ const OWN_TYPES: [&str; 10] = [
     "incident.",
     "ledger.",
     "memory.",
+    "session.",
     "system.",
     "witness.",
 ];

@@ -115,6 +115,7 @@ async fn a_daemon_writes_no_row_of_agentds_own_types() {
         "incident.resolve",
         "ledger.heartbeat",
         "memory.store",
+        "session.tainted",
         "system.query",
         "witness.alarm",
     ];

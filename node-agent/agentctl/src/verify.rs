@@ -71,7 +71,7 @@ pub(crate) fn run(args: &Args, options: &VerifyOptions, out: &mut impl Write) ->
         }
     };
     let given = options.policy.as_deref().map(read_policy).transpose()?;
-    let mut glass = None;
+    let glass;
     let (auditor, source, last_written) = match &options.export {
         None => {
             let judged = live(args, options, given, &mut keep)?;
@@ -85,7 +85,11 @@ pub(crate) fn run(args: &Args, options: &VerifyOptions, out: &mut impl Write) ->
             export.hold(held(options)?);
             let source = source(given.is_some(), export.policy.is_some());
             let policy = given.or_else(|| export.policy.clone());
-            (export.audit(policy, &mut keep)?, source, None)
+            let mut broken = Vec::new();
+            let auditor = export.audit_seeing(policy, &mut keep, |row| broken.extend(broken_glass(row)))?;
+            broken.reverse();
+            glass = Some(Glass::of(broken));
+            (auditor, source, None)
         }
         Some(path) => {
             let failed = |source| Failure::Export { path: path.clone(), source };
@@ -218,10 +222,25 @@ fn rows(
     }
 }
 
+/// The row as it is shown, if it says that the glass was broken. Bytes that are no
+/// text are a fault of their own and are shown as such.
+fn broken_glass(row: &Row<'_>) -> Option<Event> {
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    (row.kind == BREAK_GLASS.as_bytes()).then(|| Event {
+        id: row.id,
+        ts: text(row.ts),
+        kind: BREAK_GLASS.to_owned(),
+        actor: text(row.actor),
+        payload: text(row.payload),
+        prev_hash: text(row.prev_hash),
+        hash: text(row.hash),
+    })
+}
+
 /// Broken glass is no fault, and is shown whatever the verdict is.
 fn print_glass(out: &mut impl Write, glass: Option<&Glass>) -> Result<(), Failure> {
     let Some(glass) = glass else {
-        return Ok(writeln!(out, "broken glass was not looked for: this is an export folder, or rows cannot be read")?);
+        return Ok(writeln!(out, "broken glass was not looked for: rows cannot be read")?);
     };
     for row in &glass.rows {
         let text = format!("glass broken in row {} at {}: {}", row.id, row.ts, row.payload);

@@ -214,6 +214,35 @@ async fn a_folder_is_exported_and_verified_and_a_policy_asks_for_its_witnesses()
 }
 
 #[tokio::test]
+async fn broken_glass_is_named_of_an_exported_folder_too() {
+    use osmoda_agentd::checkpoint::{Checkpoints, OpenAll, Rhythm};
+    use osmoda_kit::http::Isolation;
+    use osmoda_kit::shutdown::{Shutdown, StopReason};
+    use osmoda_kit::tasks::{TaskKind, Tasks};
+
+    let glass = ("approval.break_glass", "admin", r#"{"approvers":"ada","permit":"9f2c"}"#);
+    let root = node(&[("daemon.start", "agentd", "{}"), glass, glass]).await;
+    let options = WriterOptions::default();
+    let open = OpenAll { state_dir: root.paths().state("agentd"), options, clock: Arc::new(FakeClock::new()) };
+    let (opened, threads) = open.open().unwrap();
+    let tasks = Tasks::new(Shutdown::new());
+    let (checkpoints, signing) = Checkpoints::new(opened, tasks.clone(), Isolation::Users, Rhythm::default()).unwrap();
+    tasks.spawn(TaskKind::REQUEST, "signing", signing.run());
+    checkpoints.now().await.unwrap();
+    let folder = root.path().join("export");
+    let folder = folder.to_str().unwrap();
+    assert_eq!(agentctl(&root, &["export", "--to", folder]).status.code(), Some(0));
+    let out = text(&agentctl(&root, &["verify-ledger", "--export", folder]));
+    assert!(out.contains("glass broken in row 2 at ") && out.contains("9f2c"), "{out}");
+    let json = text(&agentctl(&root, &["verify-ledger", "--export", folder, "--json"]));
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert_eq!(json["break_glass"], serde_json::json!([3, 2]), "newest first");
+    tasks.shutdown().request(StopReason::Asked("test".to_owned()));
+    tasks.drain(std::time::Duration::from_secs(10)).await;
+    threads.close().unwrap();
+}
+
+#[tokio::test]
 async fn the_ledger_is_read_while_the_daemon_has_it_open() {
     let root = TempRoot::new();
     let dir = root.paths().state("agentd");

@@ -138,7 +138,10 @@ pub(crate) fn new_row(
 pub(crate) fn ledger_error(error: LedgerError) -> ApiError {
     let code = match error {
         LedgerError::Busy => ErrorCode::Busy,
-        LedgerError::Unavailable | LedgerError::NoRoom => ErrorCode::LedgerUnavailable,
+        LedgerError::Unavailable => ErrorCode::LedgerUnavailable,
+        // The one refusal after which the others may go on: the row is not there, and
+        // what ends an act still is taken.
+        LedgerError::NoRoom => ErrorCode::DiskFull,
     };
     ApiError::new(code, error.to_string())
 }
@@ -153,7 +156,7 @@ fn refuse(fault: &GrammarFault) -> ApiError {
 
 /// Beginnings of types that agentd writes itself, in the transaction of what they
 /// tell: believed as such by the executor, the verifier and people.
-const OWN_TYPES: [&str; 10] = [
+const OWN_TYPES: [&str; 11] = [
     "agent.",
     "agentd.",
     "approval.",
@@ -162,6 +165,7 @@ const OWN_TYPES: [&str; 10] = [
     "incident.",
     "ledger.",
     "memory.",
+    "session.",
     "system.",
     "witness.",
 ];

@@ -98,7 +98,7 @@ impl Daemon for Agentd {
         let gate = witnessing.gate.clone();
         let approvals = approvals(&ledger, &cx, witnessing.gate);
         cx.tasks().spawn(TaskKind::BACKGROUND, "inherited trust", inherit_trust(cx.clone()));
-        cx.tasks().spawn(TaskKind::BACKGROUND, "approval sweep", approvals.clone().sweep());
+        approvals.start_sweep();
         let (parts, memory) = parts::start(&ledger, &approvals, (&checkpoints, &gate), &cx, &config).await?;
         let retention = retention(&ledger, &checkpoints, gate, &cx, &config);
         // The index has the words of rows that are gone; it is made anew without them.

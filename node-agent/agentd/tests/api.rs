@@ -31,10 +31,14 @@ struct Fixture {
 
 impl Fixture {
     fn new() -> Self {
+        Self::with(WriterOptions::default())
+    }
+
+    fn with(options: WriterOptions) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(FILE_NAME);
         let clock = std::sync::Arc::new(FakeClock::new());
-        let (ledger, threads, _) = Ledger::open(&path, WriterOptions::default(), clock).unwrap();
+        let (ledger, threads, _) = Ledger::open(&path, options, clock).unwrap();
         let api = Api::new(ledger.clone(), Tasks::new(Shutdown::new())).unwrap();
         let server = TestServer::with_table(api.router(), osmoda_agentd::Agentd::callers());
         Self { server, ledger, threads: Some(threads), path, _dir: dir }
@@ -111,6 +115,7 @@ async fn a_daemon_writes_no_row_of_agentds_own_types() {
         "incident.resolve",
         "ledger.heartbeat",
         "memory.store",
+        "session.tainted",
         "system.query",
         "witness.alarm",
     ];
@@ -247,5 +252,17 @@ async fn an_append_after_the_close_is_refused_as_unavailable() {
     fixture.threads.take().unwrap().close().unwrap();
     let error = client.append(&request("a.b", json!({}))).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::LedgerUnavailable);
+    fixture.close().await;
+}
+
+/// Whoever sends rows in order can tell this one, behind which others may go on.
+#[tokio::test]
+async fn an_act_that_there_is_no_room_for_is_refused_by_a_code_of_its_own() {
+    let mut fixture = Fixture::with(WriterOptions { reserve_bytes: u64::MAX, ..WriterOptions::default() });
+    let client = AgentdClient::new(fixture.watch());
+    let refused = client.append(&request("watch.attempt.intent", json!({"attempt": 1}))).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::DiskFull);
+    client.append(&request("watch.attempt.intent", json!({"attempt": 2, "undo": true}))).await.unwrap();
+    client.append(&request("watch.rollback.intent", json!({"attempt": 2}))).await.unwrap();
     fixture.close().await;
 }

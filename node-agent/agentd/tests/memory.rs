@@ -54,7 +54,7 @@ async fn the_shapes_are_the_earlier_products() {
     let body = json!({"query": "nginx", "max_results": 5, "timeframe": "7d"});
     let (status, answer) = exchange(&client, Method::POST, "/memory/recall", Some(body)).await;
     assert_eq!((status.as_u16(), &answer["query"]), (200, &json!("nginx")));
-    has_keys(&answer, &["query", "chunks", "total_searched"]);
+    has_keys(&answer, &["query", "chunks", "total_searched", "unsearched"]);
     let chunk = &answer["chunks"][0];
     has_keys(chunk, &["id", "ts", "content", "category", "tags", "relevance"]);
     assert_eq!((&chunk["id"], &chunk["content"]), (&json!(1), &json!("nginx was restarted")));
@@ -119,7 +119,8 @@ async fn a_note_is_found_at_once_and_still_when_indexed() {
     }
     settled(&memory, 20).await;
     let found = recall(&server, "RESTARTING 7 nothing").await;
-    assert_eq!((found.chunks.len(), found.chunks[0].id, found.total_searched), (10, 8, 20));
+    let (first, counts) = (found.chunks[0].id, (found.total_searched, found.unsearched));
+    assert_eq!((found.chunks.len(), first, counts), (10, 8, (20, 0)));
     let frame = Recall { query: "number".into(), timeframe: Some("1999".into()), ..Recall::default() };
     let none = admin(&server).recall(&frame).await.unwrap();
     assert_eq!((none.chunks.len(), none.total_searched), (0, 0));

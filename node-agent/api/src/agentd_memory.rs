@@ -85,6 +85,11 @@ pub struct Recalled {
     pub chunks: Vec<Chunk>,
     /// Among how many rows was searched.
     pub total_searched: u64,
+    /// How many rows of the time asked for were not searched: the index is behind, and
+    /// they are too many to be read for one question. 0 but in an index's first minutes
+    /// and while rows come faster than it may follow; ask again later.
+    #[serde(default)]
+    pub unsearched: u64,
     /// A cap on the answer's size cut it short.
     #[serde(default)]
     pub truncated: bool,

@@ -21,8 +21,9 @@ use tokio::sync::{Semaphore, oneshot};
 use crate::hands::{ActError, Hands, Object};
 use crate::spent::Spent;
 
-/// Looks at once for those who ask. Each reads and hashes up to 16 MiB as root, on
-/// a thread that acts need too; agentd looks at the calls of a plan one by one.
+/// Looks at once for those who ask, whether they wait for them or not. Each reads and
+/// hashes up to 16 MiB as root, on a thread that acts need too; agentd looks at the
+/// calls of a plan one by one.
 const LOOKS_MAX: usize = 4;
 
 /// What the executor stands on.
@@ -92,14 +93,29 @@ impl Executor {
     /// # Errors
     /// As [`Hands::look`]; [`ErrorCode::ToolUnknown`], [`ErrorCode::CallMalformed`];
     /// [`ErrorCode::Busy`] while [`LOOKS_MAX`] others look.
+    ///
+    /// # Cancel safety
+    /// Dropped before it resolves, the look goes on to its end and holds its place
+    /// until then: nothing stops a thread that reads, so who hangs up must not be able
+    /// to begin another.
     pub async fn resolve(&self, asked: &AskedCall) -> Result<Object, ApiError> {
         let tool =
             Tool::of(&asked.tool).ok_or_else(|| call_error(CallFault::Tool(asked.tool.chars().take(64).collect())))?;
         let args = asked.args.as_object();
         let args = args.ok_or_else(|| ApiError::new(ErrorCode::CallMalformed, "args is no object"))?;
         let operation = tool.parse(args).map_err(call_error)?;
-        let _look = self.looks.try_acquire().map_err(|_| ApiError::new(ErrorCode::Busy, "too many look at once"))?;
-        self.parts.hands.look(&operation).await
+        let look = Arc::clone(&self.looks).try_acquire_owned();
+        let look = look.map_err(|_| ApiError::new(ErrorCode::Busy, "too many look at once"))?;
+        let (reply, answer) = oneshot::channel();
+        let hands = self.parts.hands.clone();
+        self.parts.tasks.spawn(TaskKind::REQUEST, "look at an object", async move {
+            let looked = hands.look(&operation).await;
+            drop(look);
+            if reply.send(looked).is_err() {
+                tracing::debug!("a look ended after whoever asked had left");
+            }
+        });
+        answer.await.map_err(|_| ApiError::new(ErrorCode::ShuttingDown, "the executor is stopping"))?
     }
 
     /// Runs a call, once.

@@ -17,7 +17,7 @@ use osmoda_agentd::approval::gate::HeadGate;
 use osmoda_agentd::approval::{Answer, Approvals, Resolver};
 use osmoda_agentd::ledger::file::{FILE_NAME, LedgerFile};
 use osmoda_agentd::ledger::{Ledger, LedgerThreads, WriterOptions};
-use osmoda_execd::hands::{Hands, Systemctl};
+use osmoda_execd::hands::{ActError, Answer as HandsAnswer, Hands, Restore, Systemctl};
 use osmoda_execd::{Executor, Parts};
 use osmoda_kit::audit::Audit;
 use osmoda_kit::boot::Daemon;
@@ -35,6 +35,7 @@ use osmoda_permit::testing::{approver, sign};
 use osmoda_permit::{Decision, EffectClass, HostTrust, State};
 use osmoda_types::{ErrorCode, NetworkId, NodeId};
 use serde_json::{Map, Value, json};
+use tokio::sync::{Semaphore, watch};
 
 const POLICY: &str =
     "write_roots = [\"/srv\"]\n[limits]\nsession_requests_per_minute = 10000\nrequests_per_day = 10000\n";
@@ -261,7 +262,7 @@ async fn a_service_restarts_without_a_permit_and_a_reboot_never_happens() {
 #[tokio::test]
 async fn a_restart_starts_nothing_that_did_not_run() {
     let host = Host::new();
-    for unit in ["off.service", "off@any.service", "once.service", "off.timer"] {
+    for unit in ["off.service", "off@any.service", "once.service", "off.timer", "app.timer"] {
         let asked = host.ask("service.restart", json!({ "unit": unit })).await;
         assert_eq!(code(asked).unwrap_err(), ErrorCode::Conflict, "{unit}");
     }
@@ -289,6 +290,62 @@ async fn p19_a_flood_of_looks_is_told_to_come_again() {
     }
     assert_eq!(code(five).unwrap_err(), ErrorCode::Busy);
     host.executor.resolve(&asked).await.unwrap();
+    host.close().await;
+}
+
+/// A look that waits until it is let go, and counts itself.
+struct Slow {
+    begun: watch::Sender<usize>,
+    go: Arc<Semaphore>,
+}
+
+impl Restore for Slow {
+    fn look<'a>(&'a self, _: &'a str) -> HandsAnswer<'a, Map<String, Value>> {
+        Box::pin(async move {
+            self.begun.send_modify(|begun| *begun += 1);
+            self.go.acquire().await.unwrap().forget();
+            Ok(Map::new())
+        })
+    }
+
+    fn restore<'a>(&'a self, _: &'a str, _: &'a Map<String, Value>) -> HandsAnswer<'a, String, ActError> {
+        Box::pin(async { Ok(String::new()) })
+    }
+}
+
+/// Whoever asks and hangs up, again and again, has no more looks than who waits.
+#[tokio::test]
+async fn p19_a_look_holds_its_place_when_its_asker_has_left() {
+    let host = Host::new();
+    let (begun, mut seen) = watch::channel(0);
+    let go = Arc::new(Semaphore::new(0));
+    let hands = Hands { restore: Some(Arc::new(Slow { begun, go: go.clone() })), ..host.parts.hands.clone() };
+    let executor = Executor::open(Parts { hands, ..host.parts.clone() }).unwrap();
+    let asked = AskedCall { tool: "backup.restore".into(), args: json!({ "backup_id": "backup-1" }) };
+    for n in 1..=4 {
+        let leaving = executor.resolve(&asked);
+        tokio::select! {
+            biased;
+            looked = leaving => panic!("{looked:?}"),
+            // Dropping the look is what is tested.
+            seen = seen.wait_for(|begun| *begun == n) => drop(seen.unwrap()),
+        }
+    }
+    tokio::select! {
+        biased;
+        // Dropping it would end nothing that counts: it is the last that is asked.
+        looked = executor.resolve(&asked) => assert_eq!(code(looked).unwrap_err(), ErrorCode::Busy),
+        // Dropping a watch loses nothing.
+        _ = seen.wait_for(|begun| *begun == 5) => panic!("a fifth looks"),
+    }
+    go.add_permits(5);
+    let looked = loop {
+        match executor.resolve(&asked).await {
+            Err(error) if error.code == ErrorCode::Busy => tokio::task::yield_now().await,
+            looked => break looked,
+        }
+    };
+    looked.unwrap();
     host.close().await;
 }
 

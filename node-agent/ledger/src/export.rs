@@ -21,7 +21,7 @@ use crate::checkpoint::Checkpoint;
 use crate::look::Batch;
 use crate::note::{NOTE_BYTES_MAX, Note, NoteError};
 use crate::policy::{POLICY_BYTES_MAX, Policy, PolicyError};
-use crate::record::{ChainHash, Head};
+use crate::record::{ChainHash, Head, Row};
 use crate::tree::{
     Edge, TILE_HASHES, TILE_HEIGHT, Tile, TileId, TilePath, TileStore, Tiles, TreeHash, decode_bundle, encode_entry,
 };
@@ -226,7 +226,20 @@ impl Export {
     /// # Errors
     /// [`ExportError`] when a file is missing or is none of ours. A file that
     /// lies is a fault and no error.
-    pub fn audit(&self, policy: Option<Policy>, mut found: impl FnMut(Fault)) -> Result<Auditor, ExportError> {
+    pub fn audit(&self, policy: Option<Policy>, found: impl FnMut(Fault)) -> Result<Auditor, ExportError> {
+        self.audit_seeing(policy, found, |_| {})
+    }
+
+    /// The same, and shows each row to `seen`, in order, whatever is wrong with it.
+    ///
+    /// # Errors
+    /// As [`Export::audit`].
+    pub fn audit_seeing(
+        &self,
+        policy: Option<Policy>,
+        mut found: impl FnMut(Fault),
+        mut seen: impl FnMut(&Row<'_>),
+    ) -> Result<Auditor, ExportError> {
         let base = self.base()?;
         let mut edge = match &base {
             None => Edge::new(),
@@ -244,6 +257,7 @@ impl Export {
             Ok(number * (TILE_HASHES as u64) < self.size)
         };
         walk(self.threads, fill, |row, looked| {
+            seen(row);
             let leaf = auditor.take(row, looked, &mut found);
             edge.append(leaf, |id, tile| {
                 wrong_tiles += u64::from(!self.has(TilePath::Hashes(id, TILE_HASHES), tile)?);

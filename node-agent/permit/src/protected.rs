@@ -129,6 +129,9 @@ const PARTS: &[&str] = &[
     "hooks",
 ];
 
+/// Ends of a file's name: what systemd or a desktop reads as a unit.
+const UNIT_ENDINGS: &[&str] = &[".service", ".timer", ".socket", ".path", ".mount", ".target", ".desktop"];
+
 /// Units whose restart stops the gate itself.
 const OWN_UNITS: &[&str] =
     &["osmoda", "systemd-", "dbus", "ssh", "sshd", "init", "network", "NetworkManager", "polkit", "nix-daemon"];
@@ -152,11 +155,16 @@ pub fn is_protected(path: &str) -> bool {
     let lower = path.to_lowercase();
     // File systems that fold case would let `/ETC/Cron.d` through.
     let listed = |path: &str| PATHS.iter().any(|entry| path == *entry || is_below(path, entry));
-    let unit = [".service", ".timer", ".socket", ".path", ".mount", ".target", ".desktop"];
-    listed(path)
-        || listed(&lower)
-        || lower.split('/').any(|part| PARTS.contains(&part) || ENDINGS.iter().any(|ending| part.ends_with(ending)))
-        || unit.iter().any(|ending| lower.ends_with(ending))
+    listed(path) || listed(&lower) || is_named(path)
+}
+
+/// Whether a path is protected by what it or a folder on the way is called,
+/// wherever it begins: below the host root, in a file system, at a mount.
+#[must_use]
+pub fn is_named(path: &str) -> bool {
+    let lower = path.to_lowercase();
+    let ends = |name: &str, endings: &[&str]| endings.iter().any(|ending| name.ends_with(ending));
+    lower.split('/').any(|part| PARTS.contains(&part) || ends(part, ENDINGS)) || ends(&lower, UNIT_ENDINGS)
 }
 
 /// Whether a folder is above something protected, or protected itself: no root
@@ -218,6 +226,7 @@ mod tests {
         {
             assert!(!is_protected(path), "{path}");
         }
+        assert!(is_named("/keys/.ssh/x") && is_named(".git") && !is_named("/etc/passwd"), "a place says nothing here");
         for folder in ["/", "/etc", "/etc/nginx", "/var", "/var/lib", "/srv/.git", "/usr/local/"] {
             assert!(is_too_wide(folder), "{folder}");
         }

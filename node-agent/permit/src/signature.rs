@@ -10,7 +10,7 @@ use osmoda_types::{ErrorCode, Principal, PublicKey, Right, Signature, statement}
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use ssh_key::public::KeyData;
-use ssh_key::{Algorithm, SshSig};
+use ssh_key::{Algorithm, LineEnding, SshSig};
 use std::collections::BTreeSet;
 
 use crate::permit::{Decision, Permit};
@@ -102,6 +102,32 @@ impl ApproverSignature {
             }
             Proof::Ssh { armored } => verify_ssh(armored, &message),
         }
+    }
+
+    /// The key that it says it is by. Proves nothing: that is [`Self::signer`]'s. What
+    /// was checked before it was kept is told apart by it at little cost.
+    #[must_use]
+    pub fn key(&self) -> Option<PublicKey> {
+        match &self.proof {
+            Proof::Ed25519 { key, .. } => Some(*key),
+            Proof::Ssh { armored } => match SshSig::from_pem(armored).ok()?.public_key() {
+                KeyData::Ed25519(key) => Some(PublicKey::from_bytes(key.0)),
+                KeyData::SkEd25519(key) => Some(PublicKey::from_bytes(key.public_key().0)),
+                _ => None,
+            },
+        }
+    }
+
+    /// The same in the one form it is kept in. The armoured form may have text before
+    /// it, that nobody signed, and of any length up to its limit.
+    ///
+    /// # Errors
+    /// [`SignatureFault::Ssh`].
+    pub fn canonical(self) -> Result<Self, SignatureFault> {
+        let Proof::Ssh { armored } = &self.proof else { return Ok(self) };
+        let fault = |_| SignatureFault::Ssh("not the armoured form");
+        let armored = SshSig::from_pem(armored).and_then(|signed| signed.to_pem(LineEnding::LF)).map_err(fault)?;
+        Ok(Self { proof: Proof::Ssh { armored }, ..self })
     }
 
     /// Checks the signature and that its key is an approver's.

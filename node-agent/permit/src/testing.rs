@@ -1,7 +1,9 @@
 //! Keys, permits and calls for tests.
 
-use ed25519_dalek::SigningKey;
+use ed25519_dalek::{Signer as _, SigningKey};
 use osmoda_types::{CallHash, NetworkId, NodeId, PermitId, Principal, Right, statement};
+use ssh_key::public::{Ed25519PublicKey, KeyData};
+use ssh_key::{Algorithm, HashAlg, LineEnding, SshSig};
 
 use crate::call::Call;
 use crate::class::EffectClass;
@@ -60,4 +62,24 @@ pub fn approver(name: &str, seed: u8) -> Principal {
 pub fn sign(seed: u8, permit: &Permit, decision: Decision) -> ApproverSignature {
     let signature = statement::sign(&key(seed), &permit.statement(decision));
     ApproverSignature { decision, proof: Proof::Ed25519 { key: statement::public_key(&key(seed)), signature } }
+}
+
+/// Signs a decision over a permit as `ssh-keygen -Y sign -n NAMESPACE` does.
+///
+/// # Panics
+/// Never with the namespaces of tests.
+#[must_use]
+pub fn ssh_sign(seed: u8, permit: &Permit, decision: Decision, namespace: &str) -> ApproverSignature {
+    let key = key(seed);
+    let data = SshSig::signed_data(namespace, HashAlg::Sha512, &permit.statement(decision)).expect("a namespace");
+    let signature = ssh_key::Signature::new(Algorithm::Ed25519, key.sign(&data).to_bytes().to_vec());
+    let public = KeyData::Ed25519(Ed25519PublicKey(key.verifying_key().to_bytes()));
+    let signature = SshSig::new(public, namespace, HashAlg::Sha512, signature.expect("64 bytes"));
+    armored(decision, &signature.expect("a namespace"))
+}
+
+/// A decision with this SSH signature.
+pub(crate) fn armored(decision: Decision, signature: &SshSig) -> ApproverSignature {
+    let armored = signature.to_pem(LineEnding::LF).expect("it is short");
+    ApproverSignature { decision, proof: Proof::Ssh { armored } }
 }

@@ -4,7 +4,8 @@ use osmoda_journal::{Attempt, Cause, Entry, Kind, Origin, Record};
 use osmoda_types::AttemptId;
 use serde_json::{Value, json};
 
-/// What an attempt is about: the payload of its rows.
+/// What an attempt is about: the payload of its rows. `undo` says of one that it only
+/// leads back: the ledger takes its intent on the last room too.
 pub(crate) fn about(attempt: &Attempt) -> Value {
     let plan = &attempt.plan;
     let mut payload = json!({
@@ -19,6 +20,9 @@ pub(crate) fn about(attempt: &Attempt) -> Value {
     }
     if let Some(manifest) = plan.manifest {
         payload["manifest"] = json!(manifest);
+    }
+    if plan.undo.is_some() {
+        payload["undo"] = json!(true);
     }
     payload
 }

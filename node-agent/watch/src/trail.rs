@@ -3,7 +3,8 @@
 //!
 //! Invariant: every row is in a file first and goes from there to the ledger, in
 //! order. An activation and a commit wait until their intent is in the ledger;
-//! outcomes and rollbacks wait for nothing. A row whose fate a crash or a lost
+//! outcomes and rollbacks wait for nothing, and behind nothing that the ledger has no
+//! room for: an intent it refuses so leaves the file, its act did not begin. A row whose fate a crash or a lost
 //! answer hid is looked for in the ledger before it is sent again, so each intent
 //! meets its outcome. A damaged file is the one thing that leaves intents open.
 
@@ -112,6 +113,12 @@ impl Row {
         };
         format!("{}.{part}", self.act.stem())
     }
+
+    /// Whether nothing is done before the ledger has it: the intent of whatever does
+    /// not lead back.
+    fn is_waited_for(&self) -> bool {
+        self.part == Part::Intent && self.act != Act::Rollback && self.payload["undo"] != json!(true)
+    }
 }
 
 impl Trail {
@@ -144,13 +151,16 @@ impl Trail {
     ///
     /// # Errors
     /// [`ErrorCode::LedgerUnavailable`] and the like; the act must not begin. The
-    /// intent stays in the trail and needs its outcome all the same.
+    /// intent stays in the trail and needs its outcome all the same. It does not after
+    /// [`ErrorCode::DiskFull`]: the ledger has no room for acts that begin.
     pub(crate) async fn intend(&mut self, attempt: AttemptId, act: Act, payload: Value) -> Result<(), ApiError> {
         self.put_intent(attempt, act, payload)?;
-        self.deliver().await?;
+        let no_room = self.send_all().await?;
         match self.find(attempt, act) {
             Some(Intended { row: Some(_), .. }) => Ok(()),
-            _ => Err(ApiError::new(ErrorCode::LedgerGrammar, "the ledger refused the intent")),
+            _ => {
+                Err(no_room.unwrap_or_else(|| ApiError::new(ErrorCode::LedgerGrammar, "the ledger refused the intent")))
+            }
         }
     }
 
@@ -228,6 +238,13 @@ impl Trail {
     /// # Errors
     /// Why rows are left.
     pub(crate) async fn deliver(&mut self) -> Result<(), ApiError> {
+        self.send_all().await.map(drop)
+    }
+
+    /// Sends what is kept; returns why the last intent was refused that there was no
+    /// room for.
+    async fn send_all(&mut self) -> Result<Option<ApiError>, ApiError> {
+        let mut no_room = None;
         while let Some(row) = self.file.spool.front().cloned() {
             match self.send(&row).await {
                 Ok(()) => {}
@@ -237,6 +254,12 @@ impl Trail {
                     if row.part == Part::Intent {
                         self.file.intended.retain(|act| (act.attempt, act.act) != (row.attempt, row.act));
                     }
+                }
+                // So would this one, rollbacks among them, as long as room is low.
+                Err(error) if error.code == ErrorCode::DiskFull && row.is_waited_for() => {
+                    tracing::warn!(kind = row.kind(), "the ledger has no room for an act to begin");
+                    self.forget_unbegun(&row);
+                    no_room = Some(error);
                 }
                 Err(error) => {
                     self.is_doubtful = true;
@@ -250,7 +273,14 @@ impl Trail {
             self.forget_ended();
             self.save()?;
         }
-        Ok(())
+        Ok(no_room)
+    }
+
+    /// Forgets an act that did not begin, and an outcome that was to tell so.
+    fn forget_unbegun(&mut self, intent: &Row) {
+        let of = (intent.attempt, intent.act);
+        self.file.intended.retain(|act| (act.attempt, act.act) != of);
+        self.file.spool.retain(|row| row.part != Part::Outcome || (row.attempt, row.act) != of);
     }
 
     async fn send(&mut self, row: &Row) -> Result<(), ApiError> {
@@ -260,7 +290,7 @@ impl Trail {
                 let present = if self.is_doubtful { self.search(row).await? } else { Vec::new() };
                 let id = match present.first() {
                     Some(id) => *id,
-                    None => self.audit.record(&row.kind(), row.payload.clone()).await?.id,
+                    None => self.send_intent(row).await?,
                 };
                 let is_repeated = self.is_doubtful;
                 if let Some(act) = self.find_mut(row.attempt, row.act) {
@@ -284,6 +314,17 @@ impl Trail {
                 }
                 Ok(())
             }
+        }
+    }
+
+    async fn send_intent(&self, row: &Row) -> Result<i64, ApiError> {
+        match self.audit.record(&row.kind(), row.payload.clone()).await {
+            Ok(recorded) => Ok(recorded.id),
+            // One sent before may have come in after it was looked for.
+            Err(error) if error.code == ErrorCode::DiskFull && self.is_doubtful => {
+                self.search(row).await?.first().copied().ok_or(error)
+            }
+            Err(error) => Err(error),
         }
     }
 
@@ -357,3 +398,6 @@ impl Trail {
             .map_err(|error| ApiError::new(error.code(), "the trail cannot be written").with_source(error))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -401,6 +401,10 @@ async fn a_change_made_by_hand_is_undone_to_the_absolute_path() {
     assert!(matches!(undone.status, SwitchStatus::RolledBack { .. }), "{undone:?}");
     let view = host.watch().attempt().await.unwrap();
     assert_eq!((view.current, view.profile), (Some(host.toplevel("a")), Some(host.toplevel("a"))));
+    host.settled().await;
+    // It says that it only leads back: such a one is told on the last room too.
+    let is_undo = |row: &osmoda_kit::audit::Append| row.payload["undo"] == true;
+    assert!(host.ledger.lock().rows.iter().any(|row| row.kind == "watch.attempt.intent" && is_undo(row)));
     let bad = SwitchBegin { ttl_secs: 0, ..begin };
     assert_eq!(admin.post::<serde_json::Value>("/switch/begin", &bad).await.unwrap_err().code, ErrorCode::BadRequest);
 }

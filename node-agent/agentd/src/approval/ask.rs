@@ -29,8 +29,26 @@ pub(super) struct Asking {
     pub(super) ttl_secs: Option<i64>,
 }
 
+impl Asking {
+    /// Everything that can be refused without a look; how many milliseconds the permit
+    /// is to live.
+    fn check(&self) -> Result<u64, ApiError> {
+        check_session(&self.session_id).map_err(call_error)?;
+        if self.reason.len() > REASON_BYTES_MAX {
+            return Err(ApiError::new(ErrorCode::BadRequest, format!("reason is over {REASON_BYTES_MAX} bytes")));
+        }
+        ttl_ms(self.ttl_secs).map_err(|code| ApiError::new(code, "ttl_secs is out of range"))
+    }
+}
+
 impl Approvals {
     /// Asks for a permit. One call gets a permit of its own, more a plan.
+    ///
+    /// To look is work of root's: what is refused by its form, a limit or a denial
+    /// causes none, and what is refused after it began counts against the limits.
+    ///
+    /// # Cancel safety
+    /// Dropped while it looks, it stays counted.
     pub(super) async fn ask(
         &self,
         calls: &[AskedCall],
@@ -41,6 +59,7 @@ impl Approvals {
         if calls.is_empty() || calls.len() > CALLS_MAX {
             return Err(ApiError::new(ErrorCode::BadRequest, format!("a plan has 1 to {CALLS_MAX} calls")));
         }
+        let ttl = asking.check()?;
         let (policy, trust) = self.rules().await?;
         let mut drafts = Vec::with_capacity(calls.len());
         for asked in calls {
@@ -48,22 +67,30 @@ impl Approvals {
             refuse_class(operation.class(&policy.write_roots), self.parts.isolation)?;
             drafts.push(draft(&trust, operation, &asking.session_id)?);
         }
-        // To look is work of root's: whom a limit or a denial refuses causes none.
-        self.may_ask(&drafts, &asking.session_id, &policy).await?;
+        let (session_id, begun) = (asking.session_id.clone(), self.parts.clock.now_boot());
+        let others = self.asked.begin(&session_id, policy.limits.session_requests_per_minute, begun)?;
+        if let Err(error) = self.may_ask(&drafts, &session_id, &policy, others).await {
+            self.asked.end(&session_id, begun);
+            return Err(error);
+        }
         let mut made = Vec::with_capacity(calls.len());
         for (asked, draft) in calls.iter().zip(drafts) {
             let object = self.parts.resolver.resolve(asked).await?;
             made.push(stored_call(Call { object, ..draft })?);
         }
-        self.store(made, is_plan, asking, caller, &policy, &trust).await
+        let id = self.store(made, is_plan, (asking, ttl), caller, &policy, &trust).await?;
+        self.asked.end(&session_id, begun);
+        self.show(id).await
     }
 
-    /// Whether these may be asked for now; the transaction of the request asks again.
-    async fn may_ask(&self, drafts: &[Call], session_id: &str, policy: &Policy) -> Result<(), ApiError> {
+    /// Whether these may be asked for now, where so many others of the session have no
+    /// permit yet; the transaction of the request asks again.
+    async fn may_ask(&self, drafts: &[Call], session_id: &str, policy: &Policy, others: u32) -> Result<(), ApiError> {
         let subjects = drafts.iter().map(Call::subject).collect::<Result<Vec<_>, _>>();
         let subjects = subjects.map_err(|fault| call_error(fault.into()))?;
         let (policy, session_id, now) = (policy.clone(), session_id.to_owned(), self.now());
-        let ask = move |file: &LedgerFile| store::may_ask(file.connection(), &session_id, &subjects, &policy, &now);
+        let ask =
+            move |file: &LedgerFile| store::may_ask(file.connection(), (&session_id, others), &subjects, &policy, &now);
         let answer = self.parts.ledger.read(ask).await.map_err(ledger_error)?.map_err(unreadable)?;
         answer.map_err(ApiError::from)
     }
@@ -76,27 +103,24 @@ impl Approvals {
         ttl_secs: Option<i64>,
         caller: Caller,
     ) -> Result<PermitView, ApiError> {
+        let asking = Asking { session_id: REFERENCE_SESSION.to_owned(), reason, ttl_secs };
+        let ttl = asking.check()?;
         let (policy, trust) = self.rules().await?;
         let asked = AskedCall { tool: Tool::RawExec.name().to_owned(), args: json!({ "command": command }) };
         let call = stored_call(draft(&trust, operation(&asked)?, REFERENCE_SESSION)?)?;
-        let asking = Asking { session_id: REFERENCE_SESSION.to_owned(), reason, ttl_secs };
-        self.store(vec![call], false, asking, caller, &policy, &trust).await
+        let id = self.store(vec![call], false, (asking, ttl), caller, &policy, &trust).await?;
+        self.show(id).await
     }
 
     async fn store(
         &self,
         calls: Vec<StoredCall>,
         is_plan: bool,
-        asking: Asking,
+        (asking, ttl): (Asking, u64),
         caller: Caller,
         policy: &Policy,
         trust: &HostTrust,
-    ) -> Result<PermitView, ApiError> {
-        check_session(&asking.session_id).map_err(call_error)?;
-        if asking.reason.len() > REASON_BYTES_MAX {
-            return Err(ApiError::new(ErrorCode::BadRequest, format!("reason is over {REASON_BYTES_MAX} bytes")));
-        }
-        let ttl = ttl_ms(asking.ttl_secs).map_err(|code| ApiError::new(code, "ttl_secs is out of range"))?;
+    ) -> Result<PermitId, ApiError> {
         let hashes: Vec<_> = calls.iter().map(|call| call.hash).collect();
         let classes = calls.iter().map(|call| call.call.operation.class(&policy.write_roots));
         let class = classes.clone().max().unwrap_or(EffectClass::Destructive);
@@ -130,7 +154,7 @@ impl Approvals {
         self.append_if(row, move |connection, _| store::insert(connection, &new, &policy, &now(&clock)))
             .await
             .map_err(refused)?;
-        self.show(id).await
+        Ok(id)
     }
 }
 

@@ -2,6 +2,8 @@
 //!
 //! Invariant (A3): a permit is approved by signatures that verify, of approvers
 //! in our own trust file, and by nothing else; who hands them in does not matter.
+//! Invariant: of each key a permit has one signature to each decision, in one form:
+//! whoever hands one in again and again, with other text around it, adds nothing.
 
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::Caller;
@@ -32,6 +34,7 @@ impl Approvals {
             .approver(permit, &trust.operators)
             .map_err(|fault| ApiError::new(fault.code(), fault.to_string()))?;
         let name = principal.name.clone();
+        let signature = signature.canonical().map_err(|fault| ApiError::new(fault.code(), fault.to_string()))?;
         if signature.decision == Decision::BreakGlass && !policy.break_glass.contains(&name) {
             let text = format!("{name} is not named in break_glass of this host's policy");
             return Err(ApiError::new(ErrorCode::PrincipalDenied, text));
@@ -40,22 +43,30 @@ impl Approvals {
             self.deny(id, &name, Some(signature), caller).await?;
             return self.show(id).await;
         }
-        if stored.signed.signatures.contains(&signature) {
+        if is_kept(&stored, &signature) {
             self.settle(id, caller).await?;
             return self.show(id).await;
         }
         let payload = json!({ "permit": id, "approver": name, "decision": signature.decision.as_str() });
         let row = new_row("approval.signed".to_owned(), object(payload), &caller.who.to_string(), caller.isolation)?;
-        let clock = self.parts.clock.clone();
+        let (clock, kept) = (self.parts.clock.clone(), signature.clone());
         let keep = move |connection: &rusqlite::Connection, _| {
             let Some(stored) = store::load(connection, &id)? else { return Ok(Err(unknown())) };
             if let Err(no) = may_sign(connection, &stored, signature.decision, &now(&clock))? {
                 return Ok(Err(no));
             }
+            if is_kept(&stored, &signature) {
+                return Ok(Err(No::new(ErrorCode::Conflict, "this key has signed this already")));
+            }
             store::add_signature(connection, &id, &signature)?;
             Ok(Ok(()))
         };
-        self.append_if(row, keep).await.map_err(refused)?;
+        // The same one may have come in at the same time.
+        if let Err(error) = self.append_if(row, keep).await
+            && !is_kept(&self.stored(id).await?, &kept)
+        {
+            return Err(refused(error));
+        }
         self.settle(id, caller).await?;
         self.show(id).await
     }
@@ -144,6 +155,12 @@ fn may_sign(
     }
     let is_denied = denials::is_denied(connection, &stored.signed.permit.id, now)?;
     Ok(if is_denied { Err(No::denied()) } else { Ok(()) })
+}
+
+/// Whether the permit has this key's signature to this decision.
+fn is_kept(stored: &Stored, signature: &ApproverSignature) -> bool {
+    let (key, decision) = (signature.key(), signature.decision);
+    stored.signed.signatures.iter().any(|kept| kept.decision == decision && kept.key() == key)
 }
 
 fn unknown() -> No {

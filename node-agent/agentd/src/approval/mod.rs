@@ -11,6 +11,7 @@
 //! executor, the ledger or the witnesses, refuses.
 
 mod ask;
+mod asked;
 mod decide;
 mod denials;
 pub mod gate;
@@ -22,6 +23,8 @@ mod runs;
 mod session;
 mod store;
 mod sweep;
+#[cfg(test)]
+mod testing;
 mod tried;
 mod view;
 mod words;
@@ -86,6 +89,7 @@ pub struct Parts {
 #[derive(Clone)]
 pub struct Approvals {
     parts: Arc<Parts>,
+    asked: asked::Asked,
     tried: tried::Tried,
 }
 
@@ -99,7 +103,7 @@ impl Approvals {
     /// Stands on these parts.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
-        Self { parts: Arc::new(parts), tried: tried::Tried::default() }
+        Self { parts: Arc::new(parts), asked: asked::Asked::default(), tried: tried::Tried::default() }
     }
 
     /// The present moment by both clocks.

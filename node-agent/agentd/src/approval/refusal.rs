@@ -79,43 +79,12 @@ pub(super) fn refused(error: Guarded<No>) -> ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::approval::Parts;
-    use crate::approval::gate::NoWitness;
-    use crate::ledger::file::FILE_NAME;
-    use crate::ledger::{Ledger, WriterOptions};
     use osmoda_kit::http::Isolation;
-    use osmoda_kit::shutdown::Shutdown;
-    use osmoda_kit::tasks::Tasks;
-    use osmoda_kit::testing::FakeClock;
-    use std::sync::Arc;
-
-    struct Blind;
-
-    impl crate::approval::Resolver for Blind {
-        fn resolve<'a>(
-            &'a self,
-            _: &'a osmoda_node_api::approval::AskedCall,
-        ) -> crate::approval::Answer<'a, serde_json::Map<String, serde_json::Value>> {
-            Box::pin(async { Ok(serde_json::Map::new()) })
-        }
-    }
 
     #[tokio::test]
     async fn a_damaged_permit_in_a_guard_is_a_no_and_the_ledger_goes_on() {
         let dir = tempfile::tempdir().unwrap();
-        let clock = Arc::new(FakeClock::new());
-        let (ledger, threads, _) =
-            Ledger::open(&dir.path().join(FILE_NAME), WriterOptions::default(), clock.clone()).unwrap();
-        let approvals = Approvals::new(Parts {
-            ledger: ledger.clone(),
-            clock,
-            tasks: Tasks::new(Shutdown::new()),
-            state_dir: dir.path().to_owned(),
-            policy: dir.path().join("approvals.toml"),
-            resolver: Arc::new(Blind),
-            gate: Arc::new(NoWitness),
-            isolation: Isolation::Users,
-        });
+        let (approvals, ledger, threads) = crate::approval::testing::approvals(dir.path());
         let row = || crate::api::new_row("x".to_owned(), serde_json::Map::new(), "me", Isolation::Users).unwrap();
         for damage in ["SELECT 'no permit'", "SELECT x'00'", "SELECT -1"] {
             let guard = move |connection: &Connection, _| {

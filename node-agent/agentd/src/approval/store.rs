@@ -202,7 +202,7 @@ pub(super) fn insert(
     now: &Moment,
 ) -> rusqlite::Result<Result<(), No>> {
     let subjects: Vec<CallHash> = new.calls.iter().map(|call| call.subject).collect();
-    if let Err(no) = may_ask(connection, &new.session_id, &subjects, policy, now)? {
+    if let Err(no) = may_ask(connection, (&new.session_id, 0), &subjects, policy, now)? {
         return Ok(Err(no));
     }
     let (permit, id) = (&new.permit, new.permit.id.to_string());
@@ -234,10 +234,10 @@ pub(super) fn insert(
 }
 
 /// Whether a session may ask for calls now: none of them is denied, and not too
-/// much was asked before.
+/// much was asked before; `others` of the session's requests have no permit yet.
 pub(super) fn may_ask(
     connection: &Connection,
-    session_id: &str,
+    (session_id, others): (&str, u32),
     subjects: &[CallHash],
     policy: &Policy,
     now: &Moment,
@@ -259,7 +259,7 @@ pub(super) fn may_ask(
     let of_day = count("SELECT count(*) FROM permits WHERE created_ms > ?1", &[&(now.wall_ms - DAY_MS)])?;
     for (count, limit, what) in [
         (pending, limits.pending, "permits wait already"),
-        (of_session, limits.session_requests_per_minute, "requests of this session in a minute"),
+        (of_session.saturating_add(others), limits.session_requests_per_minute, "requests of this session in a minute"),
         (of_day, limits.requests_per_day, "requests on this host in a day"),
     ] {
         if count >= limit {
@@ -281,7 +281,7 @@ pub(super) fn over_ids(connection: &Connection, now: &Moment) -> rusqlite::Resul
     statement.query_map((now.wall_ms, signed(now.boot_ms), &now.boot_id, LIST_MAX), read_id)?.collect()
 }
 
-/// Keeps a signature; the same one twice is once.
+/// Keeps a signature, in its canonical form; the same one twice is once.
 pub(super) fn add_signature(
     connection: &Connection,
     id: &PermitId,

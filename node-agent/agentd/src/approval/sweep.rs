@@ -7,6 +7,7 @@ use std::time::Duration;
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::Isolation;
 use osmoda_kit::shutdown::Stage;
+use osmoda_kit::tasks::{TaskHandle, TaskKind};
 use osmoda_permit::State;
 use osmoda_types::{ErrorCode, PermitId};
 use serde_json::json;
@@ -40,9 +41,13 @@ const EXPIRED: End = End { row: "approval.expired", state: State::Expired, by: "
 const DENIED: End = End { row: "approval.denied", state: State::Denied, by: "a denial of the same call" };
 
 impl Approvals {
-    /// Sweeps until the stop.
-    pub async fn sweep(self) {
-        let stop = self.parts.tasks.shutdown().token(Stage::RefuseNew);
+    /// Starts to sweep, until the stop, which waits for what was counted to be written.
+    pub fn start_sweep(&self) -> TaskHandle {
+        self.parts.tasks.spawn(TaskKind::REQUEST, "approval sweep", self.clone().sweep())
+    }
+
+    async fn sweep(self) {
+        let stop = self.parts.tasks.shutdown().token(Stage::FinishAccepted);
         let mut tick = tokio::time::interval(EVERY);
         let mut looks = 0_u32;
         loop {

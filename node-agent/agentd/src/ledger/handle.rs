@@ -3,12 +3,13 @@
 //! that reads.
 
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed, Ordering::SeqCst};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
 use osmoda_kit::clock::{SharedClock, Timestamp};
+use osmoda_kit::fsio::FsError;
 use osmoda_ledger::tree::TreeHash;
 use tokio::sync::{oneshot, watch};
 
@@ -177,6 +178,8 @@ pub struct Ledger {
     clock: SharedClock,
     sealed: Arc<OnceLock<String>>,
     seal: Arc<Seal>,
+    /// The seal's file says so too.
+    is_seal_written: Arc<AtomicBool>,
 }
 
 /// The threads behind the handle; whoever opened the ledger closes it.
@@ -253,7 +256,9 @@ impl Ledger {
             move || serve_reads(&reads, &file)
         })?;
         let threads = LedgerThreads { appends: Arc::clone(&appends), reads: Arc::clone(&reads), writer, reader };
-        Ok((Self { appends, reads, state, counters, clock, sealed: Arc::new(sealed), seal }, threads, report))
+        let is_seal_written = Arc::new(AtomicBool::new(sealed.get().is_some()));
+        let sealed = Arc::new(sealed);
+        Ok((Self { appends, reads, state, counters, clock, sealed, seal, is_seal_written }, threads, report))
     }
 
     /// Appends a row and waits until it is durable.
@@ -344,25 +349,29 @@ impl Ledger {
 
     /// Takes no more appends until a person has looked: others remember a past
     /// that this ledger does not have, and each row more would be one more lie
-    /// about it. A restart does not open it; see [`Seal`]. Returns whether it was
-    /// open before.
+    /// about it. A restart does not open it either, once [`Ledger::write_seal`] has
+    /// succeeded; whoever seals calls it until then. Returns whether it was open before.
+    pub(crate) fn seal(&self, reason: &str) -> bool {
+        self.sealed.set(reason.to_owned()).is_ok()
+    }
+
+    /// Whether the ledger is sealed and its file does not say so yet: a restart would
+    /// open it until the first answer of a witness seals it again.
+    pub(crate) fn is_seal_due(&self) -> bool {
+        self.sealed.get().is_some() && !self.is_seal_written.load(SeqCst)
+    }
+
+    /// Puts the seal on disk, if it is due; durable when this returns. Blocks, and
+    /// waits for neither appends nor queries: the queue of either may be full.
     ///
-    /// # Cancel safety
-    /// The ledger is sealed at once; dropped, the file may still be written.
-    pub async fn seal(&self, reason: &str) -> bool {
-        if self.sealed.set(reason.to_owned()).is_err() {
-            return false;
+    /// # Errors
+    /// [`FsError`] when it could not be written; it is due still.
+    pub(crate) fn write_seal(&self) -> Result<(), FsError> {
+        if let Some(reason) = self.sealed.get().filter(|_| self.is_seal_due()) {
+            self.seal.write(reason)?;
+            self.is_seal_written.store(true, SeqCst);
         }
-        let (seal, reason) = (Arc::clone(&self.seal), reason.to_owned());
-        let written = self.read(move |_| seal.write(&reason)).await;
-        let error = match written {
-            Ok(Ok(())) => return true,
-            Ok(Err(error)) => error.to_string(),
-            Err(error) => error.to_string(),
-        };
-        // A restart opens it until the first answer of a witness seals it again.
-        tracing::error!(error, "the seal of the ledger is not on disk");
-        true
+        Ok(())
     }
 
     /// Why the ledger is sealed, if it is.

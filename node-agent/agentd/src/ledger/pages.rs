@@ -72,6 +72,15 @@ impl LedgerFile {
         last.map_err(FileError::Read)
     }
 
+    /// The id of the first row that was not dropped, 1 when there is none.
+    ///
+    /// # Errors
+    /// [`FileError::Read`].
+    pub fn first_id(&self) -> Result<i64, FileError> {
+        let first = self.conn.query_row("SELECT coalesce(min(id), 1) FROM events", [], |row| row.get(0));
+        first.map_err(FileError::Read)
+    }
+
     /// The id of the first row whose time is `ts` or later; one past the end
     /// when there is none. Times never go back (rule L1), so halving finds it.
     /// A prefix such as `2026-11` is a time too.
@@ -79,8 +88,7 @@ impl LedgerFile {
     /// # Errors
     /// [`FileError::Read`].
     pub fn first_at(&self, ts: &str) -> Result<i64, FileError> {
-        let first = self.conn.query_row("SELECT coalesce(min(id), 1) FROM events", [], |row| row.get(0));
-        let (mut low, mut high) = (first.map_err(FileError::Read)?, self.last_id()? + 1);
+        let (mut low, mut high) = (self.first_id()?, self.last_id()? + 1);
         let mut statement = self.conn.prepare_cached("SELECT ts FROM events WHERE id = ?1").map_err(FileError::Read)?;
         while low < high {
             let middle = low + (high - low) / 2;

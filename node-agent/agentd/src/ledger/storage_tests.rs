@@ -211,13 +211,42 @@ async fn r16_no_act_begins_on_the_reserve_and_what_ends_one_is_written() {
     for kind in ["exec.run.intent", "watch.attempt.intent", "fleet.vote.intent"] {
         assert_eq!(ledger.append(row(kind, 1)).await, Err(LedgerError::NoRoom), "{kind}");
     }
+    let marked = |mark: serde_json::Value| {
+        let payload = Payload::new(&Map::from_iter([("attempt".to_owned(), 1.into()), ("undo".to_owned(), mark)]));
+        NewRow::new("watch.attempt.intent".to_owned(), "watch".to_owned(), payload.unwrap()).unwrap()
+    };
+    for mark in [false.into(), "true".into(), 1.into()] {
+        assert_eq!(ledger.append(marked(mark)).await, Err(LedgerError::NoRoom));
+    }
+    ledger.append(marked(true.into())).await.unwrap();
     for kind in ["watch.attempt.outcome", "watch.rollback.intent", "watch.rollback.outcome", "ledger.retain.intent"] {
         ledger.append(row(kind, 1)).await.unwrap();
     }
-    assert_eq!((ledger.state().head.size, ledger.state().is_writable), (4, true));
+    assert_eq!((ledger.state().head.size, ledger.state().is_writable), (5, true));
     threads.close().unwrap();
     let (ledger, threads, _) = open(&path);
     ledger.append(row("exec.run.intent", 1)).await.unwrap();
+    threads.close().unwrap();
+}
+
+#[tokio::test]
+async fn a_seal_stays_due_until_it_is_on_disk() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE_NAME);
+    let (ledger, threads, _) = open(&path);
+    ledger.write_seal().unwrap();
+    let file = dir.path().join(super::SEAL_FILE);
+    assert!(!ledger.is_seal_due() && !file.exists(), "an open ledger has none");
+    std::fs::create_dir(&file).unwrap();
+    assert!(ledger.seal("caught") && !ledger.seal("again"));
+    assert!(ledger.write_seal().is_err() && ledger.is_seal_due());
+    std::fs::remove_dir(&file).unwrap();
+    ledger.write_seal().unwrap();
+    assert!(!ledger.is_seal_due());
+    assert_eq!(std::fs::read_to_string(&file).unwrap(), "caught\n");
+    threads.close().unwrap();
+    let (ledger, threads, _) = open(&path);
+    assert_eq!((ledger.sealed(), ledger.is_seal_due()), (Some("caught"), false));
     threads.close().unwrap();
 }
 

@@ -68,10 +68,22 @@ impl NewRow {
     }
 
     /// Whether an act follows once this is durable: the intent of any but a rollback,
-    /// which is never held up, and of the ledger's own, which make room.
+    /// or an attempt that is nothing else, which are never held up, and of the
+    /// ledger's own, which make room.
     pub(crate) fn begins_act(&self) -> bool {
         let stem = grammar::intent_stem(self.kind.as_bytes());
-        stem.is_some_and(|stem| !stem.ends_with(b"rollback") && !stem.starts_with(b"ledger."))
+        let is_free = |stem: &[u8]| stem.ends_with(b"rollback") || stem.starts_with(b"ledger.");
+        stem.is_some_and(|stem| !is_free(stem) && !self.undoes())
+    }
+
+    /// Whether the payload says `"undo": true`, as watch's rows of an attempt do that
+    /// only leads back.
+    fn undoes(&self) -> bool {
+        #[derive(serde::Deserialize)]
+        struct Mark {
+            undo: bool,
+        }
+        serde_json::from_str(self.payload.as_str()).is_ok_and(|mark: Mark| mark.undo)
     }
 
     pub(super) fn kind(&self) -> &str {

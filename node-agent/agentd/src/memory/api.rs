@@ -117,13 +117,15 @@ async fn recall(State(memory): State<Memory>, Json(body): Json<Recall>) -> Resul
         progress: memory.progress(),
     };
     if question.words.is_empty() {
-        return Ok(Json(Recalled { query: body.query, chunks: Vec::new(), total_searched: 0, truncated: false }));
+        let (query, chunks) = (body.query, Vec::new());
+        return Ok(Json(Recalled { query, chunks, total_searched: 0, unsearched: 0, truncated: false }));
     }
     let found = memory.search(question).await?;
     Ok(Json(Recalled {
         query: body.query,
         chunks: found.chunks,
         total_searched: found.searched,
+        unsearched: found.unsearched,
         truncated: found.is_truncated,
     }))
 }
@@ -148,7 +150,7 @@ impl Memory {
             }
         };
         if found.is_index_damaged {
-            self.damage.notify_one();
+            self.damage.report();
         }
         Ok(found)
     }

@@ -1,15 +1,17 @@
 //! Fills the index behind the commits.
 //!
 //! One thread of the lowest priority that, while rows come fast, works a tenth of
-//! the time: then the writer and its callers come first, and searches look through
-//! the newest rows themselves until the index has caught up. It reads the ledger
-//! through a connection of its own, in short transactions, so the write-ahead log
-//! is never held back.
+//! the time: then the writer and its callers come first. Searches look through the
+//! newest rows themselves, as many as they can in their time; an index that is further
+//! behind leaves rows between that nobody searches until it has caught up, and each
+//! answer says how many (`recall`). It reads the ledger through a connection of its
+//! own, in short transactions, so the write-ahead log is never held back.
 //!
 //! This file decides when to index; `index.rs` how.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::time::{Duration, Instant};
 
@@ -43,7 +45,10 @@ const LOAD_ROWS_PER_SECOND: f64 = 4000.0;
 /// Under load, a step is followed by a rest this many times as long. Low priority
 /// is not enough: a thread that is let in while the writer waits for its disk
 /// keeps the core's caches and its other half. Smaller costs the appends more
-/// (0 times: a fifth of them); larger lets the index fall behind faster.
+/// (0 times: a fifth of them); larger lets the index fall behind faster. With this it
+/// does some 2,600 rows a second and falls behind all that comes faster: after seconds
+/// of 10,000 it is more rows behind than a search looks through without it, and catches
+/// up when the load ends.
 const LOAD_REST: u32 = 9;
 
 /// Rest after a failure, such as a full disk.
@@ -78,10 +83,12 @@ impl Memory {
     pub fn start(ledger: Ledger, ledger_path: &Path, tasks: &Tasks) -> Result<Self, ThreadError> {
         let index_path = ledger_path.with_file_name(FILE_NAME);
         let (publish, progress) = watch::channel(Progress::default());
-        let damage = Arc::new(Notify::new());
-        // One wake is as good as many: the thread looks at the ledger, not at the wakes.
+        let damage = Arc::new(Damage::default());
+        // One wake is as good as many: the thread looks at the ledger and at what was
+        // reported, not at the wakes.
         let (wake, woken) = sync_channel(1);
-        let worker = Worker { ledger_path: ledger_path.to_owned(), index_path: index_path.clone(), publish };
+        let (ledger_file, index_file) = (ledger_path.to_owned(), index_path.clone());
+        let worker = Worker { ledger_path: ledger_file, index_path: index_file, publish, damage: Arc::clone(&damage) };
         let thread = std::thread::Builder::new()
             .name("ledger-index".to_owned())
             .spawn(move || worker.run(&woken))
@@ -107,7 +114,7 @@ impl Memory {
 
     /// Makes the index anew: rows it knows were dropped.
     pub fn rebuild(&self) {
-        self.damage.notify_one();
+        self.damage.report();
     }
 
     /// Resolves when every row up to `id` is indexed. Cancel-safe.
@@ -119,12 +126,38 @@ impl Memory {
     }
 }
 
-/// Wakes the thread after commits, and joins it when a stop has come.
+/// A wish for the index to be made anew. It is kept until the thread has followed it,
+/// whatever wakes wait: words of rows that were dropped must not stay.
+#[derive(Debug, Default)]
+pub(super) struct Damage {
+    is_reported: AtomicBool,
+    reported: Notify,
+}
+
+impl Damage {
+    /// Asks for it.
+    pub(super) fn report(&self) {
+        self.is_reported.store(true, SeqCst);
+        self.reported.notify_one();
+    }
+
+    /// Whether it was asked for since this was called last.
+    fn take(&self) -> bool {
+        self.is_reported.swap(false, SeqCst)
+    }
+
+    /// What was taken could not be done.
+    fn give_back(&self) {
+        self.is_reported.store(true, SeqCst);
+    }
+}
+
+/// Wakes the thread after commits and reports, and joins it when a stop has come.
 async fn follow(
     ledger: Ledger,
     tasks: Tasks,
-    damage: Arc<Notify>,
-    wake: SyncSender<Wake>,
+    damage: Arc<Damage>,
+    wake: SyncSender<()>,
     thread: std::thread::JoinHandle<()>,
 ) -> Result<(), ThreadError> {
     let stop = tasks.shutdown().token(Stage::FinishAccepted);
@@ -136,12 +169,12 @@ async fn follow(
             tokio::time::sleep_until(commits_seen_from).await;
             state.changed().await
         };
-        let word = tokio::select! {
+        tokio::select! {
             biased;
             // Cancel-safe: a token's state is not consumed.
             () = stop.cancelled() => break,
             // Cancel-safe: a permit that was stored stays stored.
-            () = damage.notified() => Wake::Damaged,
+            () = damage.reported.notified() => {}
             // Cancel-safe: the timer has its time from outside, and what changed is
             // still seen as changed by the next call.
             changed = grown => {
@@ -149,11 +182,10 @@ async fn follow(
                     break;
                 }
                 commits_seen_from = tokio::time::Instant::now() + REST;
-                Wake::Grown
             }
-        };
+        }
         // Full means that a wake is waiting already; gone, that the thread ended.
-        if wake.try_send(word).is_err() {
+        if wake.try_send(()).is_err() {
             tracing::trace!("the index is awake");
         }
     }
@@ -162,44 +194,38 @@ async fn follow(
     joined.map_err(|_| ThreadError::Panicked)
 }
 
-/// Why the thread is woken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Wake {
-    /// There are new rows.
-    Grown,
-    /// A search found the index damaged.
-    Damaged,
-}
-
 /// What the thread owns.
 struct Worker {
     ledger_path: std::path::PathBuf,
     index_path: std::path::PathBuf,
     publish: watch::Sender<Progress>,
+    damage: Arc<Damage>,
 }
 
 impl Worker {
     /// Indexes until the other end of `woken` is dropped.
-    fn run(&self, woken: &Receiver<Wake>) {
+    fn run(&self, woken: &Receiver<()>) {
         if let Err(error) = rustix::process::nice(NICENESS) {
             tracing::debug!(%error, "the index runs at normal priority");
         }
-        let (mut state, mut is_damaged) = (None, false);
+        let mut state = None;
         let mut pace = Pace::new(Instant::now());
         loop {
-            let begin = Instant::now();
+            let (begin, is_damaged) = (Instant::now(), self.damage.take());
             let (rest, has_reason) = match self.step(&mut state, is_damaged) {
                 Ok(step) => (pace.rest(&step, begin, Instant::now()), step.has_more()),
                 Err(error) => {
                     tracing::warn!(error = chain(&error), "search index behind");
                     self.publish.send_modify(|progress| progress.is_usable = false);
                     state = None;
+                    if is_damaged {
+                        self.damage.give_back();
+                    }
                     (RETRY, true)
                 }
             };
-            match pause(woken, rest, has_reason) {
-                Some(damaged) => is_damaged = damaged,
-                None => return,
+            if !pause(woken, rest, has_reason) {
+                return;
             }
         }
     }
@@ -297,9 +323,9 @@ impl Pace {
 }
 
 /// Waits for `rest` at least, then for a reason to look again unless there is
-/// one. Says whether damage was reported; `None` when the daemon stops.
-fn pause(woken: &Receiver<Wake>, rest: Duration, mut has_reason: bool) -> Option<bool> {
-    let (begin, mut is_damaged) = (Instant::now(), false);
+/// one; false when the daemon stops.
+fn pause(woken: &Receiver<()>, rest: Duration, mut has_reason: bool) -> bool {
+    let begin = Instant::now();
     loop {
         let left = rest.saturating_sub(begin.elapsed());
         let received = if !left.is_zero() {
@@ -310,12 +336,9 @@ fn pause(woken: &Receiver<Wake>, rest: Duration, mut has_reason: bool) -> Option
             woken.recv().map_err(|_| RecvTimeoutError::Disconnected)
         };
         match received {
-            Ok(wake) => {
-                has_reason = true;
-                is_damaged |= wake == Wake::Damaged;
-            }
-            Err(RecvTimeoutError::Disconnected) => return None,
-            Err(RecvTimeoutError::Timeout) if left.is_zero() => return Some(is_damaged),
+            Ok(()) => has_reason = true,
+            Err(RecvTimeoutError::Disconnected) => return false,
+            Err(RecvTimeoutError::Timeout) if left.is_zero() => return true,
             Err(RecvTimeoutError::Timeout) => {}
         }
     }
@@ -348,5 +371,41 @@ mod tests {
     fn what_is_caught_up_rests_whatever_the_load() {
         assert_eq!(rest(Some(1000), 10, 2000, 2000), REST);
         assert_eq!(rest(Some(2000), 10, 500, 1000), Duration::ZERO, "a ledger that shrank is no load");
+    }
+
+    /// The thread is in a step, and a wake waits for its end already.
+    #[tokio::test]
+    async fn a_wish_to_make_the_index_anew_is_not_lost_behind_a_wake() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join(crate::ledger::file::FILE_NAME);
+        let clock = Arc::new(osmoda_kit::testing::FakeClock::new());
+        let (ledger, threads, _) = Ledger::open(&path, crate::ledger::WriterOptions::default(), clock).unwrap();
+        let tasks = Tasks::new(osmoda_kit::shutdown::Shutdown::new());
+        let (damage, (wake, woken)) = (Arc::new(Damage::default()), sync_channel(1));
+        wake.try_send(()).unwrap();
+        let (end, ended) = sync_channel::<()>(1);
+        let (learn, learned) = tokio::sync::oneshot::channel();
+        let step = std::thread::spawn({
+            let damage = Arc::clone(&damage);
+            move || {
+                ended.recv().unwrap();
+                assert!(pause(&woken, Duration::ZERO, false), "the wake that waited");
+                assert!(damage.take(), "the next step makes it anew");
+                assert!(!damage.take(), "once");
+                learn.send(()).unwrap();
+                assert!(!pause(&woken, Duration::ZERO, false));
+            }
+        });
+        let follow = follow(ledger.clone(), tasks.clone(), Arc::clone(&damage), wake, step);
+        let mut follow = Box::pin(follow);
+        assert!(futures_util::poll!(follow.as_mut()).is_pending());
+        damage.report();
+        assert!(futures_util::poll!(follow.as_mut()).is_pending());
+        end.send(()).unwrap();
+        learned.await.unwrap();
+        tasks.shutdown().request(osmoda_kit::shutdown::StopReason::Asked("test".to_owned()));
+        let (ended, _) = tokio::join!(follow, tasks.drain(Duration::from_secs(20)));
+        ended.unwrap();
+        threads.close().unwrap();
     }
 }

@@ -62,6 +62,6 @@ pub struct Memory {
     ledger_path: PathBuf,
     index_path: PathBuf,
     progress: watch::Receiver<Progress>,
-    damage: Arc<tokio::sync::Notify>,
+    damage: Arc<follower::Damage>,
     searches: Arc<Semaphore>,
 }

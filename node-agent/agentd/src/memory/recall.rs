@@ -4,7 +4,8 @@
 //! hash to what it carries, and must have one of the words, which a second
 //! index, made in memory of these rows alone, decides with the same tokenizer.
 //! Rows the index does not know yet go the same way, so a note is found as soon
-//! as it is stored. Blocks.
+//! as it is stored: the newest of them, as many as fit in a search. Where the index is
+//! further behind, the answer says how many rows neither part has. Blocks.
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
@@ -21,7 +22,8 @@ use crate::ledger::is_sound;
 use crate::timeframe::Timeframe;
 
 /// Newest rows searched without the index, at most: the earlier product's
-/// number. More than the index is ever behind but in its first minutes.
+/// number. The index is further behind in its first minutes, and while rows come for
+/// seconds faster than it may follow (`follower::LOAD_REST`).
 const TAIL_ROWS: usize = 5000;
 
 /// Bytes of these rows, at most; about 0.2 s of work.
@@ -48,6 +50,8 @@ pub(super) struct Found {
     pub(super) is_truncated: bool,
     /// Rows among which was searched.
     pub(super) searched: u64,
+    /// Rows that should have been and were not: the index is too far behind.
+    pub(super) unsearched: u64,
     /// The index cannot be read; it should be made anew.
     pub(super) is_index_damaged: bool,
 }
@@ -89,9 +93,11 @@ pub(super) fn search(ledger: &Path, index: &Path, question: &Question, stopper: 
     let tail_rows = i64::try_from(TAIL_ROWS).unwrap_or(i64::MAX);
     let tail_from = from.max(indexed + 1).max(until - tail_rows);
     let tail = ledger.after(tail_from - 1, TAIL_ROWS, TAIL_BYTES)?;
+    let is_asked = |event: &Event| (from..until).contains(&event.id);
+    let looked_at = tail.iter().filter(|event| is_asked(event) && event.id > indexed).count();
     let mut tail_count = 0;
     for event in ledger.by_ids(&ids)?.into_iter().chain(tail) {
-        if (from..until).contains(&event.id) && is_searched(&event) {
+        if is_asked(&event) && is_searched(&event) {
             tail_count += u64::from(event.id > indexed);
             events.insert(event.id, event);
         }
@@ -107,7 +113,10 @@ pub(super) fn search(ledger: &Path, index: &Path, question: &Question, stopper: 
     let coverage = coverage(events.values(), &question.words)?;
     let (chunks, is_truncated) = rank(events, &proposed, &coverage, question.results_max);
     let by_index = (indexed.min(until - 1) - from + 1).max(0).unsigned_abs();
-    Ok(Found { chunks, is_truncated, searched: by_index + tail_count, is_index_damaged })
+    // Rows that were dropped are nobody's to search.
+    let known = indexed.max(from - 1).max(ledger.first_id()? - 1);
+    let unsearched = (until - 1 - known).max(0).unsigned_abs().saturating_sub(looked_at as u64);
+    Ok(Found { chunks, is_truncated, searched: by_index + tail_count, unsearched, is_index_damaged })
 }
 
 /// The rows the index names, with their scores; up to where it knows; and
@@ -189,4 +198,59 @@ fn rank(
         chunks.push(chunk);
     }
     (chunks, is_truncated)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger::file::FILE_NAME;
+    use crate::ledger::payload::Payload;
+    use crate::ledger::{Ledger, NewRow, Synchronous, WriterOptions};
+    use osmoda_kit::testing::FakeClock;
+    use serde_json::Map;
+    use std::sync::Arc;
+
+    /// A ledger of so many rows, each with its number as a word and so many bytes more.
+    async fn rows(dir: &Path, count: usize, bytes: usize) {
+        let options = WriterOptions { synchronous: Synchronous::Off, ..WriterOptions::default() };
+        let (ledger, threads, _) = Ledger::open(&dir.join(FILE_NAME), options, Arc::new(FakeClock::new())).unwrap();
+        let row = |n: usize| {
+            let text = format!("number{n} {}", "x".repeat(bytes));
+            let payload = Payload::new(&Map::from_iter([("content".to_owned(), text.into())])).unwrap();
+            NewRow::new("memory.ingest".to_owned(), "tester".to_owned(), payload).unwrap()
+        };
+        for begin in (1..=count).step_by(256) {
+            let appends = (begin..=count.min(begin + 255)).map(|n| ledger.append(row(n)));
+            futures_util::future::try_join_all(appends).await.unwrap();
+        }
+        threads.close().unwrap();
+    }
+
+    /// How many chunks were found, and how many rows were not searched.
+    fn ask(dir: &Path, word: &str, timeframe: Option<Timeframe>) -> (usize, u64) {
+        let progress = Progress::default();
+        let question = Question { words: vec![word.to_owned()], timeframe, results_max: 10, progress };
+        let found = search(&dir.join(FILE_NAME), &dir.join("fts.db"), &question, &Stopper::default()).unwrap();
+        (found.chunks.len(), found.unsearched)
+    }
+
+    #[tokio::test]
+    async fn rows_that_neither_part_has_are_counted_in_the_answer() {
+        let dir = tempfile::tempdir().unwrap();
+        let count = TAIL_ROWS + 10;
+        rows(dir.path(), count, 0).await;
+        assert_eq!(ask(dir.path(), &format!("number{count}"), None), (1, 10));
+        assert_eq!(ask(dir.path(), "number10", None), (0, 10), "it is there, and this says why it was not found");
+        assert_eq!(ask(dir.path(), "number11", None), (1, 10));
+        let never = Timeframe { from: "1999".to_owned(), until: Some("1999-02".to_owned()) };
+        assert_eq!(ask(dir.path(), "number11", Some(never)), (0, 0), "no row of that time is left out");
+    }
+
+    #[tokio::test]
+    async fn large_rows_that_do_not_fit_in_a_search_are_counted_too() {
+        let dir = tempfile::tempdir().unwrap();
+        rows(dir.path(), 100, 50_000).await;
+        let (_, unsearched) = ask(dir.path(), "number1", None);
+        assert_eq!(unsearched, 100 - (TAIL_BYTES / 50_023) as u64);
+    }
 }

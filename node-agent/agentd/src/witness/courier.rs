@@ -4,7 +4,8 @@
 //! One actor owns what each witness has cosigned; one request to each witness is
 //! on its way at a time, so a slow one holds up nobody else.
 //! Invariant: a ledger whose witnesses or whose fleet hold a newer or another
-//! past than it has is sealed: it takes no row until a person has looked.
+//! past than it has is sealed: it takes no row until a person has looked. The seal is
+//! tried again each second, and at a stop once more, until it is on disk.
 //! Invariant: only a note that this ledger's own key signed seals it. A refusal
 //! alone is a word, and any witness may lie (`tests::lies`).
 
@@ -15,8 +16,9 @@ use std::time::Duration;
 use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
-use osmoda_kit::error::ApiError;
-use osmoda_kit::shutdown::{Shutdown, Stage};
+use osmoda_kit::error::{ApiError, chain};
+use osmoda_kit::shutdown::Stage;
+use osmoda_kit::tasks::Tasks;
 use osmoda_ledger::checkpoint::Checkpoint;
 use osmoda_ledger::exchange::{AddCheckpoint, Response};
 use osmoda_ledger::note::{KeyKind, Note, VerifierKey};
@@ -64,7 +66,7 @@ pub(crate) struct Courier<P> {
     pub(crate) coverage: watch::Sender<Coverage>,
     pub(crate) post: P,
     pub(crate) operators: Operators,
-    pub(crate) shutdown: Shutdown,
+    pub(crate) tasks: Tasks,
 }
 
 /// One witness, as the courier sees it.
@@ -78,7 +80,7 @@ struct Standing {
 impl<P: Post> Courier<P> {
     /// Carries until the stop.
     pub(crate) async fn run(mut self) {
-        let stop = self.shutdown.token(Stage::FinishAccepted);
+        let stop = self.tasks.shutdown().token(Stage::FinishAccepted);
         let mut newest = self.checkpoints.follow();
         let mut standings: BTreeMap<NodeId, Standing> = BTreeMap::new();
         let mut turns = FuturesUnordered::new();
@@ -88,20 +90,25 @@ impl<P: Post> Courier<P> {
             tokio::select! {
                 biased;
                 // Cancel-safe: a token's state is not consumed.
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => break,
                 // Cancel-safe: a stream yields each turn once.
                 Some((witness, turn)) = turns.next() => self.learn(&mut standings, witness, turn).await,
                 // Cancel-safe: a watch keeps its newest value.
                 changed = self.roster.changed() => {
-                    if changed.is_err() { return }
+                    if changed.is_err() { break }
                     self.take_roster(&mut standings).await;
                 }
                 // Cancel-safe: as above.
-                changed = newest.changed() => if changed.is_err() { return },
+                changed = newest.changed() => if changed.is_err() { break },
                 // Cancel-safe: it takes nothing unless it returns.
                 told = self.operators.next() => self.take_operator(told),
                 // Cancel-safe: an interval keeps its deadline.
-                _ = tick.tick() => self.miss_operators(),
+                _ = tick.tick() => {
+                    self.miss_operators();
+                    if let Err(error) = self.write_seal().await {
+                        tracing::debug!(error, "the seal of the ledger is still not on disk");
+                    }
+                }
             }
             let Some(rows) = newest.borrow().as_ref().map(|newest| newest.checkpoint.size) else { continue };
             for (witness, key) in self.witnesses() {
@@ -114,6 +121,9 @@ impl<P: Post> Courier<P> {
                 let (post, checkpoints, from) = (self.post.clone(), self.checkpoints.clone(), standing.cosigned);
                 turns.push(async move { (witness, take_turn(&post, &checkpoints, witness, &key, from).await) });
             }
+        }
+        if let Err(error) = self.write_seal().await {
+            tracing::error!(error, "the seal of the ledger is not on disk: a restart opens it");
         }
     }
 
@@ -207,9 +217,25 @@ impl<P: Post> Courier<P> {
     }
 
     async fn seal(&self, reason: &'static str) {
-        if self.ledger.seal(reason).await {
+        if self.ledger.seal(reason) {
             tracing::error!(reason, "the ledger is sealed: it takes no more rows");
             metrics::gauge!("osmoda_ledger_sealed").set(1.0);
+            if let Err(error) = self.write_seal().await {
+                tracing::error!(error, "the seal of the ledger is not on disk, it is tried again");
+            }
+        }
+    }
+
+    /// Puts a seal on disk that is not there yet. What kept it from being written, a
+    /// full disk or too many threads, may pass.
+    async fn write_seal(&self) -> Result<(), String> {
+        if !self.ledger.is_seal_due() {
+            return Ok(());
+        }
+        let ledger = self.ledger.clone();
+        match self.tasks.blocking("write the seal", move || ledger.write_seal()).await {
+            Ok(written) => written.map_err(|error| chain(&error)),
+            Err(error) => Err(chain(&error)),
         }
     }
 }

@@ -108,7 +108,7 @@ pub(crate) async fn start(
         operators: Operators::new(told),
         coverage: report,
         post: Pipes(MeshPipes::new(cx.paths(), cx.credentials())),
-        shutdown: cx.shutdown().clone(),
+        tasks: cx.tasks().clone(),
     };
     cx.tasks().spawn(TaskKind::REQUEST, "witness courier", courier.run());
     serve(cx, &duty)?;

@@ -82,7 +82,7 @@ pub fn start_parts<P: Post>(parts: WitnessParts<P>) -> (WitnessGate, WitnessDuty
         operators: Operators::new(told),
         coverage: report,
         post,
-        shutdown: tasks.shutdown().clone(),
+        tasks: tasks.clone(),
     };
     tasks.spawn(TaskKind::REQUEST, "witness courier", courier.run());
     (WitnessGate { ledger, checkpoints, coverage }, WitnessDuty(duty))

@@ -35,7 +35,7 @@ use crate::approval::gate::HeadGate;
 use crate::checkpoint::tests::rehash_from;
 use crate::checkpoint::{Checkpoints, OpenAll, Rhythm};
 use crate::ledger::file::FILE_NAME as LEDGER_NAME;
-use crate::ledger::{Ledger, LedgerThreads, WriterOptions};
+use crate::ledger::{Ledger, LedgerError, LedgerThreads, SEAL_FILE, WriterOptions};
 use crate::ledger_key::{History, KEY_FILE, LedgerKey};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -122,7 +122,7 @@ impl Fleet {
             coverage: report,
             operators: Operators::new(mpsc::channel(1).1),
             post: Road { from: id(number), duties: self.duties.clone(), lies: self.lies.clone() },
-            shutdown: tasks.shutdown().clone(),
+            tasks: tasks.clone(),
         };
         tasks.spawn(TaskKind::REQUEST, "courier", courier.run());
         self.duties.lock().unwrap().insert(id(number), duty.clone());
@@ -351,6 +351,42 @@ async fn r07_the_fleets_log_remembers_a_head_when_every_witness_is_away() {
     fleet.stop(one).await;
 }
 
+/// The reader is busy with a query that does not end, and the disk has no room.
+#[tokio::test]
+async fn r07_a_seal_that_cannot_be_written_is_written_as_soon_as_it_can() {
+    let fleet = Fleet::of(3);
+    let one = fleet.start(1);
+    one.append(5).await;
+    let ((go, gate), (begun, has_begun)) = (std::sync::mpsc::sync_channel::<()>(1), tokio::sync::oneshot::channel());
+    let mut reads = vec![
+        one.ledger
+            .read(move |_| {
+                begun.send(()).unwrap();
+                assert!(gate.recv().is_err());
+            })
+            .boxed(),
+    ];
+    assert!(futures_util::poll!(&mut reads[0]).is_pending());
+    has_begun.await.unwrap();
+    for _ in 0..16 {
+        let mut read = one.ledger.read(|_| ()).boxed();
+        assert!(futures_util::poll!(&mut read).is_pending());
+        reads.push(read);
+    }
+    assert_eq!(one.ledger.read(|_| ()).await, Err(LedgerError::Busy));
+    let seal = fleet.dir(1).join(SEAL_FILE);
+    std::fs::create_dir(&seal).unwrap();
+    let note = Note::parse(fleet.note(900, 9).as_bytes()).unwrap();
+    let head = super::logged::head_of(&note, one.gate.checkpoints.verifier());
+    one.say.send_replace(Some(Arc::new(Roster { logged: head, ..fleet.roster(1) })));
+    assert!(one.sealed().await.contains("longer"));
+    std::fs::remove_dir(&seal).unwrap();
+    let written = async || std::fs::read_to_string(&seal).ok().filter(|text| text.contains("longer"));
+    wait_for("the file", LIMIT, written).await;
+    drop((go, reads));
+    fleet.stop(one).await;
+}
+
 #[tokio::test]
 async fn r17_a_stranger_and_one_peer_in_anothers_name_are_cosigned_nothing() {
     let fleet = Fleet::of(3);
@@ -398,7 +434,7 @@ async fn a_sealed_node_cosigns_nobody_and_still_says_what_it_holds() {
     let fleet = Fleet::of(2);
     let [one, two] = [1, 2].map(|number| fleet.start(number));
     one.covered(3).await;
-    assert!(two.ledger.seal("caught").await);
+    assert!(two.ledger.seal("caught"));
     one.append(1).await;
     let body = one.gate.checkpoints.request(3).await.unwrap().unwrap().to_string();
     let refused = two.duty.answer(id(1), Question::AddCheckpoint(body)).await.unwrap_err();

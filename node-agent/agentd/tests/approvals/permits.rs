@@ -6,12 +6,12 @@ use std::time::Duration;
 use axum::http::Method;
 use osmoda_kit::clock::{Clock as _, Timestamp};
 use osmoda_kit::http::Isolation;
-use osmoda_kit::tasks::TaskKind;
 use osmoda_kit::testing::wait_for;
 use osmoda_node_api::approval::{RunBegin, RunEnd, RunOutcome};
 use osmoda_node_api::approval_files::{load_trust, store_trust};
-use osmoda_permit::testing::sign;
-use osmoda_permit::{Decision, EffectClass, HostTrust, State};
+use osmoda_permit::signature::SSH_NAMESPACE;
+use osmoda_permit::testing::{sign, ssh_sign};
+use osmoda_permit::{ApproverSignature, Decision, EffectClass, HostTrust, Proof, State};
 use osmoda_types::ErrorCode;
 use serde_json::json;
 
@@ -165,6 +165,29 @@ async fn two_of_three_people_are_two_people() {
     host.close().await;
 }
 
+/// Text before the armour is signed by nobody: with another one it is the same
+/// signature, and neither fills the permit nor keeps others from being counted.
+#[tokio::test]
+async fn a_signature_handed_in_again_with_other_text_around_it_adds_nothing() {
+    let host = Host::with(Arc::new(Witnesses), "[approvers]\ndestructive = 2\n");
+    let permit = host.ask("/etc/motd").await.unwrap().signed.permit;
+    let plain = ssh_sign(1, &permit, Decision::Approve, SSH_NAMESPACE);
+    let Proof::Ssh { armored } = &plain.proof else { panic!("{plain:?}") };
+    for n in 0..40 {
+        let proof = Proof::Ssh { armored: format!("{}\n{armored}", n.to_string().repeat(1000)) };
+        let varied = ApproverSignature { decision: plain.decision, proof };
+        let view = host.admin().sign(&permit.id, &varied).await.unwrap();
+        assert_eq!((view.state, view.signed.signatures), (State::Pending, vec![plain.clone()]));
+    }
+    // The same person's key by another program.
+    host.admin().sign(&permit.id, &sign(1, &permit, Decision::Approve)).await.unwrap();
+    assert_eq!(host.kinds(), ["approval.requested", "approval.signed"]);
+    let view = host.admin().sign(&permit.id, &sign(2, &permit, Decision::Approve)).await.unwrap();
+    assert_eq!((view.state, view.signed.signatures.len()), (State::Approved, 2));
+    host.execd().begin(&begin(&view, 0)).await.unwrap();
+    host.close().await;
+}
+
 /// Who signed and is an approver no more has not signed: the trust file that counts
 /// is the one of now.
 #[tokio::test]
@@ -194,11 +217,10 @@ async fn old_permits_are_removed_and_cannot_be_replayed() {
     }
     let run = host.execd().open_runs().await.unwrap()[0].run;
     host.execd().end(&RunEnd { run, outcome: RunOutcome::Done, detail: String::new() }).await.unwrap();
-    let sweep = |name| host.tasks.spawn(TaskKind::BACKGROUND, name, host.approvals.clone().sweep());
     host.clock.advance(Duration::from_secs(24 * 3600));
-    sweep("a day later").abort();
+    host.approvals.start_sweep().abort();
     host.clock.advance(Duration::from_secs(2 * 24 * 3600));
-    sweep("three days later");
+    host.approvals.start_sweep();
     let pruned = || async { host.kinds().contains(&"approval.pruned".to_owned()).then_some(()) };
     wait_for("the row", Duration::from_secs(20), pruned).await;
     assert_eq!(code(host.admin().show(&used.signed.permit.id).await), ErrorCode::NotFound);

@@ -10,7 +10,7 @@ use osmoda_agentd::ledger::file::{FILE_NAME, LedgerFile};
 use osmoda_kit::boot::Daemon;
 use osmoda_kit::clock::Timestamp;
 use osmoda_kit::http::{Isolation, MODEL_UID_FIRST};
-use osmoda_kit::tasks::TaskKind;
+use osmoda_kit::shutdown::StopReason;
 use osmoda_kit::testing::wait_for;
 use osmoda_node_api::agentd::EventQuery;
 use osmoda_node_api::approval::{Approval, AskedCall, PermitRequest, PlanRequest, RunBegin};
@@ -63,11 +63,30 @@ async fn p19_attempts_to_approve_are_counted_and_do_not_grow_the_ledger() {
     let refused = || host.kinds().iter().filter(|kind| *kind == "approval.refused").count();
     assert_eq!(refused(), 1, "the first, before its answer");
     host.clock.advance(Duration::from_secs(61));
-    host.tasks.spawn(TaskKind::BACKGROUND, "sweep", host.approvals.clone().sweep());
+    host.approvals.start_sweep();
     wait_for("the count", Duration::from_secs(20), || async { (refused() == 2).then_some(()) }).await;
     let file = LedgerFile::open(&host.dir.path().join(FILE_NAME)).unwrap();
     let query = EventQuery { kind: Some("approval.refused".into()), ..EventQuery::default() };
     assert!(file.events(&query).unwrap().events[0].payload.contains("\"count\":49"));
+    host.close().await;
+}
+
+/// What was counted and is not due yet is written before the ledger closes.
+#[tokio::test]
+async fn attempts_to_approve_that_were_counted_are_written_at_a_stop() {
+    let host = Host::new();
+    let id = host.ask("/etc/motd").await.unwrap().signed.permit.id;
+    host.approvals.start_sweep();
+    for _ in 0..5 {
+        let path = format!("/approval/{id}/approve");
+        let _answer: Approval = host.server.client().post(&path, &json!({})).await.unwrap();
+    }
+    host.tasks.shutdown().request(StopReason::Asked("test".to_owned()));
+    assert!(host.tasks.drain(Duration::from_secs(20)).await.is_graceful());
+    let file = LedgerFile::open(&host.dir.path().join(FILE_NAME)).unwrap();
+    let query = EventQuery { kind: Some("approval.refused".into()), ..EventQuery::default() };
+    let counts: Vec<String> = file.events(&query).unwrap().events.into_iter().map(|event| event.payload).collect();
+    assert!(counts.len() == 2 && counts[0].contains("\"count\":4"), "{counts:?}");
     host.close().await;
 }
 
@@ -155,7 +174,7 @@ async fn p12_a_clock_set_forward_does_not_sweep_a_denial_away() {
     let permit = host.ask("/etc/motd").await.unwrap().signed.permit;
     host.admin().sign(&permit.id, &sign(2, &permit, Decision::Deny)).await.unwrap();
     host.clock.jump_wall(Timestamp::from_millis(permit.not_after.wall_ms + 3 * 24 * 3_600_000));
-    host.tasks.spawn(TaskKind::BACKGROUND, "sweep", host.approvals.clone().sweep());
+    host.approvals.start_sweep();
     let pruned = || async { host.kinds().contains(&"approval.pruned".to_owned()).then_some(()) };
     wait_for("the row", Duration::from_secs(20), pruned).await;
     assert_eq!(code(host.ask("/etc/motd").await), ErrorCode::ApprovalDenied);
@@ -300,6 +319,38 @@ async fn p19_limits_and_denials_are_asked_before_anything_is_looked_at() {
     assert_eq!(code(host.admin().plan(&plan("/etc/p")).await), ErrorCode::QuotaExceeded);
     assert_eq!(code(host.admin().request(&request("/etc/motd", "s-2")).await), ErrorCode::ApprovalDenied);
     assert_eq!(host.eyes.1.load(SeqCst), 10);
+    host.close().await;
+}
+
+/// What is refused after a look leaves no permit, and is counted all the same.
+#[tokio::test]
+async fn p19_what_is_refused_by_its_form_is_not_looked_at_and_what_fails_counts() {
+    let host = Host::new();
+    let plan = PlanRequest {
+        calls: (0..64).map(|n| write(&format!("/etc/p{n}"))).collect(),
+        session_id: "s-1".into(),
+        reason: String::new(),
+        ttl_secs: None,
+    };
+    let asked = async |plan: PlanRequest| code(host.admin().plan(&plan).await);
+    assert_eq!(asked(PlanRequest { ttl_secs: Some(1), ..plan.clone() }).await, ErrorCode::BadRequest);
+    assert_eq!(asked(PlanRequest { reason: "x".repeat(2000), ..plan.clone() }).await, ErrorCode::BadRequest);
+    assert_eq!(host.eyes.1.load(SeqCst), 0);
+    host.eyes.0.store(true, SeqCst);
+    for _ in 0..10 {
+        assert_eq!(asked(plan.clone()).await, ErrorCode::DaemonUnavailable);
+    }
+    assert_eq!(host.eyes.1.load(SeqCst), 10);
+    assert_eq!(asked(plan.clone()).await, ErrorCode::QuotaExceeded);
+    host.eyes.0.store(false, SeqCst);
+    assert_eq!(code(host.ask("/etc/motd").await), ErrorCode::QuotaExceeded);
+    assert_eq!(host.eyes.1.load(SeqCst), 10);
+    host.admin().request(&request("/etc/motd", "s-2")).await.unwrap();
+    host.clock.advance(Duration::from_secs(60));
+    for n in 0..10 {
+        host.ask(&format!("/etc/f{n}")).await.unwrap();
+    }
+    assert_eq!(code(host.ask("/etc/more").await), ErrorCode::QuotaExceeded, "what came to a permit counts once");
     host.close().await;
 }
 

@@ -5,6 +5,8 @@
 //! name. The kernel's list of mounts says of each which folder of its file system
 //! is seen where; two names are one place when file system and folder are the same.
 //! What else a mount shows below a protected folder is protected under every name.
+//! What is protected by what it is called, wherever it is, keeps that under a name
+//! that does not say so: its name in its file system counts, and every mount's.
 //!
 //! This file blocks.
 
@@ -72,11 +74,21 @@ struct NoMount;
 /// The protected place that the path is in, if it is in one.
 fn alias(mounts: &[Mount], protected: &[PathBuf], path: &Path) -> Result<Option<Place>, NoMount> {
     let place = place(mounts, path).ok_or(NoMount)?;
-    let below = mounts.iter().filter(|mount| protected.iter().any(|entry| mount.point.starts_with(entry)));
+    if is_named(&place.path) {
+        return Ok(Some(place));
+    }
+    let is_protected = |point: &Path| is_named(point) || protected.iter().any(|entry| point.starts_with(entry));
+    let below = mounts.iter().filter(|mount| is_protected(&mount.point));
     let shown = below.map(|mount| Place { device: mount.device.clone(), path: mount.folder.clone() });
     let named = protected.iter().filter_map(|entry| self::place(mounts, entry));
     let is_in = |entry: &Place| entry.device == place.device && place.path.starts_with(&entry.path);
     Ok(named.chain(shown).find(is_in))
+}
+
+/// Whether its own name, or that of a folder on the way, protects it. Bytes that are
+/// no text are in none of those names.
+fn is_named(path: &Path) -> bool {
+    protected::is_named(&path.to_string_lossy())
 }
 
 /// Where a path is: its mount is the one with the longest point above it, the
@@ -142,6 +154,45 @@ mod tests {
         for path in ["/srv/www/a", "/srv/site/a", "/srv/data/a", "/srv/data/unitsx", "/srv/backup/motd", "/srv/a b/x"] {
             assert!(!is(path), "{path}");
         }
+    }
+
+    /// A folder of keys, a repository and a shell's file keep what they are where
+    /// the mount calls them something else.
+    #[test]
+    fn p09_what_its_name_protects_is_known_by_every_name() {
+        let list = format!(
+            "{LIST}{}",
+            "30 22 254:0 /home/deploy/.ssh /srv/www/keys rw - ext4 /dev/vda rw
+31 22 254:0 /srv/repo/.git /srv/www/meta rw - ext4 /dev/vda rw
+32 22 254:0 /srv/Site.GIT/hooks /srv/www/bare rw - ext4 /dev/vda rw
+33 22 254:0 /home/deploy/.bashrc /srv/www/rc rw - ext4 /dev/vda rw
+34 22 254:0 /srv/units/evil.timer /srv/www/unit rw - ext4 /dev/vda rw
+35 22 8:1 /keys /home/deploy/.gnupg rw - ext4 /dev/sda1 rw
+36 22 254:0 /home/deploy /srv/home rw - ext4 /dev/vda rw
+37 22 8:3 /keys /srv/other rw - ext4 /dev/sdc1 rw
+"
+        );
+        let mounts = parse(list.as_bytes()).unwrap();
+        let is = |path: &str| alias(&mounts, &[], Path::new(path)).unwrap().is_some();
+        for path in [
+            "/srv/www/keys/authorized_keys",
+            "/srv/www/meta/config",
+            "/srv/www/bare/post-receive",
+            "/srv/www/rc",
+            "/srv/www/unit",
+            // The mount's point is what protects it; this is the same folder.
+            "/srv/data/keys/trustdb",
+        ] {
+            assert!(is(path), "{path}");
+        }
+        for path in ["/srv/www/keysx", "/srv/home/notes", "/srv/data/keysx", "/srv/other/a", "/srv/www/a"] {
+            assert!(!is(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_list_of_mounts_that_cannot_be_read_says_nothing() {
+        let protected = [PathBuf::from("/etc")];
         assert_eq!(alias(&[], &protected, Path::new("/srv/a")), Err(NoMount));
         for crooked in ["22 1 254:0 /", "22 1 254:0 /\\9 / rw", "22 1 254:0 /\\04 / rw"] {
             assert_eq!(parse(crooked.as_bytes()), None, "{crooked}");

@@ -1,8 +1,11 @@
 //! `service.restart`: a unit, by the files it is made of.
 //!
-//! Invariant: a restart starts nothing that did not run. Units that do one thing
-//! and end (a garbage collection, an upgrade), that are off on purpose, or that a
-//! template makes for any name, are acts of their own and no restart (A1).
+//! Invariant: a restart starts no unit that was asked for and did not run. Units that
+//! do one thing and end (a garbage collection, an upgrade), that are off on purpose, or
+//! that a template makes for any name, are acts of their own and no restart (A1); so
+//! are timers, which a restart sets again and which then start such a unit.
+//! It is no promise about others: what the unit wants or requires and does not run
+//! systemd starts with it, as the unit's administrator wrote.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -28,6 +31,9 @@ const RESTART_TIME_MAX: Duration = Duration::from_secs(120);
 /// Largest unit file read.
 const UNIT_BYTES_MAX: u64 = 1 << 20;
 
+/// How the names of timers end.
+const TIMER: &str = ".timer";
+
 /// What is asked about a unit.
 const PROPERTIES: &str = "--property=Id,LoadState,ActiveState,Type,FragmentPath,DropInPaths,NeedDaemonReload";
 
@@ -52,6 +58,10 @@ impl Systemctl {
     }
 
     pub(super) async fn look(&self, unit: &str) -> Result<Object, ApiError> {
+        if unit.ends_with(TIMER) {
+            let text = format!("{unit} is a timer; to restart it would be to start its unit, soon or at once");
+            return Err(ApiError::new(ErrorCode::Conflict, text));
+        }
         let output = self.run(&["show", PROPERTIES, "--", unit], Duration::from_secs(10)).await?;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let property = |name: &str| {

@@ -1,22 +1,14 @@
 //! Each kind of signature counts for its statement and key, and for nothing else.
 
 use super::*;
-use crate::testing::{approver, key, permit, sign};
+use crate::testing::{approver, armored, key, permit, sign, ssh_sign};
 use ed25519_dalek::Signer as _;
 use osmoda_types::CallHash;
+use ssh_key::HashAlg;
 use ssh_key::public::{Ed25519PublicKey, SkEd25519};
-use ssh_key::{HashAlg, LineEnding};
 
 fn hash() -> CallHash {
     CallHash::from_bytes([7; 32])
-}
-
-fn ssh(seed: u8, permit: &Permit, decision: Decision, namespace: &str) -> ApproverSignature {
-    let key = key(seed);
-    let data = SshSig::signed_data(namespace, HashAlg::Sha512, &permit.statement(decision)).unwrap();
-    let signature = ssh_key::Signature::new(Algorithm::Ed25519, key.sign(&data).to_bytes().to_vec()).unwrap();
-    let public = KeyData::Ed25519(Ed25519PublicKey(key.verifying_key().to_bytes()));
-    armored(decision, SshSig::new(public, namespace, HashAlg::Sha512, signature).unwrap())
 }
 
 fn fido(seed: u8, permit: &Permit, application: &str, flags: u8) -> ApproverSignature {
@@ -27,11 +19,7 @@ fn fido(seed: u8, permit: &Permit, application: &str, flags: u8) -> ApproverSign
     bytes.extend(trailer);
     let signature = ssh_key::Signature::new(Algorithm::SkEd25519, bytes).unwrap();
     let public = KeyData::SkEd25519(SkEd25519::new(Ed25519PublicKey(key.verifying_key().to_bytes()), application));
-    armored(Decision::Approve, SshSig::new(public, SSH_NAMESPACE, HashAlg::Sha512, signature).unwrap())
-}
-
-fn armored(decision: Decision, signature: SshSig) -> ApproverSignature {
-    ApproverSignature { decision, proof: Proof::Ssh { armored: signature.to_pem(LineEnding::LF).unwrap() } }
+    armored(Decision::Approve, &SshSig::new(public, SSH_NAMESPACE, HashAlg::Sha512, signature).unwrap())
 }
 
 #[test]
@@ -40,7 +28,7 @@ fn every_kind_of_signature_names_its_key() {
     let principals = [approver("ada", 1)];
     for signature in [
         sign(1, &permit, Decision::Approve),
-        ssh(1, &permit, Decision::Approve, SSH_NAMESPACE),
+        ssh_sign(1, &permit, Decision::Approve, SSH_NAMESPACE),
         fido(1, &permit, "ssh:", 1),
         fido(1, &permit, "ssh:osmoda", 5),
     ] {
@@ -56,8 +44,8 @@ fn every_kind_of_signature_names_its_key() {
 fn foreign_namespaces_applications_and_untouched_keys_do_not_count() {
     let permit = permit(hash());
     for signature in [
-        ssh(1, &permit, Decision::Approve, "git"),
-        ssh(1, &permit, Decision::Approve, "file"),
+        ssh_sign(1, &permit, Decision::Approve, "git"),
+        ssh_sign(1, &permit, Decision::Approve, "file"),
         fido(1, &permit, "webauthn:bank", 1),
         fido(1, &permit, "ssh:", 0),
         fido(1, &permit, "ssh:", 4),
@@ -99,4 +87,22 @@ fn only_approvers_count_and_each_person_once() {
     let emergency = [sign(1, &permit, Decision::BreakGlass)];
     assert!(!tally(&permit, &emergency, &principals, &[]).is_enough(&permit));
     assert!(tally(&permit, &emergency, &principals, &["ada".into()]).is_enough(&permit));
+}
+
+#[test]
+fn what_stands_around_a_signature_is_not_kept() {
+    let permit = permit(hash());
+    for plain in [ssh_sign(1, &permit, Decision::Approve, SSH_NAMESPACE), fido(1, &permit, "ssh:", 1)] {
+        let Proof::Ssh { armored } = &plain.proof else { panic!("{plain:?}") };
+        for around in [format!("x1\n{armored}"), format!("x2\n\n{armored}"), armored.replace('\n', "\r\n")] {
+            let varied = ApproverSignature { decision: plain.decision, proof: Proof::Ssh { armored: around } };
+            assert_eq!(varied.signer(&permit), plain.signer(&permit), "it holds, and so it needs one form");
+            assert_eq!(varied.key(), Some(plain.signer(&permit).unwrap()));
+            assert_eq!(varied.canonical(), Ok(plain.clone()));
+        }
+    }
+    let plain = sign(1, &permit, Decision::Approve);
+    assert_eq!((plain.key(), plain.clone().canonical()), (Some(plain.signer(&permit).unwrap()), Ok(plain)));
+    let junk = ApproverSignature { decision: Decision::Deny, proof: Proof::Ssh { armored: "junk".into() } };
+    assert_eq!((junk.key(), junk.canonical().is_err()), (None, true));
 }

@@ -119,7 +119,7 @@ async fn an_act_is_refused_when_the_ledger_was_sealed_while_it_waited() {
     let gate = WitnessGate { coverage, ..one.gate.clone() };
     let mut waits = gate.witnessed(intent);
     assert!(futures_util::poll!(&mut waits).is_pending());
-    assert!(one.ledger.seal("caught").await);
+    assert!(one.ledger.seal("caught"));
     say.send_modify(|coverage| coverage.cosigned(id(2), intent));
     assert_eq!(waits.await.unwrap_err().code, ErrorCode::WitnessUnavailable);
     fleet.stop(one).await;

@@ -8,7 +8,7 @@ use ed25519_dalek::SigningKey;
 use ledger::Ledger;
 use osmoda_journal::generation::StoreKind;
 use osmoda_journal::generation::{GenerationStore, Runner, SymlinkStore};
-use osmoda_journal::{Cause, Entry, HostClock, JOURNAL_FILE, Journal, Writer};
+use osmoda_journal::{Cause, Entry, HostClock, JOURNAL_FILE, Journal, Phase, Writer};
 use osmoda_kit::clock::SystemClock;
 use osmoda_kit::http::testing::TestServer;
 use osmoda_kit::shutdown::{Shutdown, StopReason};
@@ -331,18 +331,21 @@ async fn an_end_that_was_not_told_is_told_after_the_next_grant() {
     // The daemon dies before the end, and the next one meets a journal that went on.
     host.tasks.shutdown().request(StopReason::Asked("test".to_owned()));
     host.tasks.drain(LIMIT).await;
-    let mut journal = Journal::new(host.root.path().join(JOURNAL_FILE));
-    let mut write = |attempt, entry| {
-        journal.append(Writer::Guard, attempt, HostClock::default().now().unwrap(), entry).unwrap();
-    };
-    write(grant.attempt, Entry::RollingBack(Cause::new(ErrorCode::GuardFired, "silence")));
-    write(grant.attempt, Entry::RolledBack("by the test".to_owned()));
+    let open = || Journal::new(host.root.path().join(JOURNAL_FILE));
+    let mut journal = open();
+    let fired = Entry::RollingBack(Cause::new(ErrorCode::GuardFired, "silence"));
+    journal.append(Writer::Guard, grant.attempt, HostClock::default().now().unwrap(), fired).unwrap();
+    // The guard is a process of its own, is still there, and ends what it finds begun.
+    let ended = async || (open().read().unwrap().phase == Phase::RolledBack).then_some(());
+    wait_for("the guard's end", LIMIT, ended).await;
     let plan = journal.read().unwrap().attempt.clone().unwrap().plan;
     let later = AttemptId(grant.attempt.0 + 1);
     journal.append(Writer::Watch, later, HostClock::default().now().unwrap(), Entry::Granted(Box::new(plan))).unwrap();
     host.restart().await;
     let told = "watch.attempt.outcome rolled_back".to_owned();
     wait_for("the end of the first", LIMIT, async || host.told().contains(&told).then_some(())).await;
+    host.until("acceptance of the second", |view| view.acceptable && view.attempt == Some(later)).await;
+    host.watch().accept(&AcceptRequest { attempt: later }).await.unwrap();
     host.until("the end of the second", |view| view.resting && view.attempt == Some(later)).await;
     host.settled().await;
 }

@@ -285,11 +285,6 @@ struct Client {
 }
 
 impl Client {
-    async fn connect(server: &Server) -> anyhow::Result<Self> {
-        let stream = UnixStream::connect(&server.socket).await?;
-        Ok(Self { stream, request: Arc::new(request(&server.token)), answer: Vec::with_capacity(1024) })
-    }
-
     /// One append, to its whole answer.
     async fn append(&mut self) -> anyhow::Result<()> {
         self.stream.write_all(&self.request).await?;

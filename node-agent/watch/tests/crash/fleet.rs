@@ -9,6 +9,7 @@ use osmoda_kit::error::ApiError;
 use osmoda_kit::http::serve_unix;
 use osmoda_kit::shutdown::{Shutdown, StopReason};
 use osmoda_kit::tasks::Tasks;
+use osmoda_kit::testing::look_until;
 use osmoda_node_api::watch::{AcceptRequest, AttemptView, ContactRequest, GrantRequest, RevertRequest, WatchClient};
 use osmoda_types::{AttemptId, ErrorCode, FleetEpoch, ManifestHash};
 use std::time::{Duration, Instant};
@@ -154,9 +155,9 @@ async fn play(host: &mut Host, steps: &[Step], case: Crash) -> Result<(), String
             Step::Attempt(follow) => carry_through(host, follow).await?,
         }
     }
-    if !host.path().join(CRASHED).exists() {
-        return Err("the arrow was never taken".to_owned());
-    }
+    // Who takes the last arrow says so after the record that was waited for, and dies.
+    let crashed = || Ok::<_, String>(host.path().join(CRASHED).exists().then_some(()));
+    look_until(Duration::from_secs(5), crashed)?.ok_or("the arrow was never taken")?;
     check_end(host)?;
     check_ledger(host).await
 }

@@ -3,6 +3,8 @@
 //! million rows are verified, how large and how quick a proof is.
 
 use std::convert::Infallible;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -20,7 +22,7 @@ use osmoda_node_api::agentd::AppendRequest;
 use rusqlite::Connection;
 
 use super::super::report::{Report, Target};
-use super::{BODY, Client, Mode, ROUNDS, Server, witnessed};
+use super::{BODY, Mode, ROUNDS, Server, is_whole, request, witnessed};
 
 /// Rows of a full commit.
 const BATCH: usize = 256;
@@ -131,11 +133,11 @@ fn lone(here: &Path, row: &NewRow, report: &mut Report) -> anyhow::Result<()> {
         let (ledger, threads) = open(one.path(), WriterOptions::default())?;
         let server = Server::start(two.path(), Mode::Group)?;
         let raw = raw(&one.path().join("raw.db"))?;
-        let mut client = runtime.block_on(Client::connect(&server))?;
+        let mut client = Client::connect(&server)?;
         let [mut own, mut socket, mut other] = [const { Vec::new() }; 3];
         for n in 0..COMMITS {
             own.push(millis(|| Ok(runtime.block_on(ledger.append(row.clone())).map(drop)?))?);
-            socket.push(millis(|| runtime.block_on(client.append()))?);
+            socket.push(millis(|| client.append())?);
             let insert = || raw.execute("INSERT INTO events (body) VALUES (?1)", [format!("{n} {BODY} {BODY}")]);
             other.push(millis(|| Ok(insert().map(drop)?))?);
         }
@@ -155,6 +157,33 @@ fn lone(here: &Path, row: &NewRow, report: &mut Report) -> anyhow::Result<()> {
     report.add("lone_append_over_raw_commit", &ratio, Some(Target::AtMost(LONE_OVER_RAW_MAX)))?;
     report.add("lone_socket_append_over_raw_commit", &socket_ratio, Some(Target::AtMost(LONE_OVER_RAW_MAX)))?;
     Ok(())
+}
+
+/// A client that blocks, as a commit of SQLite does: what is measured is the server.
+struct Client {
+    stream: UnixStream,
+    request: Vec<u8>,
+    answer: Vec<u8>,
+}
+
+impl Client {
+    fn connect(server: &Server) -> anyhow::Result<Self> {
+        let stream = UnixStream::connect(&server.socket)?;
+        Ok(Self { stream, request: request(&server.token), answer: Vec::with_capacity(1024) })
+    }
+
+    /// One append, to its whole answer.
+    fn append(&mut self) -> anyhow::Result<()> {
+        self.stream.write_all(&self.request)?;
+        self.answer.clear();
+        let mut part = [0; 1024];
+        while !is_whole(&self.answer)? {
+            let count = self.stream.read(&mut part)?;
+            anyhow::ensure!(count > 0, "the server closed a connection");
+            self.answer.extend_from_slice(&part[..count]);
+        }
+        Ok(())
+    }
 }
 
 fn millis(work: impl FnOnce() -> anyhow::Result<()>) -> anyhow::Result<f64> {

@@ -14,6 +14,14 @@ pub enum Question {
     /// To cosign a checkpoint of the asker's ledger: the body of a C2SP
     /// `add-checkpoint`.
     AddCheckpoint(String),
+    /// The same, and that the checkpoint continues the head of the ledger that the
+    /// fleet's log has: asked for with status 428.
+    Anchored {
+        /// The body of the `add-checkpoint`.
+        request: String,
+        /// A second one, of the same checkpoint, whose old size is the head's.
+        anchor: String,
+    },
     /// What the witness holds of the asker's ledger.
     Held,
 }
@@ -24,7 +32,7 @@ pub enum Question {
 pub enum Reply {
     /// To a checkpoint: C2SP's status and body.
     Judged {
-        /// 200, 400, 403, 404, 409 or 422.
+        /// 200, 400, 403, 404, 409 or 422; 424 and 428 are ours (`osmoda_ledger::exchange`).
         status: u16,
         /// Signature lines, a size, or nothing.
         body: String,

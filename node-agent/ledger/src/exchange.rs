@@ -95,6 +95,15 @@ pub enum Response {
     },
     /// 422: the proof does not hold.
     BadProof,
+    /// 428: it is to be shown first that the checkpoint continues the head of that
+    /// many rows, which the fleet's log has. Not in C2SP.
+    Unanchored {
+        /// The size of that head.
+        size: u64,
+    },
+    /// 424: the fleet's log has not had a new head of this ledger for too long. Not in
+    /// C2SP.
+    Unlogged,
 }
 
 impl Response {
@@ -108,15 +117,17 @@ impl Response {
             Response::UnknownOrigin => 404,
             Response::Conflict { .. } => 409,
             Response::BadProof => 422,
+            Response::Unanchored { .. } => 428,
+            Response::Unlogged => 424,
         }
     }
 
-    /// The body: signature lines, the size of a conflict, or nothing.
+    /// The body: signature lines, the size of a head, or nothing.
     #[must_use]
     pub fn body(&self) -> String {
         match self {
             Response::Cosigned(lines) => lines.iter().map(|line| format!("{line}\n")).collect(),
-            Response::Conflict { size } => format!("{size}\n"),
+            Response::Conflict { size } | Response::Unanchored { size } => format!("{size}\n"),
             _ => String::new(),
         }
     }
@@ -132,14 +143,15 @@ impl Response {
                 let lines = body.strip_suffix('\n').ok_or(form("the last signature line does not end"))?;
                 Ok(Response::Cosigned(lines.split('\n').map(NoteSignature::parse).collect::<Result<_, _>>()?))
             }
-            409 => {
+            409 | 428 => {
                 let size = body.strip_suffix('\n').and_then(decimal).ok_or(form("a conflict names no size"))?;
-                Ok(Response::Conflict { size })
+                Ok(if status == 409 { Response::Conflict { size } } else { Response::Unanchored { size } })
             }
             400 => Ok(Response::BadRequest),
             403 => Ok(Response::BadSignature),
             404 => Ok(Response::UnknownOrigin),
             422 => Ok(Response::BadProof),
+            424 => Ok(Response::Unlogged),
             _ => Err(form("a status that no witness gives")),
         }
     }

@@ -14,6 +14,7 @@
 //! Not here: the database, the wire, the keys' files (`osmoda-agentd`).
 
 mod acts;
+pub mod anchor;
 pub mod audit;
 mod base64;
 mod canonical;

@@ -53,6 +53,16 @@ pub enum Decision {
     /// The ledger signed it, but what is held is not shown to be its beginning.
     /// The note is worth keeping: it may be evidence.
     BadProof,
+    /// Not shown to continue the head of this ledger that the fleet's log has; see
+    /// [`anchor`](crate::anchor). Not in C2SP.
+    Unanchored {
+        /// The size of that head.
+        size: u64,
+        /// Set when the two notes prove that the ledger has two histories.
+        evidence: Option<Box<Evidence>>,
+    },
+    /// Too long ahead of the heads that the fleet's log has. Not in C2SP.
+    Unlogged,
     /// The request makes no sense.
     BadRequest,
 }
@@ -67,6 +77,8 @@ impl Decision {
             Decision::UnknownOrigin => Response::UnknownOrigin,
             Decision::BadSignature => Response::BadSignature,
             Decision::BadProof => Response::BadProof,
+            Decision::Unanchored { size, .. } => Response::Unanchored { size: *size },
+            Decision::Unlogged => Response::Unlogged,
             Decision::BadRequest => Response::BadRequest,
         }
     }
@@ -83,7 +95,8 @@ pub struct Witness<'a> {
 impl Witness<'_> {
     /// Judges a request. `ledger` is the key of the ledger the checkpoint names,
     /// if it is witnessed here ([`origin_of`] says which to look up); `stored`
-    /// is what is held of it; `now_s` is the wall clock in seconds.
+    /// is what is held of it; `now_s` is the wall clock in seconds. What the fleet's log
+    /// says of it is [`Anchor::judge`](crate::anchor::Anchor::judge)'s.
     ///
     /// A clock that was set back repeats the time of the head before.
     ///

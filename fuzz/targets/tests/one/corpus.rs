@@ -172,6 +172,11 @@ fn services() -> Vec<(&'static str, &'static str, Vec<u8>)> {
             "checkpoint",
             json(Question::AddCheckpoint("old 7\n\nn1\n9\nAAAA\n\n\u{2014} n1 AAAA\n".to_owned())),
         ),
+        (
+            "witness",
+            "anchored",
+            json(Question::Anchored { request: "old 7\n\nn1".to_owned(), anchor: "old 5\n\nn1".to_owned() }),
+        ),
         ("witness", "held", json(Question::Held)),
         ("witness", "nothing-held", json(held)),
         ("witness", "judged", json(judged)),

@@ -227,20 +227,18 @@ impl Checkpoints {
         answer.await.map_err(|_| CheckpointFailed::Stopping)
     }
 
-    /// The request that brings a witness from `old` rows to the newest
-    /// checkpoint; `None` when there is no checkpoint yet.
+    /// The request that brings a witness from `old` rows to that checkpoint.
     ///
     /// # Errors
     /// [`CheckpointFailed::Prove`] with [`ProveError::NotThere`] when the
     /// witness has seen more rows than this ledger has: an old disk.
-    pub async fn request(&self, old: u64) -> Result<Option<AddCheckpoint>, CheckpointFailed> {
-        let Some(newest) = self.newest() else { return Ok(None) };
-        let size = newest.checkpoint.size;
+    pub async fn request(&self, to: &SignedCheckpoint, old: u64) -> Result<AddCheckpoint, CheckpointFailed> {
+        let size = to.checkpoint.size;
         if old > size {
             return Err(ProveError::NotThere { have: size, asked: old }.into());
         }
         let proof = if old == 0 || old == size { Vec::new() } else { self.consistency(old, size).await?.hashes };
-        Ok(Some(AddCheckpoint { old, proof, note: newest.note.clone() }))
+        Ok(AddCheckpoint { old, proof, note: to.note.clone() })
     }
 
     /// Checks a witness's line over the checkpoint of `size` rows and saves it.

@@ -149,7 +149,8 @@ async fn a_witness_is_brought_forward_and_its_cosignature_is_checked_and_kept() 
         world.append(rows).await;
         let size = world.checkpoints.now().await.unwrap().checkpoint.size;
         let old = held.as_ref().map_or(0, |head: &osmoda_ledger::witness::WitnessedHead| head.size);
-        let request = world.checkpoints.request(old).await.unwrap().unwrap();
+        let newest = world.checkpoints.newest().unwrap();
+        let request = world.checkpoints.request(&newest, old).await.unwrap();
         let ledger = world.checkpoints.verifier();
         let Decision::Accept { new, cosignature } =
             witness.judge(Some(ledger), held.as_ref(), &request, 1_800_000_000).unwrap()
@@ -164,7 +165,8 @@ async fn a_witness_is_brought_forward_and_its_cosignature_is_checked_and_kept() 
         assert_eq!(world.checkpoints.newest_cosigned(1).await.unwrap().unwrap(), note);
     }
     assert_eq!(world.checkpoints.newest_cosigned(2).await.unwrap(), None);
-    assert!(world.checkpoints.request(100_000).await.is_err(), "a witness that has seen more: an old disk");
+    let newest = world.checkpoints.newest().unwrap();
+    assert!(world.checkpoints.request(&newest, 100_000).await.is_err(), "a witness that has seen more: an old disk");
     world.close().await;
 }
 

@@ -37,9 +37,10 @@ use crate::ledger_key;
 /// twice a second; this leaves room for the checkpoints of acts that wait.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// Times a witness that knows another size is asked again within one turn: its
-/// answer says the size, so the second request fits unless it moved again.
-const TRIES: usize = 3;
+/// Times a witness is asked within one turn: its answer says which size it holds, or
+/// which head of the log it wants to be shown, so the next request fits unless one of
+/// them moved again.
+const TRIES: usize = 4;
 
 /// How a witness is reached: the mesh, or in tests something that misbehaves.
 pub trait Post: Clone + Send + Sync + 'static {
@@ -258,25 +259,35 @@ async fn try_turn<P: Post>(
     key: &PublicKey,
     mut from: u64,
 ) -> Result<Turn, ApiError> {
+    let mut anchor = None;
     for _ in 0..TRIES {
         let Some(newest) = checkpoints.newest() else { return Ok(Turn::Failed) };
         let size = newest.checkpoint.size;
         let is_older = from > size;
         // A ledger that is shorter than it was says so by its own signature: the
         // witness keeps that as evidence.
-        let request = match checkpoints.request(from).await {
-            Ok(Some(request)) => request,
-            Ok(None) => return Ok(Turn::Failed),
+        let request = match checkpoints.request(&newest, from).await {
+            Ok(request) => request,
             Err(_) if is_older => AddCheckpoint { old: size, proof: Vec::new(), note: newest.note.clone() },
             Err(error) => return Err(error.into()),
         };
-        let sent = Checkpoint::parse(request.note.text()).map_err(ApiError::internal)?.size;
-        match answer(post, witness, &request).await? {
-            Response::Cosigned(lines) => return keep(checkpoints, sent, key, lines).await,
-            Response::Conflict { size } if (size > sent && is_older) || size == request.old => {
+        let anchored = match anchor {
+            Some(head) => Some(checkpoints.request(&newest, head).await?),
+            None => None,
+        };
+        match answer(post, witness, &request, anchored.as_ref()).await? {
+            Response::Cosigned(lines) => return keep(checkpoints, size, key, lines).await,
+            Response::Conflict { size: held } if (held > size && is_older) || held == request.old => {
                 return look(post, checkpoints, witness).await;
             }
-            Response::Conflict { size } => from = size,
+            Response::Conflict { size: held } => from = held,
+            // A head of more rows than there are is the roster's to judge.
+            Response::Unanchored { size: head } if (1..=size).contains(&head) => anchor = Some(head),
+            Response::Unanchored { .. } => return Ok(Turn::Failed),
+            Response::Unlogged => {
+                tracing::warn!(%witness, rows = size, "the fleet's log has had no new head of this ledger for long");
+                return Ok(Turn::Failed);
+            }
             Response::BadProof => return look(post, checkpoints, witness).await,
             // The log does not have this ledger's key at that node yet.
             Response::UnknownOrigin | Response::BadRequest | Response::BadSignature => return Ok(Turn::Failed),
@@ -301,9 +312,19 @@ async fn look<P: Post>(post: &P, checkpoints: &Checkpoints, witness: NodeId) -> 
     Ok(denied.map_or(Turn::Failed, Turn::Denied))
 }
 
-async fn answer<P: Post>(post: &P, witness: NodeId, request: &AddCheckpoint) -> Result<Response, ApiError> {
+async fn answer<P: Post>(
+    post: &P,
+    witness: NodeId,
+    request: &AddCheckpoint,
+    anchored: Option<&AddCheckpoint>,
+) -> Result<Response, ApiError> {
     let malformed = || ApiError::new(ErrorCode::BadRequest, "the witness answered in another form");
-    match post.ask(witness, Question::AddCheckpoint(request.to_string())).await? {
+    let request = request.to_string();
+    let question = match anchored {
+        Some(anchor) => Question::Anchored { request, anchor: anchor.to_string() },
+        None => Question::AddCheckpoint(request),
+    };
+    match post.ask(witness, question).await? {
         Reply::Judged { status, body } => Response::parse(status, &body).map_err(|_| malformed()),
         Reply::Held(_) => Err(malformed()),
     }

@@ -3,7 +3,9 @@
 //!
 //! Invariant: a peer is a witnessed ledger only by the key that the fleet's log
 //! has for it, whatever its question says; and what it is answered was durable
-//! before. A witness that lost what it held begins with what the log remembers.
+//! before. A witness that lost what it held begins with what the log remembers, and
+//! one that did not lets itself be shown that the log's head is the same past
+//! (`osmoda_ledger::anchor`).
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -20,7 +22,7 @@ use serde_json::{Map, json};
 use tokio::sync::watch;
 
 use super::logged;
-use super::store::{Judged, WitnessError, WitnessStore, text_of};
+use super::store::{Asked, Judged, WitnessError, WitnessStore, text_of};
 use crate::ledger::Ledger;
 use crate::ledger_key::{self, LedgerKey};
 
@@ -75,7 +77,8 @@ impl Duty {
     pub(crate) async fn answer(&self, peer: NodeId, question: Question) -> Result<Reply, ApiError> {
         let key = self.key_of(peer);
         match question {
-            Question::AddCheckpoint(body) => self.add_checkpoint(peer, key, body).await,
+            Question::AddCheckpoint(request) => self.add_checkpoint(peer, key, request, None).await,
+            Question::Anchored { request, anchor } => self.add_checkpoint(peer, key, request, Some(anchor)).await,
             Question::Held => {
                 let Some(key) = key else { return Ok(Reply::Held(None)) };
                 let held = self.blocking(move |inner| inner.store().held(&key)).await?;
@@ -96,16 +99,24 @@ impl Duty {
         .await
     }
 
-    async fn add_checkpoint(&self, peer: NodeId, key: Option<VerifierKey>, body: String) -> Result<Reply, ApiError> {
+    async fn add_checkpoint(
+        &self,
+        peer: NodeId,
+        key: Option<VerifierKey>,
+        request: String,
+        anchor: Option<String>,
+    ) -> Result<Reply, ApiError> {
         // A host whose own past is in doubt vouches for nobody's.
         if self.inner.ledger.sealed().is_some() {
             return Err(ApiError::new(ErrorCode::LedgerUnavailable, "the ledger of this witness is sealed"));
         }
-        let Ok(request) = AddCheckpoint::parse(body.as_bytes()) else {
+        let parse = |body: String| AddCheckpoint::parse(body.as_bytes());
+        let (Ok(request), Ok(anchor)) = (parse(request), anchor.map(parse).transpose()) else {
             return Ok(Reply::Judged { status: BAD_REQUEST, body: String::new() });
         };
         let logged = self.peer(peer).and_then(|peer| peer.logged);
-        let judged = self.blocking(move |inner| inner.judge(peer, key.as_ref(), logged, &request)).await?;
+        let judged = self.blocking(move |inner| inner.judge(peer, key.as_ref(), logged, (&request, anchor.as_ref())));
+        let judged = judged.await?;
         if let Some(alarm) = &judged.alarm {
             self.record(alarm).await;
         }
@@ -168,16 +179,15 @@ impl Inner {
         peer: NodeId,
         key: Option<&VerifierKey>,
         logged: Option<LoggedHead>,
-        request: &AddCheckpoint,
+        (request, anchor): (&AddCheckpoint, Option<&AddCheckpoint>),
     ) -> Result<Judged, WitnessError> {
         let witness = Witness { name: &self.name, signer: &self.key };
         let now_s = u64::try_from(self.clock.now_wall().as_millis() / 1000).unwrap_or(0);
         let mut store = self.store();
-        if let (Some(key), Some(logged)) = (key, logged)
-            && let Some(head) = logged::witnessed(&logged, key, now_s)
-        {
-            store.seed(peer, key, &head)?;
+        let logged = key.zip(logged).and_then(|(key, logged)| logged::witnessed(&logged, key, now_s));
+        if let (Some(key), Some(logged)) = (key, &logged) {
+            store.seed(peer, key, logged)?;
         }
-        store.judge(&witness, peer, key, request, now_s)
+        store.judge(&witness, peer, key, Asked { request, anchor, logged: logged.as_ref() }, now_s)
     }
 }

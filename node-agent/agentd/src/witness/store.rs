@@ -9,6 +9,7 @@
 
 use std::path::Path;
 
+use osmoda_ledger::anchor::Anchor;
 use osmoda_ledger::checkpoint::Checkpoint;
 use osmoda_ledger::exchange::AddCheckpoint;
 use osmoda_ledger::note::{Note, NoteError, VerifierKey};
@@ -25,18 +26,25 @@ pub const FILE_NAME: &str = "witness.db";
 /// that was held up on the way and overtaken; a second one is no accident.
 const SHORTER_MAX: i64 = 2;
 
-const MIGRATIONS: &[(u32, &str)] = &[(
-    1,
-    "CREATE TABLE heads (
-        origin TEXT PRIMARY KEY, node TEXT NOT NULL, size INTEGER NOT NULL,
-        note TEXT NOT NULL, time_s INTEGER NOT NULL, shorter INTEGER NOT NULL
-     ) WITHOUT ROWID;
-     CREATE TABLE alarms (
-        node TEXT NOT NULL, finding TEXT NOT NULL, held TEXT NOT NULL,
-        shown TEXT NOT NULL, time_s INTEGER NOT NULL,
-        UNIQUE (node, finding, held)
-     );",
-)];
+const MIGRATIONS: &[(u32, &str)] = &[
+    (
+        1,
+        "CREATE TABLE heads (
+            origin TEXT PRIMARY KEY, node TEXT NOT NULL, size INTEGER NOT NULL,
+            note TEXT NOT NULL, time_s INTEGER NOT NULL, shorter INTEGER NOT NULL
+         ) WITHOUT ROWID;
+         CREATE TABLE alarms (
+            node TEXT NOT NULL, finding TEXT NOT NULL, held TEXT NOT NULL,
+            shown TEXT NOT NULL, time_s INTEGER NOT NULL,
+            UNIQUE (node, finding, held)
+         );",
+    ),
+    (
+        2,
+        "ALTER TABLE heads ADD COLUMN proven INTEGER NOT NULL DEFAULT 0;
+         ALTER TABLE heads ADD COLUMN ahead_since_s INTEGER;",
+    ),
+];
 
 /// The store cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +61,17 @@ pub enum WitnessError {
     /// A stored text is not what was stored.
     #[error("what this node holds as a witness is damaged: {0}")]
     Damaged(&'static str),
+}
+
+/// What a ledger asks, and what the fleet's log says of it.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    /// To cosign this.
+    pub request: &'a AddCheckpoint,
+    /// The proof that it continues the log's head, if it was sent.
+    pub anchor: Option<&'a AddCheckpoint>,
+    /// The log's head, with its ledger's signature.
+    pub logged: Option<&'a WitnessedHead>,
 }
 
 /// What judging a request came to.
@@ -89,28 +108,32 @@ impl WitnessStore {
         witness: &Witness<'_>,
         node: NodeId,
         ledger: Option<&VerifierKey>,
-        request: &AddCheckpoint,
+        asked: Asked<'_>,
         now_s: u64,
     ) -> Result<Judged, WitnessError> {
-        let lean = ledger.map(|key| AddCheckpoint { note: request.note.only_of(key), ..request.clone() });
-        let request = lean.as_ref().unwrap_or(request);
+        let lean = ledger.map(|key| AddCheckpoint { note: asked.request.note.only_of(key), ..asked.request.clone() });
+        let request = lean.as_ref().unwrap_or(asked.request);
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let stored = match ledger {
             Some(key) => held(&tx, key)?,
             None => None,
         };
-        let decision = witness.judge(ledger, stored.as_ref(), request, now_s)?;
-        let mut alarm = None;
-        match (&decision, ledger, &stored) {
-            (Decision::Accept { new, .. }, Some(key), _) => accept(&tx, node, key, new)?,
-            (Decision::Conflict { .. } | Decision::BadProof, Some(key), Some(stored)) => {
-                if let Some(finding) = finding(&tx, &decision, key, stored, request)? {
-                    let (held, shown) = (stored.note.to_string(), request.note.to_string());
-                    let caught = Alarm { node, finding, held, shown, time_s: now_s };
-                    alarm = raise(&tx, &caught)?.then_some(caught);
-                }
+        let mut decision = witness.judge(ledger, stored.as_ref(), request, now_s)?;
+        // What a refusal says the ledger contradicts.
+        let mut before = stored.as_ref();
+        if let (Decision::Accept { new, .. }, Some(key)) = (&decision, ledger) {
+            match anchor(&tx, key)?.judge(key, asked.logged, new, asked.anchor, now_s) {
+                Ok(anchor) => accept(&tx, node, key, new, anchor)?,
+                Err(refused) => (decision, before) = (refused, asked.logged),
             }
-            _ => {}
+        }
+        let mut alarm = None;
+        if let (Some(key), Some(before)) = (ledger, before)
+            && let Some(finding) = finding(&tx, &decision, key, before, request)?
+        {
+            let (held, shown) = (before.note.to_string(), request.note.to_string());
+            let caught = Alarm { node, finding, held, shown, time_s: now_s };
+            alarm = raise(&tx, &caught)?.then_some(caught);
         }
         tx.commit()?;
         Ok(Judged { decision, alarm })
@@ -124,7 +147,7 @@ impl WitnessStore {
     pub(super) fn seed(&mut self, node: NodeId, key: &VerifierKey, head: &WitnessedHead) -> Result<(), WitnessError> {
         let tx = self.conn.transaction_with_behavior(TransactionBehavior::Immediate)?;
         if held(&tx, key)?.is_none() {
-            accept(&tx, node, key, head)?;
+            accept(&tx, node, key, head, Anchor { proven: head.size, ahead_since_s: None })?;
         }
         tx.commit()?;
         Ok(())
@@ -197,28 +220,50 @@ fn held(conn: &Connection, key: &VerifierKey) -> Result<Option<WitnessedHead>, W
     Ok(Some(WitnessedHead { size, root, note, time_s: positive(time_s)? }))
 }
 
-fn accept(tx: &Transaction<'_>, node: NodeId, key: &VerifierKey, new: &WitnessedHead) -> Result<(), WitnessError> {
+fn anchor(conn: &Connection, key: &VerifierKey) -> Result<Anchor, WitnessError> {
+    let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?));
+    let mut statement = conn.prepare_cached("SELECT proven, ahead_since_s FROM heads WHERE origin = ?1")?;
+    let Some((proven, since)) = statement.query_row([key.name()], read).optional()? else {
+        return Ok(Anchor::default());
+    };
+    Ok(Anchor { proven: positive(proven)?, ahead_since_s: since.map(positive).transpose()? })
+}
+
+fn accept(
+    tx: &Transaction<'_>,
+    node: NodeId,
+    key: &VerifierKey,
+    new: &WitnessedHead,
+    anchor: Anchor,
+) -> Result<(), WitnessError> {
+    let (size, time_s) = (signed(new.size)?, signed(new.time_s)?);
+    let (proven, since) = (signed(anchor.proven)?, anchor.ahead_since_s.map(signed).transpose()?);
     tx.prepare_cached(
-        "INSERT INTO heads (origin, node, size, note, time_s, shorter) VALUES (?1, ?2, ?3, ?4, ?5, 0)
-         ON CONFLICT (origin) DO UPDATE SET size = ?3, note = ?4, time_s = ?5, shorter = 0",
+        "INSERT INTO heads (origin, node, size, note, time_s, shorter, proven, ahead_since_s)
+         VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7)
+         ON CONFLICT (origin) DO UPDATE
+         SET size = ?3, note = ?4, time_s = ?5, shorter = 0, proven = ?6, ahead_since_s = ?7",
     )?
-    .execute((key.name(), node.to_string(), signed(new.size)?, new.note.to_string(), signed(new.time_s)?))?;
+    .execute((key.name(), node.to_string(), size, new.note.to_string(), time_s, proven, since))?;
     Ok(())
 }
 
-/// What a refused request says about the ledger that signed it.
+/// What a refused request says about the ledger that signed it, beside what it
+/// signed before.
 fn finding(
     tx: &Transaction<'_>,
     decision: &Decision,
     key: &VerifierKey,
-    stored: &WitnessedHead,
+    before: &WitnessedHead,
     request: &AddCheckpoint,
 ) -> Result<Option<Finding>, WitnessError> {
     let Ok(shown) = Checkpoint::open(&request.note, key) else { return Ok(None) };
     match decision {
-        Decision::Conflict { evidence: Some(_), .. } => Ok(Some(Finding::Forked)),
+        Decision::Conflict { evidence: Some(_), .. } | Decision::Unanchored { evidence: Some(_), .. } => {
+            Ok(Some(Finding::Forked))
+        }
         Decision::BadProof => Ok(Some(Finding::Rewritten)),
-        Decision::Conflict { .. } if shown.size < stored.size => {
+        Decision::Conflict { .. } | Decision::Unanchored { .. } if shown.size < before.size => {
             let sql = "UPDATE heads SET shorter = shorter + 1 WHERE origin = ?1 RETURNING shorter";
             let seen: i64 = tx.prepare_cached(sql)?.query_row([key.name()], |row| row.get(0))?;
             Ok((seen >= SHORTER_MAX).then_some(Finding::Shortened))

@@ -1,6 +1,7 @@
 //! Real ledgers in folders that witness each other, and root on one of the hosts
 //! (`trust.md` 1.8). Between them lies no network: a post that can be cut.
 
+mod anchor;
 mod lies;
 mod retention;
 
@@ -17,6 +18,7 @@ use osmoda_kit::shutdown::{Shutdown, StopReason};
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_kit::testing::{TempRoot, wait_for};
 use osmoda_ledger::checkpoint::Checkpoint;
+use osmoda_ledger::exchange::AddCheckpoint;
 use osmoda_ledger::note::Note;
 use osmoda_ledger::witness::WitnessedHead;
 use osmoda_node_api::witness::{Alarm, Finding, LoggedHead, Peer, Question, Reply, Roster};
@@ -30,7 +32,7 @@ use super::coverage::Coverage;
 use super::duty::{Duty, DutyParts};
 use super::gate::WitnessGate;
 use super::operator::Operators;
-use super::store::{FILE_NAME, WitnessStore};
+use super::store::{Asked, FILE_NAME, WitnessStore};
 use crate::approval::gate::HeadGate;
 use crate::checkpoint::tests::rehash_from;
 use crate::checkpoint::{Checkpoints, OpenAll, Rhythm};
@@ -168,6 +170,12 @@ impl Node {
         let waited = tokio::time::timeout(LIMIT, coverage.wait_for(|coverage| coverage.covers(size))).await;
         waited.expect("cosignatures come").unwrap();
         size
+    }
+
+    /// What brings a witness from so many rows to the newest checkpoint.
+    async fn request(&self, old: u64) -> AddCheckpoint {
+        let checkpoints = &self.gate.checkpoints;
+        checkpoints.request(&checkpoints.newest().unwrap(), old).await.unwrap()
     }
 
     async fn caught(&self, node: u8) -> Alarm {
@@ -393,7 +401,7 @@ async fn r17_a_stranger_and_one_peer_in_anothers_name_are_cosigned_nothing() {
     let [one, two] = [1, 2].map(|number| fleet.start(number));
     one.append(3).await;
     let signed = one.gate.checkpoints.now().await.unwrap();
-    let body = one.gate.checkpoints.request(0).await.unwrap().unwrap().to_string();
+    let body = one.request(0).await.to_string();
     assert_eq!(signed.checkpoint.size, 3);
     for (from, status) in [(9, 404), (3, 404)] {
         let reply = two.duty.answer(id(from), Question::AddCheckpoint(body.clone())).await.unwrap();
@@ -419,7 +427,7 @@ async fn what_a_witness_cosigned_it_still_holds_after_a_restart() {
     assert!(held.iter().any(|held| held.node == id(1) && held.size == size), "{held:?}");
     // An old request that was held up on the way is refused and alarms nobody.
     one.append(2).await;
-    let old = one.gate.checkpoints.request(0).await.unwrap().unwrap();
+    let old = one.request(0).await;
     let reply = two.duty.answer(id(1), Question::AddCheckpoint(old.to_string())).await.unwrap();
     let Reply::Judged { status, .. } = reply else { panic!("{reply:?}") };
     assert_eq!(status, 409);
@@ -436,7 +444,7 @@ async fn a_sealed_node_cosigns_nobody_and_still_says_what_it_holds() {
     one.covered(3).await;
     assert!(two.ledger.seal("caught"));
     one.append(1).await;
-    let body = one.gate.checkpoints.request(3).await.unwrap().unwrap().to_string();
+    let body = one.request(3).await.to_string();
     let refused = two.duty.answer(id(1), Question::AddCheckpoint(body)).await.unwrap_err();
     assert_eq!(refused.code, ErrorCode::LedgerUnavailable);
     let held = two.duty.answer(id(1), Question::Held).await.unwrap();
@@ -501,9 +509,10 @@ fn r16_a_witness_whose_disk_is_full_cosigns_nothing() {
         let key = LedgerKey::load_or_generate(&root.path().join(number.to_string()), History::None).unwrap();
         let (chain, root) = (osmoda_ledger::record::ChainHash::GENESIS, osmoda_ledger::tree::TreeHash::new([1; 32]));
         let note = Checkpoint { origin: key.origin(), size: 5, root, chain }.sign(&key).unwrap();
-        let request = osmoda_ledger::exchange::AddCheckpoint { old: 0, proof: Vec::new(), note };
+        let request = AddCheckpoint { old: 0, proof: Vec::new(), note };
         let verifier = key.verifier().unwrap();
-        if store.judge(&witness, id(1), Some(&verifier), &request, 7).is_err() {
+        let asked = Asked { request: &request, anchor: None, logged: None };
+        if store.judge(&witness, id(1), Some(&verifier), asked, 7).is_err() {
             assert!(store.held(&verifier).unwrap().is_none());
             refused += 1;
             if refused == 2 {

@@ -27,6 +27,9 @@ use crate::sockets::MeshSocket;
 /// How long anything may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
+/// What a node says that was started a moment ago and is not there yet.
+const NOT_READY: [&str; 2] = ["ledger_unavailable", "does not answer"];
+
 /// How long stolen keys are tried: their pauses between two tries begin with
 /// fractions of a second and grow to two.
 const TRIED: Duration = Duration::from_secs(5);
@@ -101,7 +104,14 @@ impl Test<'_> {
     /// The node's keys are other ones, and its id is the same.
     fn rotate(&self, member: &Member) -> anyhow::Result<()> {
         let before = self.identity(member)?;
-        let said = self.ask_to_rotate(member).with_context(|| format!("new keys for {}", member.name))?;
+        let what = format!("new keys for {}", member.name);
+        let said = until(&what, || match self.ask_to_rotate(member) {
+            Ok(said) => Ok(Some(said)),
+            // Its daemons start one after the other; nothing was begun.
+            Err(error) if NOT_READY.iter().any(|word| format!("{error:#}").contains(word)) => Ok(None),
+            Err(error) => Err(error),
+        });
+        let said = said.context(what)?;
         let after = self.identity(member)?;
         ensure!(said.contains(&after.mesh_key.to_string()), "{said} does not name the new key");
         ensure!(after.node == before.node && after.role == before.role, "{} became another node", member.name);

@@ -80,7 +80,7 @@ pub const EXECD: CallerTable = CallerTable {
     rows: &[
         Row { method: "GET", path: "/health", allowed: STATUS },
         Row { method: "GET", path: "/metrics", allowed: STATUS },
-        Row { method: "POST", path: "/exec/resolve", allowed: &[Admin, Daemon("agentd")] },
+        Row { method: "POST", path: "/exec/resolve", allowed: &[Daemon("agentd")] },
         Row { method: "POST", path: "/exec/run", allowed: &[Admin, Daemon("agentd")] },
         Row { method: "GET", path: "/trust", allowed: &[Daemon("agentd")] },
         Row { method: "POST", path: "/backup/create", allowed: &[Daemon("agentd")] },
@@ -232,7 +232,7 @@ mod tests {
         ("agentd", "POST", "/trust/add", "f"),
         ("execd", "GET", "/health", "Aawmf"),
         ("execd", "GET", "/metrics", "Aawmf"),
-        ("execd", "POST", "/exec/resolve", "Aa"),
+        ("execd", "POST", "/exec/resolve", "a"),
         ("execd", "POST", "/exec/run", "Aa"),
         ("execd", "GET", "/trust", "a"),
         ("execd", "POST", "/backup/create", "a"),

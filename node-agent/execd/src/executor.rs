@@ -3,10 +3,12 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use osmoda_kit::audit::Audit;
 use osmoda_kit::clock::SharedClock;
 use osmoda_kit::error::{ApiError, chain};
+use osmoda_kit::gather::Gather;
 use osmoda_kit::http::Isolation;
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_node_api::approval::{ApprovalClient, AskedCall, RunBegin, RunEnd, RunOutcome};
@@ -14,7 +16,7 @@ use osmoda_node_api::approval_files::{load_policy, load_trust};
 use osmoda_node_api::execd::{RunAnswer, RunRequest};
 use osmoda_permit::check::{Running, judge};
 use osmoda_permit::{Call, CallFault, EffectClass, HostTrust, Moment, Policy, Taint, Tool};
-use osmoda_types::{CallHash, ErrorCode};
+use osmoda_types::{CallHash, ErrorCode, PermitId};
 use serde_json::json;
 use tokio::sync::{Semaphore, oneshot};
 
@@ -25,6 +27,9 @@ use crate::spent::Spent;
 /// hashes up to 16 MiB as root, on a thread that acts need too; agentd looks at the
 /// calls of a plan one by one.
 const LOOKS_MAX: usize = 4;
+
+/// The type of the row of a refused call.
+const REFUSED: &str = "exec.refused";
 
 /// What the executor stands on.
 #[derive(Clone)]
@@ -57,6 +62,20 @@ pub struct Executor {
     looks: Arc<Semaphore>,
     /// Outcomes that agentd has not taken yet.
     unsent: Arc<Mutex<BTreeMap<u64, RunEnd>>>,
+    /// Refusals on their way to the ledger.
+    refused: Arc<Mutex<Gather<Refused>>>,
+}
+
+/// One kind of refused call. Its words may be the caller's: the gathering bounds what
+/// they can fill.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Refused {
+    code: ErrorCode,
+    message: String,
+    tool: String,
+    permit: Option<PermitId>,
+    /// The call's hash, if it is one.
+    call: Option<CallHash>,
 }
 
 impl std::fmt::Debug for Executor {
@@ -85,6 +104,7 @@ impl Executor {
             turn: Arc::new(Semaphore::new(1)),
             looks: Arc::new(Semaphore::new(LOOKS_MAX)),
             unsent: Arc::default(),
+            refused: Arc::default(),
         })
     }
 
@@ -228,14 +248,38 @@ impl Executor {
     }
 
     /// A refusal is told whatever becomes of its row; the row is for whoever
-    /// looks for attempts later.
+    /// looks for attempts later. The first of a kind is recorded at once.
     async fn record_refusal(&self, request: &RunRequest, error: &ApiError) {
-        let tool: String = request.call["tool"].as_str().unwrap_or("").chars().take(64).collect();
-        let payload = json!({ "code": error.code, "message": error.message, "tool": tool,
-            "permit": request.permit.as_ref().map(|signed| signed.permit.id) });
+        let call = Call::from_value(&request.call).ok();
+        let refused = Refused {
+            code: error.code,
+            message: error.message.clone(),
+            tool: request.call["tool"].as_str().unwrap_or("").chars().take(64).collect(),
+            permit: request.permit.as_ref().map(|signed| signed.permit.id),
+            call: call.and_then(|call| call.hash().ok()),
+        };
         metrics::counter!("osmoda_exec_refused_total", "code" => error.code.as_str()).increment(1);
-        if let Err(unrecorded) = self.parts.audit.record("exec.refused", payload).await {
-            tracing::warn!(code = %error.code, error = chain(&unrecorded), "refusal not recorded");
+        self.lock_refused().add(refused);
+        self.tell_refusals(Gather::due).await;
+    }
+
+    /// Records the refusals that are due, or all; what the ledger does not take waits.
+    pub(crate) async fn tell_refusals(&self, take: fn(&mut Gather<Refused>, Duration) -> Vec<(Refused, u64)>) {
+        let (due, lost) = {
+            let mut gathered = self.lock_refused();
+            (take(&mut gathered, self.parts.clock.now_boot()), gathered.take_lost())
+        };
+        for (refused, count) in due {
+            let Refused { code, message, tool, permit, call } = &refused;
+            let payload = json!({ "code": code, "message": message, "tool": tool, "permit": permit, "call": call,
+                "count": count });
+            if let Err(error) = self.parts.audit.record(REFUSED, payload).await {
+                tracing::warn!(%code, error = chain(&error), "refusal not recorded yet");
+                self.lock_refused().add_many(refused, count);
+            }
+        }
+        if lost > 0 && self.parts.audit.record(REFUSED, json!({ "uncounted": lost })).await.is_err() {
+            self.lock_refused().add_lost(lost);
         }
     }
 
@@ -246,6 +290,11 @@ impl Executor {
             boot_ms: u64::try_from(clock.now_boot().as_millis()).unwrap_or(u64::MAX),
             boot_id: clock.boot_id(),
         }
+    }
+
+    /// Held for a change of a map, never across an await or I/O.
+    fn lock_refused(&self) -> MutexGuard<'_, Gather<Refused>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_spent(&self) -> MutexGuard<'_, Spent> {

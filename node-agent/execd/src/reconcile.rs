@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use osmoda_kit::error::{ApiError, chain};
+use osmoda_kit::gather::Gather;
 use osmoda_kit::shutdown::Stage;
 use osmoda_node_api::approval::{RunEnd, RunOutcome};
 
@@ -26,6 +27,8 @@ impl Executor {
     pub async fn reconcile(self) {
         let stop = self.parts.tasks.shutdown().token(Stage::RefuseNew);
         loop {
+            // Those that were only counted since.
+            self.tell_refusals(Gather::due).await;
             let pause = match self.close_open_runs().await {
                 Ok(_) => EVERY,
                 Err(error) => {
@@ -36,7 +39,7 @@ impl Executor {
             tokio::select! {
                 biased;
                 // Cancel-safe: waiting for a token takes nothing.
-                () = stop.cancelled() => return,
+                () = stop.cancelled() => return self.tell_refusals(|gathered, _| gathered.rest()).await,
                 // Cancel-safe: a timer.
                 () = tokio::time::sleep(pause) => {}
             }
@@ -51,6 +54,8 @@ impl Executor {
         let turn = Arc::clone(&self.turn).acquire_owned().await;
         let _turn = turn.map_err(ApiError::internal)?;
         let open = self.parts.approvals.open_runs().await?;
+        // One that is not open any more was taken, though its answer did not come.
+        self.unsent().retain(|run, _| open.iter().any(|open| open.run == *run));
         let mut closed = 0;
         for run in open {
             let known = self.unsent().get(&run.run).cloned();

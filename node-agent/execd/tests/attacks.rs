@@ -24,8 +24,8 @@ use osmoda_kit::boot::Daemon;
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::testing::TestServer;
 use osmoda_kit::http::{Isolation, UnixClient};
-use osmoda_kit::shutdown::Shutdown;
-use osmoda_kit::tasks::Tasks;
+use osmoda_kit::shutdown::{Shutdown, StopReason};
+use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_kit::testing::FakeClock;
 use osmoda_node_api::agentd::{Event, EventQuery};
 use osmoda_node_api::approval::{ApprovalClient, AskedCall, PermitRequest, PermitView, RunBegin, RunBegun};
@@ -657,6 +657,41 @@ async fn p21_files_that_run_later_need_a_permit_wherever_files_may_be_written() 
     let harmless = host.ask("file.write", write("/srv/repo/readme")).await.unwrap();
     host.executor.run(RunRequest { permit: None, ..request(&harmless) }).await.unwrap();
     assert!(host.events().iter().filter(|event| event.kind == "exec.refused").count() >= 9, "refusals are recorded");
+    host.close().await;
+}
+
+/// Who tries the same in a loop makes no row each time; all are counted.
+#[tokio::test]
+async fn refusals_in_a_loop_are_counted_and_do_not_grow_the_ledger() {
+    let host = Host::new();
+    let view = host.ask("file.write", write("/etc/motd")).await.unwrap();
+    for _ in 0..50 {
+        let free = RunRequest { permit: None, ..request(&view) };
+        assert_eq!(code(host.executor.run(free).await).unwrap_err(), ErrorCode::ApprovalRequired);
+    }
+    let counts = || -> Vec<u64> {
+        let events = host.events();
+        let refused = events.iter().filter(|event| event.kind == "exec.refused");
+        refused.map(|event| serde_json::from_str::<Value>(&event.payload).unwrap()["count"].as_u64().unwrap()).collect()
+    };
+    assert_eq!(counts(), [1], "the first, before its answer");
+    let tasks = host.parts.tasks.clone();
+    tasks.spawn(TaskKind::REQUEST, "reconcile", host.executor.clone().reconcile());
+    tasks.shutdown().request(StopReason::Asked("test".to_owned()));
+    assert!(tasks.drain(Duration::from_secs(20)).await.is_graceful());
+    assert_eq!(counts(), [1, 49], "the rest at the stop");
+    host.close().await;
+}
+
+/// A unit's file may lie where others write; a pipe in its place holds up nobody.
+#[tokio::test]
+async fn a_unit_whose_file_is_a_pipe_is_refused_at_once() {
+    let host = Host::new();
+    let file = host.root().join("etc/app.service");
+    std::fs::remove_file(&file).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &file, rustix::fs::FileType::Fifo, 0o644.into(), 0).unwrap();
+    let refused = host.ask("service.restart", json!({ "unit": "app.service" })).await.unwrap_err();
+    assert_eq!(refused.code, ErrorCode::CallMalformed);
     host.close().await;
 }
 

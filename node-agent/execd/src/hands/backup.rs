@@ -193,7 +193,8 @@ impl NodeBackups {
 
     async fn start_again(&self, units: &[String]) -> Result<(), ApiError> {
         self.parts.units.start(units).await?;
-        Ok(fsio::remove_durable(&self.stopped())?)
+        let stopped = self.stopped();
+        self.blocking("forget stopped units", move |_| Ok(fsio::remove_durable(&stopped)?)).await
     }
 
     /// The object of a restoration.
@@ -241,7 +242,9 @@ impl NodeBackups {
         checked.map_err(ActError::Refused)?;
         let units = self.parts.units.running().await.map_err(ActError::Refused)?;
         let list = serde_json::to_vec(&units).map_err(|error| ActError::Refused(ApiError::internal(error)))?;
-        fsio::write_atomic(&self.stopped(), &list, 0o600).map_err(|error| ActError::Refused(error.into()))?;
+        let stopped = self.stopped();
+        let written = self.blocking("remember stopped units", move |_| Ok(fsio::write_atomic(&stopped, &list, 0o600)?));
+        written.await.map_err(ActError::Refused)?;
         let done = match self.parts.units.stop(&units).await {
             Ok(()) => self.replace(id, object).await,
             Err(error) => Err(ActError::Refused(error)),

@@ -82,7 +82,7 @@ impl Hands {
     /// leads through a link, [`ErrorCode::NotFound`].
     pub async fn look(&self, operation: &Operation) -> Result<Object, ApiError> {
         match operation {
-            Operation::ServiceRestart { unit } => self.systemctl()?.look(unit).await,
+            Operation::ServiceRestart { unit } => self.systemctl()?.look(&self.tasks, unit).await,
             Operation::FileWrite { path, .. } => {
                 let (root, path) = (self.root.clone(), path.clone());
                 self.blocking("look at a file", move || file::look(&root, &path)).await
@@ -111,7 +111,9 @@ impl Hands {
     /// [`ActError`].
     pub(crate) async fn act(&self, operation: &Operation, object: &Object, run: u64) -> Result<String, ActError> {
         match operation {
-            Operation::ServiceRestart { .. } => self.systemctl().map_err(ActError::Refused)?.restart(object).await,
+            Operation::ServiceRestart { .. } => {
+                self.systemctl().map_err(ActError::Refused)?.restart(&self.tasks, object).await
+            }
             Operation::FileWrite { path, content } => {
                 let write = file::Write {
                     root: self.root.clone(),

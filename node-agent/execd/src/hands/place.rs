@@ -17,6 +17,8 @@ use osmoda_kit::error::ApiError;
 use osmoda_kit::fsio;
 use osmoda_permit::protected;
 use osmoda_types::ErrorCode;
+use rustix::fs::{AtFlags, CWD, StatxFlags, statx};
+use rustix::io::Errno;
 
 /// This process's own mounts: the names that its writes go by.
 const MOUNTS: &str = "/proc/self/mountinfo";
@@ -27,6 +29,7 @@ const MOUNTS_BYTES_MAX: u64 = 4 << 20;
 /// One mount: this folder of that file system is seen at this point.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Mount {
+    id: u64,
     device: String,
     folder: PathBuf,
     point: PathBuf,
@@ -56,33 +59,50 @@ pub(super) fn check(root: &Path, path: &str) -> Result<(), ApiError> {
         path.canonicalize().unwrap_or(path)
     };
     let protected: Vec<PathBuf> = protected::paths().map(real).collect();
-    match alias(&mounts, &protected, &root.join(path.trim_start_matches('/'))) {
-        Ok(None) => Ok(()),
-        Ok(Some(place)) => {
+    let full = root.join(path.trim_start_matches('/'));
+    let place = seen(&mounts, mount_of(&full)?, &full).ok_or_else(unknown)?;
+    match alias(&mounts, &protected, place) {
+        None => Ok(()),
+        Some(place) => {
             let text =
                 format!("{path} is protected by another name: {} of device {}", place.path.display(), place.device);
             Err(ApiError::new(ErrorCode::ClassRefused, text))
         }
-        Err(NoMount) => Err(unknown()),
     }
 }
 
-/// No mount has the path: the list is not that of this path's root.
-#[derive(Debug, PartialEq, Eq)]
-struct NoMount;
+/// The mount that shows the file, or its folder where there is no file yet: the
+/// kernel's word, whatever covers what.
+fn mount_of(path: &Path) -> Result<u64, ApiError> {
+    let system = |error: Errno| {
+        let code = if error == Errno::NOENT { ErrorCode::NotFound } else { ErrorCode::Internal };
+        ApiError::new(code, format!("cannot look at the mount of {}: {error}", path.display()))
+    };
+    let look = |path: &Path| statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::MNT_ID);
+    let found = match look(path) {
+        Err(Errno::NOENT) => look(path.parent().unwrap_or(path)).map_err(system)?,
+        other => other.map_err(system)?,
+    };
+    Ok(found.stx_mnt_id)
+}
 
-/// The protected place that the path is in, if it is in one.
-fn alias(mounts: &[Mount], protected: &[PathBuf], path: &Path) -> Result<Option<Place>, NoMount> {
-    let place = place(mounts, path).ok_or(NoMount)?;
+/// Where a path is that this mount shows; `None` when the list has no such mount
+/// above the path.
+fn seen(mounts: &[Mount], id: u64, path: &Path) -> Option<Place> {
+    within(mounts.iter().find(|mount| mount.id == id)?, path)
+}
+
+/// The protected place that this one is in, if it is in one.
+fn alias(mounts: &[Mount], protected: &[PathBuf], place: Place) -> Option<Place> {
     if is_named(&place.path) {
-        return Ok(Some(place));
+        return Some(place);
     }
     let is_protected = |point: &Path| is_named(point) || protected.iter().any(|entry| point.starts_with(entry));
     let below = mounts.iter().filter(|mount| is_protected(&mount.point));
     let shown = below.map(|mount| Place { device: mount.device.clone(), path: mount.folder.clone() });
     let named = protected.iter().filter_map(|entry| self::place(mounts, entry));
     let is_in = |entry: &Place| entry.device == place.device && place.path.starts_with(&entry.path);
-    Ok(named.chain(shown).find(is_in))
+    named.chain(shown).find(is_in)
 }
 
 /// Whether its own name, or that of a folder on the way, protects it. Bytes that are
@@ -91,11 +111,14 @@ fn is_named(path: &Path) -> bool {
     protected::is_named(&path.to_string_lossy())
 }
 
-/// Where a path is: its mount is the one with the longest point above it, the
-/// last one of those that cover each other.
+/// Where a path is that need not be there: its mount is the one with the longest
+/// point above it, the last one of those that cover each other.
 fn place(mounts: &[Mount], path: &Path) -> Option<Place> {
     let above = mounts.iter().filter(|mount| path.starts_with(&mount.point));
-    let mount = above.max_by_key(|mount| mount.point.components().count())?;
+    within(above.max_by_key(|mount| mount.point.components().count())?, path)
+}
+
+fn within(mount: &Mount, path: &Path) -> Option<Place> {
     let rest = path.strip_prefix(&mount.point).ok()?;
     let path = if rest.as_os_str().is_empty() { mount.folder.clone() } else { mount.folder.join(rest) };
     Some(Place { device: mount.device.clone(), path })
@@ -104,9 +127,10 @@ fn place(mounts: &[Mount], path: &Path) -> Option<Place> {
 /// Reads the list (`proc_pid_mountinfo(5)`): id, parent, device, folder, point.
 fn parse(text: &[u8]) -> Option<Vec<Mount>> {
     let mount = |line: &[u8]| {
-        let mut fields = line.split(|byte| *byte == b' ').skip(2);
-        let device = String::from_utf8(fields.next()?.to_vec()).ok()?;
-        Some(Mount { device, folder: unescape(fields.next()?)?, point: unescape(fields.next()?)? })
+        let mut fields = line.split(|byte| *byte == b' ');
+        let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+        let device = String::from_utf8(fields.nth(1)?.to_vec()).ok()?;
+        Some(Mount { id, device, folder: unescape(fields.next()?)?, point: unescape(fields.next()?)? })
     };
     text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).map(mount).collect()
 }
@@ -146,7 +170,7 @@ mod tests {
     fn p09_a_protected_folder_is_known_by_every_name() {
         let mounts = parse(LIST.as_bytes()).unwrap();
         let protected = ["/etc", "/proc"].map(PathBuf::from);
-        let is = |path: &str| alias(&mounts, &protected, Path::new(path)).unwrap().is_some();
+        let is = |path: &str| alias(&mounts, &protected, place(&mounts, Path::new(path)).unwrap()).is_some();
         for path in ["/etc/motd", "/srv/all/motd", "/srv/all/cron.d/x", "/srv/a b/jobs/x", "/srv/data/units/evil"] {
             assert!(is(path), "{path}");
         }
@@ -173,7 +197,7 @@ mod tests {
 "
         );
         let mounts = parse(list.as_bytes()).unwrap();
-        let is = |path: &str| alias(&mounts, &[], Path::new(path)).unwrap().is_some();
+        let is = |path: &str| alias(&mounts, &[], place(&mounts, Path::new(path)).unwrap()).is_some();
         for path in [
             "/srv/www/keys/authorized_keys",
             "/srv/www/meta/config",
@@ -190,10 +214,39 @@ mod tests {
         }
     }
 
+    /// A mount is covered by one whose point is above its own: what is seen is the last.
+    #[test]
+    fn p09_a_covered_mount_is_not_the_one_that_is_seen() {
+        let list = format!(
+            "{LIST}{}",
+            "30 22 8:4 / /srv/www/up rw - ext4 /dev/sdd1 rw
+31 22 254:0 /etc /srv/www rw - ext4 /dev/vda rw
+"
+        );
+        let mounts = parse(list.as_bytes()).unwrap();
+        let path = Path::new("/srv/www/up/f");
+        let protected = [PathBuf::from("/etc")];
+        let is = |id| alias(&mounts, &protected, seen(&mounts, id, path).unwrap()).is_some();
+        assert!(is(31) && !is(30));
+    }
+
+    #[test]
+    fn the_kernel_says_which_mount_shows_a_file_that_is_not_there_yet() {
+        let mounts = parse(&std::fs::read(MOUNTS).unwrap()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let folder = dir.path().canonicalize().unwrap();
+        let (there, missing) = (mount_of(&folder).unwrap(), mount_of(&folder.join("missing")).unwrap());
+        assert_eq!(there, missing);
+        assert!(seen(&mounts, there, &folder.join("missing")).is_some());
+        assert_eq!(mount_of(&folder.join("no/way")).unwrap_err().code, ErrorCode::NotFound);
+    }
+
     #[test]
     fn a_list_of_mounts_that_cannot_be_read_says_nothing() {
-        let protected = [PathBuf::from("/etc")];
-        assert_eq!(alias(&[], &protected, Path::new("/srv/a")), Err(NoMount));
+        assert_eq!(place(&[], Path::new("/srv/a")), None);
+        let mounts = parse(LIST.as_bytes()).unwrap();
+        assert_eq!(seen(&mounts, 99, Path::new("/srv/a")), None, "a mount that came later");
+        assert_eq!(seen(&mounts, 26, Path::new("/srv/www/a")), None, "and one that is elsewhere");
         for crooked in ["22 1 254:0 /", "22 1 254:0 /\\9 / rw", "22 1 254:0 /\\04 / rw"] {
             assert_eq!(parse(crooked.as_bytes()), None, "{crooked}");
         }

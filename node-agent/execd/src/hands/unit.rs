@@ -7,13 +7,17 @@
 //! It is no promise about others: what the unit wants or requires and does not run
 //! systemd starts with it, as the unit's administrator wrote.
 
+use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use osmoda_kit::error::ApiError;
-use osmoda_kit::fsio;
 use osmoda_kit::process::{self, Spec};
+use osmoda_kit::tasks::Tasks;
 use osmoda_types::ErrorCode;
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, openat};
+use rustix::io::Errno;
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
@@ -57,7 +61,7 @@ impl Systemctl {
         Path::new(BOOTED).is_dir().then(|| Self::at(program))
     }
 
-    pub(super) async fn look(&self, unit: &str) -> Result<Object, ApiError> {
+    pub(super) async fn look(&self, tasks: &Tasks, unit: &str) -> Result<Object, ApiError> {
         if unit.ends_with(TIMER) {
             let text = format!("{unit} is a timer; to restart it would be to start its unit, soon or at once");
             return Err(ApiError::new(ErrorCode::Conflict, text));
@@ -82,15 +86,12 @@ impl Systemctl {
             let text = format!("{unit} {is}; to restart it would be to start it");
             return Err(ApiError::new(ErrorCode::Conflict, text));
         }
-        let mut files = Vec::new();
-        let paths = [property("FragmentPath")]
-            .into_iter()
-            .chain(property("DropInPaths").split(' ').map(str::to_owned).collect::<Vec<_>>());
-        for path in paths.filter(|path| !path.is_empty()) {
-            let bytes = fsio::read_limited(Path::new(&path), UNIT_BYTES_MAX)?;
-            let bytes = bytes.ok_or_else(|| ApiError::new(ErrorCode::NotFound, format!("unit file {path} is gone")))?;
-            files.push(json!({ "path": path, "sha256": data_encoding::HEXLOWER.encode(&Sha256::digest(bytes)) }));
-        }
+        let mut paths = vec![property("FragmentPath")];
+        paths.extend(property("DropInPaths").split(' ').map(str::to_owned));
+        paths.retain(|path| !path.is_empty());
+        // On a thread of its own: who owns the folder can make each reading take long.
+        let hash = move || paths.iter().map(|path| hashed(path)).collect::<Result<Vec<_>, _>>();
+        let files = tasks.blocking("read unit files", hash).await.map_err(ApiError::internal)??;
         if files.is_empty() {
             return Err(ApiError::new(ErrorCode::NotFound, format!("unit {unit} has no file")));
         }
@@ -103,13 +104,13 @@ impl Systemctl {
         .collect())
     }
 
-    pub(super) async fn restart(&self, object: &Object) -> Result<String, ActError> {
+    pub(super) async fn restart(&self, tasks: &Tasks, object: &Object) -> Result<String, ActError> {
         let unit = object.get("unit").and_then(Value::as_str).filter(|unit| !unit.is_empty());
         let unit =
             unit.ok_or_else(|| ActError::Refused(ApiError::new(ErrorCode::CallMalformed, "object has no unit")))?;
         // Witnesses were waited for since the last look. What is left between this
         // one and systemd's own is systemd's: it runs what it has loaded.
-        if self.look(unit).await.map_err(ActError::Refused)? != *object {
+        if self.look(tasks, unit).await.map_err(ActError::Refused)? != *object {
             return Err(ActError::Refused(ApiError::new(ErrorCode::ObjectChanged, "the unit was changed meanwhile")));
         }
         // A unit that stopped since stays stopped.
@@ -158,4 +159,24 @@ impl Systemctl {
         }
         Ok(output)
     }
+}
+
+/// A unit's file and its hash. Whatever lies there by now: opening a pipe must not wait
+/// for its other end.
+fn hashed(path: &str) -> Result<Value, ApiError> {
+    let system = |error: Errno| ApiError::new(ErrorCode::Internal, format!("cannot read {path}: {error}"));
+    let file = match openat(CWD, path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()) {
+        Ok(file) => file,
+        Err(Errno::NOENT) => return Err(ApiError::new(ErrorCode::NotFound, format!("unit file {path} is gone"))),
+        Err(error) => return Err(system(error)),
+    };
+    if FileType::from_raw_mode(fstat(&file).map_err(system)?.st_mode) != FileType::RegularFile {
+        return Err(ApiError::new(ErrorCode::CallMalformed, format!("unit file {path} is no regular file")));
+    }
+    let mut bytes = Vec::new();
+    File::from(file).take(UNIT_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(ApiError::internal)?;
+    if bytes.len() as u64 > UNIT_BYTES_MAX {
+        return Err(ApiError::new(ErrorCode::TooLarge, format!("unit file {path} is over {UNIT_BYTES_MAX} bytes")));
+    }
+    Ok(json!({ "path": path, "sha256": data_encoding::HEXLOWER.encode(&Sha256::digest(bytes)) }))
 }

@@ -28,6 +28,38 @@ async fn open(server: &TestServer, name: &str) -> Incident {
     admin(server).open_incident(&NewIncident { name: name.to_owned() }).await.unwrap()
 }
 
+/// A row that is durable is in the book, and its caller is told, however many read.
+#[tokio::test]
+async fn an_incident_that_is_recorded_is_told_when_the_reader_is_busy() {
+    let host = Host::new();
+    let server = start(&host).await;
+    let (go, gate) = std::sync::mpsc::sync_channel::<()>(1);
+    let (begins, has_begun) = tokio::sync::oneshot::channel();
+    let mut first = Box::pin(host.ledger.read(move |_| {
+        begins.send(()).unwrap();
+        assert!(gate.recv().is_err());
+    }));
+    assert!(futures_util::poll!(&mut first).is_pending());
+    has_begun.await.unwrap();
+    let mut reads: Vec<_> = (0..16).map(|_| Box::pin(host.ledger.read(|_| ()))).collect();
+    for read in &mut reads {
+        assert!(futures_util::poll!(read).is_pending());
+    }
+    let client = admin(&server);
+    assert_eq!(client.incident("none").await.unwrap_err().code, ErrorCode::NotFound);
+    let new = NewIncident { name: "disk".to_owned() };
+    let written = async {
+        let recorded = || async { (host.ledger.state().head.size > 0).then_some(()) };
+        osmoda_kit::testing::wait_for("the row", common::LIMIT, recorded).await;
+        drop(go);
+    };
+    let (made, ()) = tokio::join!(client.open_incident(&new), written);
+    let made = made.unwrap();
+    assert_eq!(client.incident(&made.id).await.unwrap(), made);
+    drop((first, reads));
+    host.close(server).await;
+}
+
 #[tokio::test]
 async fn the_shapes_of_incidents_are_the_earlier_products() {
     let host = Host::new();

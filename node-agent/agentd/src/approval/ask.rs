@@ -75,12 +75,20 @@ impl Approvals {
         }
         let mut made = Vec::with_capacity(calls.len());
         for (asked, draft) in calls.iter().zip(drafts) {
-            let object = self.parts.resolver.resolve(asked).await?;
+            let object = match self.parts.resolver.resolve(asked).await {
+                Ok(object) => object,
+                Err(error) => {
+                    if made.is_empty() && matches!(error.code, ErrorCode::Busy | ErrorCode::DaemonUnavailable) {
+                        self.asked.end(&session_id, begun);
+                    }
+                    return Err(error);
+                }
+            };
             made.push(stored_call(Call { object, ..draft })?);
         }
         let id = self.store(made, is_plan, (asking, ttl), caller, &policy, &trust).await?;
         self.asked.end(&session_id, begun);
-        self.show(id).await
+        self.show_made(id, &policy, &trust).await
     }
 
     /// Whether these may be asked for now, where so many others of the session have no
@@ -109,7 +117,7 @@ impl Approvals {
         let asked = AskedCall { tool: Tool::RawExec.name().to_owned(), args: json!({ "command": command }) };
         let call = stored_call(draft(&trust, operation(&asked)?, REFERENCE_SESSION)?)?;
         let id = self.store(vec![call], false, (asking, ttl), caller, &policy, &trust).await?;
-        self.show(id).await
+        self.show_made(id, &policy, &trust).await
     }
 
     async fn store(

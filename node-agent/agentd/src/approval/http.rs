@@ -2,6 +2,8 @@
 
 use axum::body::Bytes;
 use axum::extract::{Path, State};
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Extension, Json, Router};
 use osmoda_kit::error::ApiError;
@@ -73,8 +75,9 @@ async fn plan(
     Ok(Json(approvals.ask(&request.calls, true, asking, caller).await?))
 }
 
-async fn list(State(approvals): State<Approvals>) -> Result<Json<Vec<PermitView>>, ApiError> {
-    Ok(Json(approvals.list().await?))
+async fn list(State(approvals): State<Approvals>) -> Result<Response, ApiError> {
+    let body = approvals.list_as(|views| serde_json::to_vec(&views)).await?.map_err(ApiError::internal)?;
+    Ok(([(CONTENT_TYPE, "application/json")], body).into_response())
 }
 
 async fn show(State(approvals): State<Approvals>, Path(id): Path<String>) -> Result<Json<PermitView>, ApiError> {

@@ -134,7 +134,7 @@ impl Approvals {
             Ok(if done { Ok(()) } else { Err(No::new(ErrorCode::Conflict, "no such run is open")) })
         };
         self.append_if(row, end).await.map_err(refused)?;
-        let read = self.parts.ledger.read(move |file| runs::run(file.connection(), intent)).await;
+        let read = self.parts.ledger.read_after_append(move |file| runs::run(file.connection(), intent)).await;
         let run = read.map_err(ledger_error)?.map_err(unreadable)?;
         run.ok_or_else(|| ApiError::new(ErrorCode::NotFound, "no such run"))
     }

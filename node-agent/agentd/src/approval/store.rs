@@ -75,10 +75,18 @@ pub(crate) const SCHEMA: &str = "
 /// Most permits in one list; more cannot wait at once.
 const LIST_MAX: u32 = 200;
 
+/// Bytes of all calls that wait or may be used, from which on no more are asked for: a
+/// thousand usual ones, or 25 of the largest plans. A list shows each up to eight times
+/// as long as it is, and stays below what its readers take (24 MiB).
+pub(super) const OPEN_BYTES_MAX: u64 = 1 << 20;
+
 /// Permits that are over since before a time, at most as many as one commit
 /// should remove. Their rows in the ledger stay.
 const PRUNABLE: &str = "SELECT id FROM permits WHERE state NOT IN ('pending', 'approved') AND wall_end < ?1
     AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.permit = permits.id AND runs.outcome IS NULL) LIMIT 500";
+
+const OPEN_BYTES: &str = "SELECT coalesce(sum(length(CAST(call AS BLOB))), 0) FROM permit_calls
+    WHERE permit IN (SELECT id FROM permits WHERE state IN ('pending', 'approved'))";
 
 /// One day and one minute, in milliseconds.
 const DAY_MS: i64 = 24 * 3_600_000;
@@ -265,6 +273,11 @@ pub(super) fn may_ask(
         if count >= limit {
             return Ok(Err(No::new(QuotaExceeded, format!("{count} {what}, the limit is {limit}"))));
         }
+    }
+    let bytes: i64 = connection.query_row(OPEN_BYTES, [], |row| row.get(0))?;
+    if u64::try_from(bytes).unwrap_or(u64::MAX) >= OPEN_BYTES_MAX {
+        let text = format!("calls of {bytes} bytes wait or may be used, the limit is {OPEN_BYTES_MAX}");
+        return Ok(Err(No::new(QuotaExceeded, text)));
     }
     Ok(Ok(()))
 }

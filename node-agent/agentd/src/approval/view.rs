@@ -5,7 +5,7 @@ use osmoda_kit::error::ApiError;
 use osmoda_node_api::approval::PermitView;
 use osmoda_node_api::execd::RunRequest;
 use osmoda_permit::display::render;
-use osmoda_permit::{HostTrust, Moment, Operation, Policy, State, Taint, Tally, tally};
+use osmoda_permit::{Call, HostTrust, Moment, Operation, Policy, State, Taint, Tally, tally};
 use osmoda_types::{ErrorCode, PermitId};
 
 use super::Approvals;
@@ -18,6 +18,19 @@ impl Approvals {
         let read = self.parts.ledger.read(move |file| store::load(file.connection(), &id)).await;
         let stored = read.map_err(ledger_error)?.map_err(unreadable)?;
         stored.ok_or_else(|| ApiError::new(ErrorCode::NotFound, format!("no permit {id}")))
+    }
+
+    /// A permit that was stored a moment ago.
+    pub(super) async fn show_made(
+        &self,
+        id: PermitId,
+        policy: &Policy,
+        trust: &HostTrust,
+    ) -> Result<PermitView, ApiError> {
+        let read = self.parts.ledger.read_after_append(move |file| store::load(file.connection(), &id)).await;
+        let stored = read.map_err(ledger_error)?.map_err(unreadable)?;
+        let stored = stored.ok_or_else(|| ApiError::new(ErrorCode::NotFound, format!("no permit {id}")))?;
+        Ok(view(stored, policy, trust, &self.now()))
     }
 
     /// One permit as callers see it.
@@ -45,16 +58,26 @@ impl Approvals {
 
     /// Permits that wait or may be used, newest first.
     pub(super) async fn list(&self) -> Result<Vec<PermitView>, ApiError> {
+        self.list_as(|views| views).await
+    }
+
+    /// The same, made into what is wanted on the reader's thread: all of it may be
+    /// megabytes ([`store::OPEN_BYTES_MAX`]), with a hash of each call.
+    pub(super) async fn list_as<T: Send + 'static>(
+        &self,
+        make: impl FnOnce(Vec<PermitView>) -> T + Send + 'static,
+    ) -> Result<T, ApiError> {
         let (policy, trust) = self.rules().await?;
-        let read = self.parts.ledger.read(|file| {
+        let now = self.now();
+        let read = self.parts.ledger.read(move |file| {
             let connection = file.connection();
             let load = |id: PermitId| readable(&id, store::load(connection, &id)).transpose();
-            store::open_ids(connection)?.into_iter().filter_map(load).collect::<rusqlite::Result<Vec<_>>>()
+            let stored = store::open_ids(connection)?.into_iter().filter_map(load);
+            let views = stored.map(|stored| Ok(view(stored?, &policy, &trust, &now)));
+            let open = views.filter(|view| view.as_ref().map_or(true, |view| view.state.is_open()));
+            Ok(make(open.collect::<rusqlite::Result<_>>()?))
         });
-        let stored = read.await.map_err(ledger_error)?.map_err(unreadable)?;
-        let now = self.now();
-        let views = stored.into_iter().map(|stored| view(stored, &policy, &trust, &now));
-        Ok(views.filter(|view| view.state.is_open()).collect())
+        read.await.map_err(ledger_error)?.map_err(unreadable)
     }
 }
 
@@ -78,11 +101,12 @@ pub(super) fn count(stored: &Stored, policy: &Policy, trust: &HostTrust) -> Tall
 
 fn view(stored: Stored, policy: &Policy, trust: &HostTrust, now: &Moment) -> PermitView {
     let tally = count(&stored, policy, trust);
-    let display: Vec<String> = stored
-        .calls
-        .iter()
-        .map(|call| render(&call.call, call.call.operation.class(&policy.write_roots), stored.taint, &stored.reason))
-        .collect();
+    // The reason once, however many calls there are.
+    let reasons = std::iter::once(stored.reason.as_str()).chain(std::iter::repeat(""));
+    let class = |call: &Call| call.operation.class(&policy.write_roots);
+    let display = stored.calls.iter().zip(reasons);
+    let display: Vec<String> =
+        display.map(|(call, reason)| render(&call.call, class(&call.call), stored.taint, reason)).collect();
     let permit = &stored.signed.permit;
     PermitView {
         state: stored.standing.at(permit, now),

@@ -398,6 +398,8 @@ impl Signing {
             }
             if quiet_since.elapsed() >= self.inner.rhythm.heartbeat {
                 self.beat().await;
+                // Where it could not be written, it is tried again in as long a time.
+                quiet_since = tokio::time::Instant::now();
             }
             if self.is_dirty() || !asks.is_empty() {
                 self.sign_and_tell(asks).await;

@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use super::book::{self, Book, CREATE, INCIDENTS_MAX, KINDS, RESOLVE, Rows, STEP, STEPS_MAX, Status};
 use crate::api::{ledger_error, new_row};
 use crate::ledger::file::{FileError, LedgerFile};
-use crate::ledger::{Ledger, is_sound};
+use crate::ledger::{Ledger, LedgerError, is_sound};
 
 /// Changes that may wait. Each takes one commit; behind 32 of them a caller on a
 /// slow disk has waited two seconds, and is told `busy`.
@@ -81,14 +81,16 @@ impl Incidents {
             mpsc::error::TrySendError::Closed(_) => stopping(),
         })?;
         let id = answer.await.map_err(|_| stopping())??;
-        self.get(&id).await
+        let rows = self.book.borrow().get(&id).cloned().ok_or_else(unknown)?;
+        let read = self.ledger.read_after_append(read_all(vec![(id, rows)])).await;
+        told(read)?.pop().ok_or_else(unknown)
     }
 
     /// One incident.
     pub(super) async fn get(&self, id: &str) -> Result<Incident, ApiError> {
         let rows = self.book.borrow().get(id).cloned().ok_or_else(unknown)?;
-        let mut found = self.read(vec![(id.to_owned(), rows)]).await?;
-        found.pop().ok_or_else(unknown)
+        let read = self.ledger.read(read_all(vec![(id.to_owned(), rows)])).await;
+        told(read)?.pop().ok_or_else(unknown)
     }
 
     /// Incidents, newest first, within the caps of one answer.
@@ -106,29 +108,34 @@ impl Incidents {
                 .map(|(id, rows)| (id.clone(), rows.clone()))
                 .collect()
         };
-        self.read(wanted).await
+        told(self.ledger.read(read_all(wanted)).await)
     }
+}
 
-    /// Reads incidents from their rows. A row that was changed under the daemon
-    /// makes its incident unreadable, which is said rather than hidden.
-    async fn read(&self, wanted: Vec<(String, Rows)>) -> Result<Vec<Incident>, ApiError> {
-        let read = self.ledger.read(move |file| {
-            // One whose rows were dropped is gone with them, as it is after a restart.
-            let dropped = file.beginning()?.map_or(0, |beginning| beginning.base.head.size);
-            let is_there =
-                |rows: &Rows| rows.ids.first().is_some_and(|id| u64::try_from(*id).is_ok_and(|id| id > dropped));
-            let incidents = wanted.into_iter().filter(|(_, rows)| is_there(rows)).map(|(id, rows)| {
-                let events = file.by_ids(&rows.ids)?;
-                let is_whole = events.len() == rows.ids.len() && events.iter().all(is_sound);
-                Ok(is_whole.then(|| book::incident(&id, &events)).flatten())
-            });
-            incidents.collect::<Result<Option<Vec<_>>, FileError>>()
+/// Incidents as their rows are; `None` when one of the rows cannot be believed.
+type Read = Result<Option<Vec<Incident>>, FileError>;
+
+/// Reads incidents from their rows.
+fn read_all(wanted: Vec<(String, Rows)>) -> impl FnOnce(&LedgerFile) -> Read + Send + 'static {
+    move |file| {
+        // One whose rows were dropped is gone with them, as it is after a restart.
+        let dropped = file.beginning()?.map_or(0, |beginning| beginning.base.head.size);
+        let is_there = |rows: &Rows| rows.ids.first().is_some_and(|id| u64::try_from(*id).is_ok_and(|id| id > dropped));
+        let incidents = wanted.into_iter().filter(|(_, rows)| is_there(rows)).map(|(id, rows)| {
+            let events = file.by_ids(&rows.ids)?;
+            let is_whole = events.len() == rows.ids.len() && events.iter().all(is_sound);
+            Ok(is_whole.then(|| book::incident(&id, &events)).flatten())
         });
-        let incidents = read.await.map_err(ledger_error)?.map_err(ApiError::internal)?;
-        incidents.ok_or_else(|| {
-            ApiError::new(ErrorCode::LedgerBroken, "rows of the incident do not hash to what they carry")
-        })
+        incidents.collect()
     }
+}
+
+/// A row that was changed under the daemon makes its incident unreadable, which is
+/// said rather than hidden.
+fn told(read: Result<Read, LedgerError>) -> Result<Vec<Incident>, ApiError> {
+    let incidents = read.map_err(ledger_error)?.map_err(ApiError::internal)?;
+    incidents
+        .ok_or_else(|| ApiError::new(ErrorCode::LedgerBroken, "rows of the incident do not hash to what they carry"))
 }
 
 fn stopping() -> ApiError {
@@ -176,7 +183,7 @@ async fn record(
     let row = new_row(kind.to_owned(), payload, &caller.who.to_string(), caller.isolation)?;
     let head = ledger.append(row).await.map_err(ledger_error)?;
     let row = i64::try_from(head.size).map_err(ApiError::internal)?;
-    let read = ledger.read(move |file| file.by_ids(&[row])).await.map_err(ledger_error)?;
+    let read = ledger.read_after_append(move |file| file.by_ids(&[row])).await.map_err(ledger_error)?;
     let events = read.map_err(ApiError::internal)?;
     publish.send_modify(|book| events.iter().for_each(|event| Arc::make_mut(book).apply(event)));
     metrics::gauge!("osmoda_incidents").set(publish.borrow().len() as f64);

@@ -104,7 +104,8 @@ pub enum LedgerError {
     #[error("too many requests wait for the ledger")]
     Busy,
     /// The row was not written, or the ledger is closed. Nothing was recorded,
-    /// so what was to be recorded must not be done.
+    /// so what was to be recorded must not be done. Where a sync failed, which ends the
+    /// daemon, the next start may find the row all the same: begun, and never done.
     #[error("the ledger cannot be written")]
     Unavailable,
     /// Less room is left than an act may begin with. Nothing was recorded; what ends
@@ -264,8 +265,8 @@ impl Ledger {
     /// Appends a row and waits until it is durable.
     ///
     /// # Errors
-    /// [`LedgerError::Busy`]: nothing was done. [`LedgerError::Unavailable`],
-    /// [`LedgerError::NoRoom`]: the row is not in the ledger and will not be.
+    /// [`LedgerError::Busy`], [`LedgerError::NoRoom`]: the row is not in the ledger and
+    /// will not be. [`LedgerError::Unavailable`]: likewise, but after a sync that failed.
     ///
     /// # Cancel safety
     /// Dropping the future does not take the append back: the row is written,
@@ -331,12 +332,36 @@ impl Ledger {
         &self,
         query: impl FnOnce(&LedgerFile) -> T + Send + 'static,
     ) -> Result<T, LedgerError> {
+        self.query(query, Queue::push).await
+    }
+
+    /// As [`Ledger::read`], for who has just appended and reads what came of it. It
+    /// waits behind any number of others: "busy" says that nothing was done, and would
+    /// have a durable append made again. Such reads are as many as appends are under way.
+    ///
+    /// # Errors
+    /// [`LedgerError::Unavailable`] while closing.
+    ///
+    /// # Cancel safety
+    /// As [`Ledger::read`].
+    pub(crate) async fn read_after_append<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&LedgerFile) -> T + Send + 'static,
+    ) -> Result<T, LedgerError> {
+        self.query(query, Queue::push_beyond).await
+    }
+
+    async fn query<T: Send + 'static>(
+        &self,
+        query: impl FnOnce(&LedgerFile) -> T + Send + 'static,
+        push: fn(&Queue<ReadJob>, ReadJob) -> Result<(), PushError>,
+    ) -> Result<T, LedgerError> {
         let (reply, answer) = oneshot::channel();
         let job: ReadJob = Box::new(move |file| {
             // Nobody listening is fine: the caller went away.
             drop(reply.send(query(file)));
         });
-        self.reads.push(job).map_err(|refused| self.refusal(refused))?;
+        push(&self.reads, job).map_err(|refused| self.refusal(refused))?;
         answer.await.map_err(|_| LedgerError::Unavailable)
     }
 

@@ -4,7 +4,10 @@
 //! Copying a long log takes as long as ten commits, most of it waiting for the disk.
 //! So a thread of its own copies what is there; what was appended meanwhile is less,
 //! is copied the same way, and so on; the last few pages are the writer's own, after
-//! which SQLite begins the log again. Nobody waits for more than those.
+//! which SQLite begins the log again. Nobody waits for more than those. While somebody
+//! reads an old state (a walk over all rows, a backup) nothing behind that can be copied,
+//! and the log grows as long as the reading takes; afterwards it is copied and cut to
+//! [`FILE_BYTES_MAX`].
 //!
 //! Always holds: nothing is durable because of a copy. Rows are durable once they
 //! are in the log, which is begun again only after a whole copy was synced.
@@ -29,8 +32,12 @@ const REST_PAGES: u64 = 100;
 const ROUNDS_MAX: u32 = 4;
 
 /// Pages at which the writer waits for a copy that goes on: a disk that syncs a
-/// commit in time but not 4 MB must not make the log grow without end.
+/// commit in time but not 4 MB must not make the log grow without end. A reader of an
+/// old state is not waited for: it may take minutes.
 pub(super) const PAGES_MAX: u32 = 8000;
+
+/// What the log's file keeps when it begins again: as much as it may have grown to.
+pub(super) const FILE_BYTES_MAX: u32 = PAGES_MAX * 4096;
 
 /// What a copy found and left.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]

@@ -4,8 +4,10 @@
 //! receipts) is made from these rows and from nothing else. Each query is
 //! bounded in rows and in bytes. Blocks; runs on a reader's thread.
 
+use std::ops::Range;
+
 use osmoda_node_api::agentd::Event;
-use rusqlite::OptionalExtension;
+use rusqlite::{OptionalExtension, Rows};
 
 use super::file::{COLUMNS, FileError, LedgerFile, event};
 use super::record::Row;
@@ -26,6 +28,20 @@ pub fn is_sound(event: &Event) -> bool {
     row.expected_hash().as_bytes() == row.hash
 }
 
+/// The rows, until one would make them larger than that; the first in any case.
+fn within(rows: &mut Rows<'_>, bytes_max: usize) -> rusqlite::Result<Vec<Event>> {
+    let (mut events, mut bytes) = (Vec::new(), 0_usize);
+    while let Some(row) = rows.next()? {
+        let event = event(row)?;
+        bytes += event.payload.len();
+        if bytes > bytes_max && !events.is_empty() {
+            break;
+        }
+        events.push(event);
+    }
+    Ok(events)
+}
+
 impl LedgerFile {
     /// Rows behind `id`, oldest first: at most `rows_max` of them and, after the
     /// first, at most `bytes_max` of payload.
@@ -36,15 +52,23 @@ impl LedgerFile {
         let read = || {
             let mut statement = self.conn.prepare_cached(&format!("{COLUMNS} WHERE id > ?1 ORDER BY id LIMIT ?2"))?;
             let mut rows = statement.query((id, i64::try_from(rows_max).unwrap_or(i64::MAX)))?;
-            let (mut events, mut bytes) = (Vec::new(), 0_usize);
-            while let Some(row) = rows.next()? {
-                let event = event(row)?;
-                bytes += event.payload.len();
-                if bytes > bytes_max && !events.is_empty() {
-                    break;
-                }
-                events.push(event);
-            }
+            within(&mut rows, bytes_max)
+        };
+        read().map_err(FileError::Read)
+    }
+
+    /// The newest rows of these ids, in their order, at most so many and, but for the
+    /// newest, of at most so many bytes of payload.
+    ///
+    /// # Errors
+    /// [`FileError::Read`].
+    pub fn newest(&self, ids: Range<i64>, rows_max: usize, bytes_max: usize) -> Result<Vec<Event>, FileError> {
+        let read = || {
+            let sql = format!("{COLUMNS} WHERE id >= ?1 AND id < ?2 ORDER BY id DESC LIMIT ?3");
+            let mut statement = self.conn.prepare_cached(&sql)?;
+            let mut rows = statement.query((ids.start, ids.end, i64::try_from(rows_max).unwrap_or(i64::MAX)))?;
+            let mut events = within(&mut rows, bytes_max)?;
+            events.reverse();
             Ok(events)
         };
         read().map_err(FileError::Read)

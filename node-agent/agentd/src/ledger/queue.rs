@@ -43,11 +43,15 @@ impl<T> Queue<T> {
 
     /// Adds a job at the end.
     pub(crate) fn push(&self, job: T) -> Result<(), PushError> {
+        self.push_within(job, self.bound)
+    }
+
+    fn push_within(&self, job: T, bound: usize) -> Result<(), PushError> {
         let mut inner = self.lock();
         if inner.is_closed {
             return Err(PushError::Closed);
         }
-        if inner.jobs.len() >= self.bound {
+        if inner.jobs.len() >= bound {
             return Err(PushError::Full);
         }
         inner.jobs.push_back(job);
@@ -56,6 +60,12 @@ impl<T> Queue<T> {
             self.ready.notify_one();
         }
         Ok(())
+    }
+
+    /// As [`Queue::push`], also when the queue is full: for jobs whose number is bound
+    /// by something else.
+    pub(crate) fn push_beyond(&self, job: T) -> Result<(), PushError> {
+        self.push_within(job, usize::MAX)
     }
 
     /// Refuses further jobs; the consumer still gets those that wait.

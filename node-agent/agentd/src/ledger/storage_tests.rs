@@ -334,6 +334,43 @@ async fn a_long_log_is_copied_into_the_file_while_rows_come() {
     threads.close().unwrap();
 }
 
+/// The log that a reader of an old state lets grow is cut when the reader is gone.
+#[tokio::test]
+async fn a_log_that_grew_behind_a_reader_is_cut_afterwards() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join(FILE_NAME);
+    let (ledger, threads, _) = open(&path);
+    let big = Payload::new(&Map::from_iter([("x".to_owned(), "x".repeat(50_000).into())])).unwrap();
+    let big = NewRow::new("test.big".to_owned(), "tester".to_owned(), big).unwrap();
+    let append = async || {
+        futures_util::future::try_join_all((0..16).map(|_| ledger.append(big.clone()))).await.unwrap();
+    };
+    let bytes = || std::fs::metadata(dir.path().join("ledger.db-wal")).map_or(0, |file| file.len());
+    append().await;
+    let reader = Connection::open(&path).unwrap();
+    reader.execute_batch("BEGIN; SELECT count(*) FROM events").unwrap();
+    let limit = u64::from(super::log::FILE_BYTES_MAX);
+    while bytes() < 2 * limit {
+        append().await;
+    }
+    reader.execute_batch("COMMIT").unwrap();
+    for _ in 0..2_000 {
+        if bytes() <= limit {
+            break;
+        }
+        append().await;
+    }
+    assert!(bytes() <= limit, "{} bytes", bytes());
+    threads.close().unwrap();
+}
+
+/// Two connections that write and copy at once made a whole file unreadable in
+/// versions before this one.
+#[test]
+fn sqlite_is_one_that_may_copy_while_another_writes() {
+    assert!(rusqlite::version_number() >= 3_051_003, "{}", rusqlite::version());
+}
+
 #[tokio::test]
 async fn queries_filter_page_and_count() {
     let dir = tempfile::tempdir().unwrap();

@@ -226,7 +226,9 @@ pub(super) fn connect(path: &Path, synchronous: Synchronous) -> Result<Connectio
         conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_TRIGGER, false)?;
         // The log is copied after commits (`log.rs`); SQLite's own copy would run inside
         // one, and is the safety net.
-        conn.pragma_update(None, "wal_autocheckpoint", 2 * log::PAGES_MAX)
+        conn.pragma_update(None, "wal_autocheckpoint", 2 * log::PAGES_MAX)?;
+        // A log that a long reader let grow beyond all is cut when it begins again.
+        conn.pragma_update(None, "journal_size_limit", log::FILE_BYTES_MAX)
     };
     tune().map_err(CannotOpen::Tune)?;
     Ok(conn)

@@ -92,7 +92,7 @@ pub(super) fn search(ledger: &Path, index: &Path, question: &Question, stopper: 
     let ids: Vec<i64> = proposed.keys().copied().collect();
     let tail_rows = i64::try_from(TAIL_ROWS).unwrap_or(i64::MAX);
     let tail_from = from.max(indexed + 1).max(until - tail_rows);
-    let tail = ledger.after(tail_from - 1, TAIL_ROWS, TAIL_BYTES)?;
+    let tail = ledger.newest(tail_from..until, TAIL_ROWS, TAIL_BYTES)?;
     let is_asked = |event: &Event| (from..until).contains(&event.id);
     let looked_at = tail.iter().filter(|event| is_asked(event) && event.id > indexed).count();
     let mut tail_count = 0;
@@ -250,7 +250,8 @@ mod tests {
     async fn large_rows_that_do_not_fit_in_a_search_are_counted_too() {
         let dir = tempfile::tempdir().unwrap();
         rows(dir.path(), 100, 50_000).await;
-        let (_, unsearched) = ask(dir.path(), "number1", None);
-        assert_eq!(unsearched, 100 - (TAIL_BYTES / 50_023) as u64);
+        let unsearched = 100 - (TAIL_BYTES / 50_023) as u64;
+        assert_eq!(ask(dir.path(), "number100", None), (1, unsearched), "the newest are searched");
+        assert_eq!(ask(dir.path(), "number1", None), (0, unsearched));
     }
 }

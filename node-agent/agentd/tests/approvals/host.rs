@@ -1,8 +1,8 @@
 //! A host with approvals over a real socket, for the tests beside.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::SeqCst};
+use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use osmoda_agentd::approval::gate::HeadGate;
@@ -24,16 +24,16 @@ use osmoda_permit::{Decision, HostTrust};
 use osmoda_types::{ErrorCode, NetworkId, NodeId};
 use serde_json::{Map, Value, json};
 
-/// The executor's eyes: closed or not, and how often they looked; the same object
-/// each time.
-pub(crate) struct Eyes(pub(crate) AtomicBool, pub(crate) AtomicU32);
+/// The executor's eyes: why they see nothing, and how often they looked; the same
+/// object each time.
+pub(crate) struct Eyes(pub(crate) Mutex<Option<ErrorCode>>, pub(crate) AtomicU32);
 
 impl Resolver for Eyes {
     fn resolve<'a>(&'a self, call: &'a AskedCall) -> Answer<'a, Map<String, Value>> {
         Box::pin(async move {
             self.1.fetch_add(1, SeqCst);
-            if self.0.load(SeqCst) {
-                return Err(ApiError::new(ErrorCode::DaemonUnavailable, "execd is away"));
+            if let Some(code) = *self.0.lock().unwrap() {
+                return Err(ApiError::new(code, "they see nothing"));
             }
             Ok(json!({ "of": call.tool, "inode": 7 }).as_object().unwrap().clone())
         })
@@ -91,7 +91,7 @@ impl Host {
             serials: BTreeMap::new(),
         };
         store_trust(dir.path(), &trust).unwrap();
-        let eyes = Arc::new(Eyes(AtomicBool::new(false), AtomicU32::new(0)));
+        let eyes = Arc::new(Eyes(Mutex::default(), AtomicU32::new(0)));
         let tasks = Tasks::new(Shutdown::new());
         let approvals = Approvals::new(Parts {
             ledger: ledger.clone(),
@@ -125,6 +125,11 @@ impl Host {
         let view = self.ask(path).await.unwrap();
         let permit = &view.signed.permit;
         self.admin().sign(&permit.id, &sign(1, permit, Decision::Approve)).await.unwrap()
+    }
+
+    /// The executor looks, and fails with that from now on.
+    pub(crate) fn blind(&self, code: Option<ErrorCode>) {
+        *self.eyes.0.lock().unwrap() = code;
     }
 
     pub(crate) fn kinds(&self) -> Vec<String> {

@@ -214,9 +214,9 @@ async fn p14_many_small_changes_become_one_that_needs_a_permit() {
 #[tokio::test]
 async fn p18_without_executor_policy_trust_or_witnesses_nothing_is_approved() {
     let host = Host::new();
-    host.eyes.0.store(true, SeqCst);
+    host.blind(Some(ErrorCode::DaemonUnavailable));
     assert_eq!(code(host.ask("/etc/motd").await), ErrorCode::DaemonUnavailable);
-    host.eyes.0.store(false, SeqCst);
+    host.blind(None);
     let view = host.approved("/etc/motd").await;
     std::fs::write(host.dir.path().join("approvals.toml"), "automatic = [\"destructive\"]\n").unwrap();
     assert_eq!(code(host.execd().begin(&begin(&view, 0)).await), ErrorCode::ConfigInvalid);
@@ -336,13 +336,21 @@ async fn p19_what_is_refused_by_its_form_is_not_looked_at_and_what_fails_counts(
     assert_eq!(asked(PlanRequest { ttl_secs: Some(1), ..plan.clone() }).await, ErrorCode::BadRequest);
     assert_eq!(asked(PlanRequest { reason: "x".repeat(2000), ..plan.clone() }).await, ErrorCode::BadRequest);
     assert_eq!(host.eyes.1.load(SeqCst), 0);
-    host.eyes.0.store(true, SeqCst);
+    // Where nobody looked nothing is counted: a busy executor locks nobody out.
+    for code in [ErrorCode::Busy, ErrorCode::DaemonUnavailable] {
+        host.blind(Some(code));
+        for _ in 0..11 {
+            assert_eq!(asked(plan.clone()).await, code);
+        }
+    }
+    assert_eq!(host.eyes.1.swap(0, SeqCst), 22);
+    host.blind(Some(ErrorCode::NotFound));
     for _ in 0..10 {
-        assert_eq!(asked(plan.clone()).await, ErrorCode::DaemonUnavailable);
+        assert_eq!(asked(plan.clone()).await, ErrorCode::NotFound);
     }
     assert_eq!(host.eyes.1.load(SeqCst), 10);
     assert_eq!(asked(plan.clone()).await, ErrorCode::QuotaExceeded);
-    host.eyes.0.store(false, SeqCst);
+    host.blind(None);
     assert_eq!(code(host.ask("/etc/motd").await), ErrorCode::QuotaExceeded);
     assert_eq!(host.eyes.1.load(SeqCst), 10);
     host.admin().request(&request("/etc/motd", "s-2")).await.unwrap();

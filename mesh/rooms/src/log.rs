@@ -273,6 +273,20 @@ impl RoomLog {
         ids
     }
 
+    /// Forgets what is known of authors without a message here that the room's record
+    /// does not name any more; which ones. Its creator can name others in each record.
+    pub fn forget_authors_unless(&mut self, is_named: impl Fn(&PublicKey) -> bool) -> Vec<PublicKey> {
+        let mut forgotten = Vec::new();
+        self.authors.retain(|key, author| {
+            let stays = author.messages > 0 || is_named(key);
+            if !stays {
+                forgotten.push(*key);
+            }
+            stays
+        });
+        forgotten
+    }
+
     /// Forgets the oldest messages: those before `cutoff_ms`, then so many that
     /// at most `messages` and `bytes` are left. Whole milliseconds go at a time,
     /// so that the horizon says exactly what is kept.

@@ -2,8 +2,10 @@
 //!
 //! The rate counts what an author sends to us directly, this node's own
 //! messages included; what healing brings in from others was counted where it
-//! was sent, and only what is kept counts. Invariant: the memory of the meter is
-//! bounded by the members of rooms, who are few.
+//! was sent, and only what is kept counts. Invariant: the meter knows authors that the
+//! newest records of this node's rooms name, and no others: a creator can name other
+//! keys in each record, so those that are not named any more are forgotten
+//! (`tests::the_meter_forgets_whom_the_record_names_no_more`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -63,6 +65,11 @@ impl Meter {
         }
         bucket.left -= 1.0;
         Ok(())
+    }
+
+    /// Forgets the authors of a room that its record does not name any more.
+    pub fn forget_unless(&mut self, room: &RoomId, is_named: impl Fn(&PublicKey) -> bool) {
+        self.buckets.retain(|(of, author), _| of != room || is_named(author));
     }
 
     /// Forgets a room.
@@ -167,6 +174,24 @@ mod tests {
         assert_eq!(meter.take(room, one, 0), Err(OverQuota::Rate));
         meter.forget(&room);
         assert_eq!(meter.take(room, one, 0), Ok(()));
+    }
+
+    #[test]
+    fn the_meter_forgets_whom_the_record_names_no_more() {
+        let rooms = [1, 2].map(|n| RoomId::from_bytes([n; 16]));
+        let named = PublicKey::from_bytes([0; 32]);
+        let mut meter = Meter::default();
+        for n in 0..10 {
+            for room in rooms {
+                assert_eq!(meter.take(room, PublicKey::from_bytes([n; 32]), 0), Ok(()));
+            }
+        }
+        meter.forget_unless(&rooms[0], |author| *author == named);
+        assert_eq!(
+            meter.buckets.keys().filter(|(room, _)| *room == rooms[0]).collect::<Vec<_>>(),
+            [&(rooms[0], named)]
+        );
+        assert_eq!(meter.buckets.len(), 1 + 10);
     }
 
     #[test]

@@ -132,6 +132,20 @@ fn messages_of_a_member_that_left_stay_up_to_then() {
     assert_eq!(log.len(), 2);
 }
 
+#[test]
+fn authors_that_are_not_named_any_more_are_forgotten_with_their_last_message() {
+    let mut log = RoomLog::default();
+    for author in 1..=3 {
+        let message = write(&log, author, Hlc::at(author.into()), "x");
+        log.insert(&message);
+    }
+    log.remove_unless(|author, _| *author == public(1));
+    assert_eq!(log.authors().count(), 3);
+    assert_eq!(log.forget_authors_unless(|author| *author == public(2)), [public(3)]);
+    // The first is not named either, and its message is here.
+    assert_eq!((log.authors().count(), log.author(&public(1)).seq, log.author(&public(3)).seq), (2, 1, 0));
+}
+
 /// A frame of negentropy that lists nothing up to a time, as if all before it were
 /// missing, and gives a wrong hash for what is left.
 fn all_is_missing_before(wall_ms: u8) -> Frame {

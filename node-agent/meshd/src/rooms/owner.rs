@@ -184,7 +184,7 @@ impl Owner {
 
     /// Makes the batch durable and tells everybody; on failure reads the disk
     /// again and tells those who asked.
-    async fn commit(&mut self, batch: Batch) {
+    pub(crate) async fn commit(&mut self, batch: Batch) {
         let Batch { mut writes, authors, then } = batch;
         writes.extend(authors.iter().filter_map(|(room, key)| Some(self.rooms.get(room)?.author_write(key))));
         let outcome = if writes.is_empty() { Ok(()) } else { self.write(writes).await };

@@ -5,7 +5,7 @@ use osmoda_mesh_rooms::limits::{ROOMS_EVER_PER_CREATOR_MAX, ROOMS_MAX, ROOMS_PER
 use osmoda_mesh_rooms::{
     Blob, Body, Frame, Hlc, Inserted, Join, Message, MessageError, RecordError, RoomId, RoomLog, Signed, fits,
 };
-use osmoda_types::{ErrorCode, NodeId};
+use osmoda_types::{ErrorCode, NodeId, PublicKey};
 
 use super::ask::creator_of;
 use super::command::{Change, ChangeRefused, Membership, Reply, SentMessage};
@@ -219,6 +219,16 @@ impl Owner {
         if !gone.is_empty() {
             batch.writes.push(Write::Delete(id, gone));
         }
+        // Our own numbers stay: if the key is named again, it goes on counting.
+        let is_named = |key: &PublicKey| record.member_of(key).is_some() || identity.holds(key);
+        let forgotten = room.log.forget_authors_unless(is_named);
+        self.meter.forget_unless(&id, is_named);
+        for key in &forgotten {
+            batch.authors.remove(&(id, *key));
+        }
+        if !forgotten.is_empty() {
+            batch.writes.push(Write::ForgetAuthors(id, forgotten));
+        }
         room.confirmed.retain(|node, _| record.has(node));
         if room.own_key(&own, &identity) != own_key {
             // What was confirmed are numbers of the key before.
@@ -231,6 +241,7 @@ impl Owner {
         let (own, identity) = (self.own, self.keyring.now());
         let Some(room) = self.rooms.get_mut(id) else { return };
         batch.writes.push(Write::Empty(*id));
+        batch.authors.retain(|(of, _)| of != id);
         // Its own number stays: if it is added again, it goes on counting.
         let own_key = room.own_key(&own, &identity);
         let known = room.log.author(&own_key);

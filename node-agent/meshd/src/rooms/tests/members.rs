@@ -5,12 +5,13 @@ use std::sync::Arc;
 use osmoda_kit::testing::TempRoot;
 use osmoda_mesh::state;
 use osmoda_mesh_rooms::limits::ROOMS_PER_CREATOR_MAX;
-use osmoda_mesh_rooms::{Blob, Frame, Hlc, MessageId, Record, RoomId, Signed, Verdict};
-use osmoda_types::{ErrorCode, NodeId};
-use tokio::sync::mpsc;
+use osmoda_mesh_rooms::{Blob, Frame, Hlc, Member, MessageId, Record, RoomId, Signed, Verdict};
+use osmoda_types::{ErrorCode, NodeId, PublicKey};
+use tokio::sync::{mpsc, oneshot};
 
 use super::alone::{World, said, unverified};
 use crate::rooms::command::{Change, ChangeRefused, Command, Membership, Standing, Way};
+use crate::rooms::owner::{Batch, Owner};
 
 impl World {
     async fn leave(&self) {
@@ -93,6 +94,45 @@ async fn what_was_confirmed_of_one_key_is_not_so_of_another() {
     let message = said(room, &key, (1, world.now_ms()), "of the other key".to_owned());
     assert_eq!(world.ingest(Way::Healed, vec![message]).await[0].1, Verdict::Kept);
     assert_eq!(world.pending(room).await, (1, 1));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn who_is_not_named_any_more_is_forgotten() {
+    let (world, mut owner, _commands, _) = World::at_rest(100, 1);
+    let root = TempRoot::new();
+    let key = state::create_identity(&root.paths().state("mesh")).unwrap();
+    let (own, now) = (world.own_member, world.now_ms());
+    let first = world.trap(&world.other, 1);
+    let (room, hello) = (first.id(), "hello".to_owned());
+    let past = Member { node: NodeId::from_bytes([7; 32]), key: key.identity_key(), left: Some(Hlc::at(now)) };
+    let named = Record { members: [&first.members[..], &[past]].concat(), ..first.clone() };
+    // This node is in it under a key that it does not have.
+    let unnamed = Record {
+        revision: 2,
+        members: vec![first.members[0], Member { key: PublicKey::from_bytes([8; 32]), ..own }],
+        ..first
+    };
+    let mut batch = Batch::default();
+    owner.adopt(world.sign(named), &mut batch);
+    let (reply, verdicts) = oneshot::channel();
+    owner.ingest(world.other.node(), Way::Pushed, vec![said(room, &key, (1, now), hello.clone())], &mut batch, reply);
+    let (reply, sent) = oneshot::channel();
+    owner.send(&room, hello, &mut batch, reply);
+    while owner.meter.take(room, past.key, now).is_ok() {}
+    owner.commit(batch).await;
+    assert!(verdicts.await.unwrap()[0].1 == Verdict::Kept && sent.await.unwrap().is_ok());
+    let known = |owner: &Owner| owner.rooms[&room].log.authors().map(|(key, _)| *key).collect::<Vec<_>>();
+    assert_eq!(known(&owner).len(), 2);
+    let mut batch = Batch::default();
+    owner.adopt(world.sign(unnamed), &mut batch);
+    owner.commit(batch).await;
+    // If our own key is named again, it must not use its number again.
+    assert_eq!(known(&owner), [own.key]);
+    assert_eq!(owner.meter.take(room, past.key, now), Ok(()));
+    let stored = owner.store_mut().load().unwrap().pop().unwrap().log;
+    assert_eq!(stored.authors().map(|(key, author)| (*key, author.seq)).collect::<Vec<_>>(), [(own.key, 1)]);
+    drop(owner);
     world.stop().await;
 }
 

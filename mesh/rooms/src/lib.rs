@@ -32,7 +32,7 @@ pub use hlc::{Ahead, Clock, Hlc, WALL_MS_MAX, judge};
 pub use id::{IdPrefix, MessageId, NotARoomId, RoomId};
 pub use log::{Author, Inserted, Line, RoomLog, Summary};
 pub use message::{Body, Message, MessageError, Unverified, Verified};
-pub use quota::{Kept, Meter, OverQuota, Share, author_messages_max, fits, too_full};
+pub use quota::{Kept, Meter, OverQuota, Share, author_messages_max, fits, is_over_retention, too_full};
 pub use record::{Join, Member, Record, RecordError, Retention, Signed};
 pub use seen::Seen;
 pub use signatures::Signatures;

@@ -14,7 +14,8 @@ use osmoda_types::{NodeId, PublicKey};
 use crate::id::RoomId;
 use crate::limits::{
     AUTHOR_BURST, AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MAX, AUTHOR_MESSAGES_MIN, AUTHOR_RATE, CREATOR_MESSAGES_MAX,
-    MESSAGE_BYTES_MAX, NODE_MESSAGES_MAX,
+    FULL_SLACK_PERCENT, MESSAGE_BYTES_MAX, NODE_MESSAGES_MAX, PRUNE_SLACK_PERCENT, ROOM_BYTES_MAX, ROOM_MESSAGES_MAX,
+    ROOM_MESSAGES_MIN,
 };
 use crate::log::{Author, RoomLog};
 use crate::record::Retention;
@@ -28,6 +29,9 @@ pub enum OverQuota {
     /// The author fills the room.
     #[error("the room keeps {0} messages or {AUTHOR_BYTES_MAX} bytes of one author at most")]
     Author(u32),
+    /// The room is full until it is pruned.
+    #[error("the room is full until it has forgotten its oldest, which takes a second")]
+    Room,
     /// The rooms of this room's creator are full.
     #[error("this node keeps {CREATOR_MESSAGES_MAX} messages in rooms of one other creator at most")]
     Creator,
@@ -130,10 +134,26 @@ pub fn author_messages_max(retention: Retention) -> u32 {
     (retention.messages / 5 * 2).clamp(AUTHOR_MESSAGES_MIN, AUTHOR_MESSAGES_MAX)
 }
 
+/// Whether a room is so far over its retention that it must be pruned.
+#[must_use]
+pub fn is_over_retention(log: &RoomLog, retention: Retention) -> bool {
+    is_over_by(PRUNE_SLACK_PERCENT, retention.messages, (log.len(), log.bytes()))
+}
+
+/// Whether a room is so far over it that what comes has to wait until it is.
+fn is_full(retention: Retention, kept: (usize, u64)) -> bool {
+    is_over_by(FULL_SLACK_PERCENT, retention.messages.max(ROOM_MESSAGES_MIN), kept)
+}
+
+fn is_over_by(percent: u64, messages_max: u32, (messages, bytes): (usize, u64)) -> bool {
+    let with_slack = |limit: u64| limit + limit * percent / 100;
+    messages as u64 > with_slack(messages_max.min(ROOM_MESSAGES_MAX).into()) || bytes > with_slack(ROOM_BYTES_MAX)
+}
+
 /// Whether one more message of the author can be kept.
 ///
 /// # Errors
-/// [`OverQuota::Author`], [`OverQuota::Creator`], [`OverQuota::Node`].
+/// [`OverQuota::Author`], [`OverQuota::Room`], [`OverQuota::Creator`], [`OverQuota::Node`].
 pub fn fits(
     log: &RoomLog,
     retention: Retention,
@@ -145,6 +165,9 @@ pub fn fits(
     let (bytes, most) = (bytes.min(MESSAGE_BYTES_MAX) as u64, author_messages_max(retention));
     if of_author.messages >= most || of_author.bytes + bytes > AUTHOR_BYTES_MAX {
         return Err(OverQuota::Author(most));
+    }
+    if is_full(retention, (log.len(), log.bytes())) {
+        return Err(OverQuota::Room);
     }
     if kept.creator >= CREATOR_MESSAGES_MAX {
         return Err(OverQuota::Creator);
@@ -221,6 +244,27 @@ mod tests {
         check(&[&small[..], &large].concat(), &[17]);
         let large = [(own, bound / 2), (two, bound / 2)];
         check(&[&small[..], &large, &[(NodeId::from_bytes([4; 32]), bound / 2 + 16)]].concat(), &[0]);
+    }
+
+    #[test]
+    fn a_room_over_its_retention_is_pruned_before_it_is_full() {
+        let most = |messages| Retention { messages, days: 1 };
+        let (mib, none) = (1 << 20, 0);
+        for (messages, kept, expected) in [
+            (50_000, (55_000, 70 * mib), (false, false)),
+            (50_000, (55_001, none), (true, false)),
+            (50_000, (60_000, 76 * mib), (true, false)),
+            (50_000, (60_001, none), (true, true)),
+            (50_000, (0, 71 * mib), (true, false)),
+            (10, (11, 77 * mib), (true, true)),
+            // A small one has a place for a burst.
+            (10, (11, none), (false, false)),
+            (10, (6_000, none), (true, false)),
+            (10, (6_001, none), (true, true)),
+        ] {
+            let is_over = is_over_by(PRUNE_SLACK_PERCENT, messages, kept);
+            assert_eq!((is_over, is_full(most(messages), kept)), expected, "{messages} {kept:?}");
+        }
     }
 
     #[test]

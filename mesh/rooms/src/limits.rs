@@ -70,6 +70,15 @@ pub const NODE_MESSAGES_MAX: usize = 200_000;
 /// one who fills its rooms there is space for those of others.
 pub const CREATOR_MESSAGES_MAX: usize = NODE_MESSAGES_MAX / 5 * 2;
 
+/// Messages of one author in all rooms of one other creator on a node: two fifths, so that
+/// one who fills what it may of each of them does not bring those rooms to their bound,
+/// where they forget what everybody said.
+pub const AUTHOR_OF_CREATOR_MAX: usize = CREATOR_MESSAGES_MAX / 5 * 2;
+
+/// Messages of one author in all rooms of a node, for the same reason. What the node says
+/// itself is not counted: others have their own nodes.
+pub const AUTHOR_OF_NODE_MAX: usize = NODE_MESSAGES_MAX / 5 * 2;
+
 /// How much a room may run over its retention before it is pruned: pruning one
 /// message at a time would rewrite the summary with each.
 pub const PRUNE_SLACK_PERCENT: u64 = 10;

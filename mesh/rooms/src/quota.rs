@@ -13,9 +13,9 @@ use osmoda_types::{NodeId, PublicKey};
 
 use crate::id::RoomId;
 use crate::limits::{
-    AUTHOR_BURST, AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MAX, AUTHOR_MESSAGES_MIN, AUTHOR_RATE, CREATOR_MESSAGES_MAX,
-    FULL_SLACK_PERCENT, MESSAGE_BYTES_MAX, NODE_MESSAGES_MAX, PRUNE_SLACK_PERCENT, ROOM_BYTES_MAX, ROOM_MESSAGES_MAX,
-    ROOM_MESSAGES_MIN,
+    AUTHOR_BURST, AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MAX, AUTHOR_MESSAGES_MIN, AUTHOR_OF_CREATOR_MAX,
+    AUTHOR_OF_NODE_MAX, AUTHOR_RATE, CREATOR_MESSAGES_MAX, FULL_SLACK_PERCENT, MESSAGE_BYTES_MAX, NODE_MESSAGES_MAX,
+    PRUNE_SLACK_PERCENT, ROOM_BYTES_MAX, ROOM_MESSAGES_MAX, ROOM_MESSAGES_MIN,
 };
 use crate::log::{Author, RoomLog};
 use crate::record::Retention;
@@ -29,6 +29,12 @@ pub enum OverQuota {
     /// The author fills the room.
     #[error("the room keeps {0} messages or {AUTHOR_BYTES_MAX} bytes of one author at most")]
     Author(u32),
+    /// The author fills the rooms of this room's creator.
+    #[error("this node keeps {AUTHOR_OF_CREATOR_MAX} messages of one author in rooms of one other creator at most")]
+    AuthorOfCreator,
+    /// The author fills the rooms of this node.
+    #[error("this node keeps {AUTHOR_OF_NODE_MAX} messages of one other author at most")]
+    AuthorOfNode,
     /// The room is full until it is pruned.
     #[error("the room is full until it has forgotten its oldest, which takes a second")]
     Room,
@@ -89,6 +95,11 @@ pub struct Kept {
     pub node: usize,
     /// Those in rooms of the same creator; none are counted of this node's own.
     pub creator: usize,
+    /// Those of the author among `creator`; need not be counted while all of them are fewer
+    /// than its share.
+    pub author_of_creator: usize,
+    /// Those of the author among `node`, in the same way; none are counted of this node.
+    pub author_of_node: usize,
 }
 
 /// A room as the bounds of a node see it.
@@ -153,7 +164,8 @@ fn is_over_by(percent: u64, messages_max: u32, (messages, bytes): (usize, u64)) 
 /// Whether one more message of the author can be kept.
 ///
 /// # Errors
-/// [`OverQuota::Author`], [`OverQuota::Room`], [`OverQuota::Creator`], [`OverQuota::Node`].
+/// [`OverQuota::Author`], [`OverQuota::AuthorOfCreator`], [`OverQuota::AuthorOfNode`],
+/// [`OverQuota::Room`], [`OverQuota::Creator`], [`OverQuota::Node`].
 pub fn fits(
     log: &RoomLog,
     retention: Retention,
@@ -165,6 +177,12 @@ pub fn fits(
     let (bytes, most) = (bytes.min(MESSAGE_BYTES_MAX) as u64, author_messages_max(retention));
     if of_author.messages >= most || of_author.bytes + bytes > AUTHOR_BYTES_MAX {
         return Err(OverQuota::Author(most));
+    }
+    if kept.author_of_creator >= AUTHOR_OF_CREATOR_MAX {
+        return Err(OverQuota::AuthorOfCreator);
+    }
+    if kept.author_of_node >= AUTHOR_OF_NODE_MAX {
+        return Err(OverQuota::AuthorOfNode);
     }
     if is_full(retention, (log.len(), log.bytes())) {
         return Err(OverQuota::Room);
@@ -272,10 +290,18 @@ mod tests {
         let most = |messages| author_messages_max(Retention { messages, days: 1 });
         assert_eq!([1, 5_000, 10_000, 50_000].map(most), [2_000, 2_000, 4_000, 20_000]);
         let (log, author) = (RoomLog::default(), PublicKey::from_bytes([1; 32]));
-        let fits = |node, creator| fits(&log, Retention::default(), &author, 100, Kept { node, creator });
+        let check = |kept| fits(&log, Retention::default(), &author, 100, kept);
+        let fits = |node, creator| check(Kept { node, creator, ..Kept::default() });
         assert_eq!(fits(NODE_MESSAGES_MAX - 1, CREATOR_MESSAGES_MAX - 1), Ok(()));
         assert_eq!(fits(CREATOR_MESSAGES_MAX, CREATOR_MESSAGES_MAX), Err(OverQuota::Creator));
         assert_eq!(fits(NODE_MESSAGES_MAX, 0), Err(OverQuota::Node));
+        let of_author = |author_of_creator, author_of_node| {
+            check(Kept { node: author_of_node, creator: author_of_creator, author_of_creator, author_of_node })
+        };
+        let (of_creator, of_node) = (AUTHOR_OF_CREATOR_MAX, AUTHOR_OF_NODE_MAX);
+        assert_eq!(of_author(of_creator - 1, of_node - 1), Ok(()));
+        assert_eq!(of_author(of_creator, of_creator), Err(OverQuota::AuthorOfCreator));
+        assert_eq!(of_author(0, of_node), Err(OverQuota::AuthorOfNode));
         assert_eq!(
             super::fits(&log, Retention::default(), &author, usize::MAX, Kept::default()),
             Ok(()),

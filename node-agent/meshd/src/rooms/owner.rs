@@ -22,7 +22,7 @@ use osmoda_kit::error::{ApiError, chain};
 use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::Tasks;
 use osmoda_mesh::Keyring;
-use osmoda_mesh_rooms::limits::SEEN_MAX;
+use osmoda_mesh_rooms::limits::{AUTHOR_OF_CREATOR_MAX, AUTHOR_OF_NODE_MAX, SEEN_MAX};
 use osmoda_mesh_rooms::{Clock, Frame, Kept, MessageId, Meter, RoomId, Seen};
 use osmoda_types::{ErrorCode, NodeId, PublicKey};
 use tokio::sync::{Notify, mpsc};
@@ -187,7 +187,11 @@ impl Owner {
     pub(crate) async fn commit(&mut self, batch: Batch) {
         let Batch { mut writes, authors, then } = batch;
         writes.extend(authors.iter().filter_map(|(room, key)| Some(self.rooms.get(room)?.author_write(key))));
+        let has_gone = writes.iter().any(|write| matches!(write, Write::Delete(..) | Write::Empty(_)));
         let outcome = if writes.is_empty() { Ok(()) } else { self.write(writes).await };
+        if has_gone {
+            self.ask_again();
+        }
         for done in then {
             done(self, outcome);
         }
@@ -264,14 +268,25 @@ impl Owner {
         u64::try_from(self.clock.now_wall().as_millis()).unwrap_or(0)
     }
 
-    /// What is kept of all rooms, and of those that the maker of this one made.
-    pub(crate) fn kept(&self, room: &RoomId) -> Kept {
+    /// What is kept of all rooms, and of those that the maker of this one made, where one
+    /// more of this author is to come in.
+    pub(crate) fn kept(&self, room: &RoomId, author: &PublicKey) -> Kept {
         let creator = self.rooms.get(room).and_then(|room| room.creator).filter(|creator| *creator != self.own);
-        let of_creator = self.rooms.values().filter(|room| creator.is_some() && room.creator == creator);
-        Kept {
+        let of_creator = || self.rooms.values().filter(|room| creator.is_some() && room.creator == creator);
+        let of_author = |room: &Room| room.log.author(author).messages as usize;
+        let mut kept = Kept {
             node: self.rooms.values().map(|room| room.log.len()).sum(),
-            creator: of_creator.map(|room| room.log.len()).sum(),
+            creator: of_creator().map(|room| room.log.len()).sum(),
+            ..Kept::default()
+        };
+        // For each message that comes: not counted where it cannot matter.
+        if kept.creator >= AUTHOR_OF_CREATOR_MAX {
+            kept.author_of_creator = of_creator().map(of_author).sum();
         }
+        if kept.node >= AUTHOR_OF_NODE_MAX && !self.keyring.now().holds(author) {
+            kept.author_of_node = self.rooms.values().map(of_author).sum();
+        }
+        kept
     }
 
     /// A room of which this node is a member.

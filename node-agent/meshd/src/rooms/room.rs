@@ -80,6 +80,8 @@ pub(crate) struct Room {
     pub(crate) slot: Slot,
     /// Ids that are not fetched again until something here goes or the record changes.
     pub(crate) refused: Seen,
+    /// Some of them were for what their author has in other rooms.
+    pub(crate) waits_for_others: bool,
     /// Messages from a clock that is ahead, until their time has come.
     pub(crate) quarantine: BTreeMap<MessageId, Verified>,
     pub(crate) tail: broadcast::Sender<MessageId>,
@@ -98,6 +100,7 @@ impl Room {
             log,
             slot: Slot::default(),
             refused: Seen::new(REFUSED_MAX),
+            waits_for_others: false,
             quarantine: BTreeMap::new(),
             tail: broadcast::channel(TAIL_QUEUE).0,
             confirmed: BTreeMap::new(),
@@ -158,6 +161,11 @@ impl Room {
         match over {
             OverQuota::Author(_) => {
                 self.refused.add(id);
+                Verdict::Refused
+            }
+            OverQuota::AuthorOfCreator | OverQuota::AuthorOfNode => {
+                self.refused.add(id);
+                self.waits_for_others = true;
                 Verdict::Refused
             }
             OverQuota::Rate | OverQuota::Room | OverQuota::Creator | OverQuota::Node => Verdict::Later,

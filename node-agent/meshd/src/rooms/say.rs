@@ -50,9 +50,9 @@ impl Owner {
     fn compose(&mut self, id: &RoomId, text: String, batch: &mut Batch) -> Result<(SentMessage, Frame), ApiError> {
         self.may_write().map_err(not_written)?;
         let (identity, own, now_ms) = (self.keyring.now(), self.own, self.now_ms());
-        let kept = self.kept(id);
-        let room = self.rooms.get_mut(id).filter(|room| room.is_of(&own)).ok_or_else(unknown_room)?;
-        let key = room.own_key(&own, &identity);
+        let key = self.member_room(id)?.own_key(&own, &identity);
+        let kept = self.kept(id, &key);
+        let room = self.rooms.get_mut(id).ok_or_else(unknown_room)?;
         let sign = identity.signer(key).ok_or_else(lost_key)?;
         fits(&room.log, room.signed.record().retention, &key, text.len(), kept).map_err(over_quota)?;
         self.meter.take(*id, key, now_ms).map_err(over_quota)?;

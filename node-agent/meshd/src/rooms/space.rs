@@ -24,6 +24,15 @@ impl Owner {
         }
     }
 
+    /// Messages went: in every room there may be a place for an author that had more than
+    /// its share of several of them.
+    pub(crate) fn ask_again(&mut self) {
+        for room in self.rooms.values_mut().filter(|room| room.waits_for_others) {
+            room.waits_for_others = false;
+            room.refused.clear();
+        }
+    }
+
     /// Has rooms forget their oldest where nothing more could be kept soon.
     pub(crate) fn make_space(&mut self, batch: &mut Batch) {
         if self.may_write().is_err() {

@@ -104,7 +104,7 @@ impl Owner {
         fresh: &mut Vec<(RoomId, MessageId)>,
     ) -> Verdict {
         let (id, room_id, author) = (message.id(), message.message().room, message.message().author);
-        let (now_ms, kept) = (self.now_ms(), self.kept(&room_id));
+        let (now_ms, kept) = (self.now_ms(), self.kept(&room_id, &author));
         let Some(room) = self.rooms.get_mut(&room_id) else { return Verdict::Refused };
         if room.log.contains(&id) {
             return Verdict::Kept;

@@ -5,17 +5,19 @@ use std::time::Duration;
 use osmoda_kit::testing::{TempRoot, wait_for};
 use osmoda_mesh::state;
 use osmoda_mesh_rooms::limits::{
-    AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MIN, CREATOR_MESSAGES_MAX, FULL_SLACK_PERCENT, ROOM_MESSAGES_MIN,
-    ROOMS_EVER_PER_CREATOR_MAX, ROOMS_PER_CREATOR_MAX, TEXT_BYTES_MAX,
+    AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MIN, AUTHOR_OF_CREATOR_MAX, CREATOR_MESSAGES_MAX, FULL_SLACK_PERCENT,
+    ROOM_MESSAGES_MIN, ROOMS_EVER_PER_CREATOR_MAX, ROOMS_PER_CREATOR_MAX, TEXT_BYTES_MAX,
 };
-use osmoda_mesh_rooms::{Hlc, Join, Member, Record, RecordError, Refusal, Retention, Signed, Verdict, WALL_MS_MAX};
+use osmoda_mesh_rooms::{
+    Hlc, Join, Member, Record, RecordError, Refusal, Retention, Signed, Verdict, Verified, WALL_MS_MAX,
+};
 use osmoda_types::ErrorCode;
 use tokio::sync::{mpsc, oneshot};
 
 use super::alone::{World, said, unsigned, unverified};
 use super::world::LIMIT;
 use crate::rooms::command::{Asked, Begin, Command, Release, Standing, Way};
-use crate::rooms::owner::{Batch, COMMANDS_MAX};
+use crate::rooms::owner::{Batch, COMMANDS_MAX, Owner};
 use crate::rooms::store::{Store, Write};
 
 #[test]
@@ -202,6 +204,45 @@ async fn a_room_takes_no_more_than_it_can_forget_in_time() {
     })
     .await;
     assert_eq!(world.ingest(Way::Healed, vec![message.clone()]).await, [(message.id(), Verdict::Kept)]);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn one_author_does_not_drive_out_what_others_said_in_all_rooms_of_a_creator() {
+    let (world, mut owner, _commands, _) = World::at_rest(100, 16);
+    let root = TempRoot::new();
+    let loud = state::create_identity(&root.paths().state("mesh")).unwrap();
+    let (now, from) = (world.now_ms(), world.other.node());
+    let member = Member { node: loud.node(), key: loud.identity_key(), left: None };
+    let rooms = [1, 2, 3, 4].map(|n| {
+        let mut record = world.trap(&world.other, n);
+        record.members.push(member);
+        let signed = record.sign(|bytes| world.other.sign(bytes)).unwrap();
+        let room = signed.id();
+        owner.adopt(signed, &mut Batch::default());
+        let share = AUTHOR_OF_CREATOR_MAX as u64 / 4;
+        for n in 0..share {
+            owner.rooms.get_mut(&room).unwrap().log.insert(&unsigned(room, &loud, (n + 1, now - share + n)));
+        }
+        room
+    });
+    let one_more = said(rooms[0], &loud, (9_000, now), "one more".to_owned());
+    let of_another = said(rooms[0], &world.other, (1, now), "hello".to_owned());
+    let verdicts = async |owner: &mut Owner, messages: &[&Verified]| {
+        let (mut batch, (reply, answer)) = (Batch::default(), oneshot::channel());
+        owner.ingest(from, Way::Healed, messages.iter().copied().cloned().collect(), &mut batch, reply);
+        owner.commit(batch).await;
+        answer.await.unwrap().into_iter().map(|(_, verdict)| verdict).collect::<Vec<_>>()
+    };
+    let first = verdicts(&mut owner, &[&one_more, &of_another]).await;
+    assert_eq!(first, [Verdict::Refused, Verdict::Kept]);
+    assert!(owner.rooms[&rooms[0]].refused.has(&one_more.id()));
+    // Another room of them forgets something.
+    let writes = owner.rooms.get_mut(&rooms[1]).unwrap().make_space();
+    owner.commit(Batch { writes, ..Batch::default() }).await;
+    assert!(!owner.rooms[&rooms[0]].refused.has(&one_more.id()));
+    assert_eq!(verdicts(&mut owner, &[&one_more]).await, [Verdict::Kept]);
+    drop(owner);
     world.stop().await;
 }
 

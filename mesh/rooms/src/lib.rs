@@ -33,7 +33,7 @@ pub use id::{IdPrefix, MessageId, NotARoomId, RoomId};
 pub use log::{Author, Inserted, Line, RoomLog, Summary};
 pub use message::{Body, Message, MessageError, Unverified, Verified};
 pub use quota::{Kept, Meter, OverQuota, Share, author_messages_max, fits, is_over_retention, too_full};
-pub use record::{Join, Member, Record, RecordError, Retention, Signed};
+pub use record::{Join, Keys, Member, Record, RecordError, Retention, Signed};
 pub use seen::Seen;
 pub use signatures::Signatures;
 pub use slot::{Slot, Ticket};

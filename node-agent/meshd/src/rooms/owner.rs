@@ -35,8 +35,8 @@ use super::store::{Loaded, Store, StoreError, Write};
 /// Commands taken into one commit: more than all links of a full mesh ask at once.
 pub(crate) const COMMANDS_MAX: usize = 128;
 
-/// How often waiting messages are looked at; a message waits a minute at most
-/// when its clock is a little ahead, so a second is soon enough.
+/// How often waiting messages, records and full rooms are looked at; a message waits a
+/// minute at most when its clock is a little ahead, so a second is soon enough.
 const TICK: Duration = Duration::from_secs(1);
 
 /// How often retention is looked at, in ticks.
@@ -132,6 +132,7 @@ impl Owner {
             room.has_left = loaded.has_left;
             if let Some(old) = before.remove(&room.signed.id()) {
                 (room.slot, room.tail, room.confirmed) = (old.slot, old.tail, old.confirmed);
+                room.heard = old.heard;
             }
             self.rooms.insert(room.signed.id(), room);
         }
@@ -158,6 +159,7 @@ impl Owner {
                 _ = tick.tick() => {
                     ticks += 1;
                     self.try_again().await;
+                    self.take_heard(&mut batch);
                     self.release_waiting(&mut batch);
                     self.make_space(&mut batch);
                     if ticks.is_multiple_of(PRUNE_TICKS) {

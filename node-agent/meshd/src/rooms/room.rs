@@ -14,6 +14,7 @@ use osmoda_types::{NodeId, PublicKey};
 use tokio::sync::broadcast;
 
 use super::ask::creator_of;
+use super::hear::Heard;
 use super::store::Write;
 
 /// Messages a reader of a tail may be behind: a few seconds of the loudest room.
@@ -78,6 +79,7 @@ pub(crate) struct Room {
     pub(crate) signed: Signed,
     pub(crate) log: RoomLog,
     pub(crate) slot: Slot,
+    pub(crate) heard: Heard,
     /// Ids that are not fetched again until something here goes or the record changes.
     pub(crate) refused: Seen,
     /// Some of them were for what their author has in other rooms.
@@ -99,6 +101,7 @@ impl Room {
             signed,
             log,
             slot: Slot::default(),
+            heard: Heard::default(),
             refused: Seen::new(REFUSED_MAX),
             waits_for_others: false,
             quarantine: BTreeMap::new(),

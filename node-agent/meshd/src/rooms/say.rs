@@ -204,9 +204,7 @@ impl Owner {
             return;
         };
         let own_key = room.own_key(&own, &identity);
-        room.signed = signed;
-        // It may name messages that go now and come back with a later record.
-        self.seen.clear();
+        let before = std::mem::replace(&mut room.signed, signed);
         room.refused.clear();
         if !room.has(&own) {
             if std::mem::take(&mut room.has_left) {
@@ -214,13 +212,19 @@ impl Owner {
             }
             return self.empty(&id, batch);
         }
-        let record = room.signed.record().clone();
-        let gone = room.log.remove_unless(|author, at| record.admits(author, at));
-        if !gone.is_empty() {
-            batch.writes.push(Write::Delete(id, gone));
+        let (record, keys) = (room.signed.record().clone(), room.signed.record().keys());
+        // Its creator can sign one after the other: not each is a look at all messages.
+        let was = before.record().keys();
+        if was.lost_with(&keys, room.log.newest()).any(|key| room.log.author(key).messages > 0) {
+            let gone = room.log.remove_unless(|author, at| keys.admits(author, at));
+            if !gone.is_empty() {
+                batch.writes.push(Write::Delete(id, gone));
+                // It may name what went and comes back with a later record.
+                self.seen.clear();
+            }
         }
         // Our own numbers stay: if the key is named again, it goes on counting.
-        let is_named = |key: &PublicKey| record.member_of(key).is_some() || identity.holds(key);
+        let is_named = |key: &PublicKey| keys.has(key) || identity.holds(key);
         let forgotten = room.log.forget_authors_unless(is_named);
         self.meter.forget_unless(&id, is_named);
         for key in &forgotten {

@@ -29,6 +29,9 @@ impl Owner {
             Command::TakeRecord { from, signed, standing, reply } => {
                 self.take_record(&from, signed, standing, batch, reply);
             }
+            Command::HearRecord { from, signed, standing, reply } => {
+                self.hear_record(from, signed, standing, batch, reply);
+            }
             Command::Acked { from, id, verdict } => self.acked(from, &id, verdict),
             Command::Begin { reply } => self.begin(batch, reply),
             Command::Answer { from, asked, reply } => self.answer_session(from, asked, batch, reply),

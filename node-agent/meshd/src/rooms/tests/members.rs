@@ -131,7 +131,38 @@ async fn who_is_not_named_any_more_is_forgotten() {
     assert_eq!(known(&owner), [own.key]);
     assert_eq!(owner.meter.take(room, past.key, now), Ok(()));
     let stored = owner.store_mut().load().unwrap().pop().unwrap().log;
+    assert!(owner.rooms[&room].log.is_empty() && stored.is_empty(), "nor what they said");
     assert_eq!(stored.authors().map(|(key, author)| (*key, author.seq)).collect::<Vec<_>>(), [(own.key, 1)]);
+    drop(owner);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn of_many_records_one_is_taken_at_a_time_and_the_newest_in_the_end() {
+    let (world, mut owner, _commands, _) = World::at_rest(100, 1);
+    let (from, first) = (world.other.node(), world.trap(&world.other, 1));
+    let room = first.id();
+    let hear = async |owner: &mut Owner, revision: u64| {
+        let signed = world.sign(Record { revision, ..first.clone() });
+        let (mut batch, (reply, taken)) = (Batch::default(), oneshot::channel());
+        owner.hear_record(from, signed, Standing { begins: true, goes_on: true }, &mut batch, reply);
+        owner.commit(batch).await;
+        (taken.await.unwrap(), owner.rooms[&room].signed.record().revision)
+    };
+    assert_eq!(hear(&mut owner, 2).await, (true, 2));
+    for revision in [4, 6, 5, 1] {
+        assert_eq!(hear(&mut owner, revision).await, (false, 2));
+    }
+    for (heard, expected) in [(7, 6), (3, 7), (6, 7)] {
+        let mut batch = Batch::default();
+        owner.take_heard(&mut batch);
+        owner.commit(batch).await;
+        assert_eq!(owner.store_mut().load().unwrap()[0].signed.record().revision, expected);
+        assert_eq!(hear(&mut owner, heard).await, (false, expected));
+    }
+    // Nothing came since, so the next one is taken as it comes.
+    owner.take_heard(&mut Batch::default());
+    assert_eq!(hear(&mut owner, 9).await, (true, 9));
     drop(owner);
     world.stop().await;
 }

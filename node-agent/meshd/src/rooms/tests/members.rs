@@ -243,3 +243,36 @@ async fn only_who_shows_an_older_record_with_itself_in_it_hears_of_the_newest() 
     assert!(matches!(no_member, Err(ChangeRefused::NotFound)));
     world.stop().await;
 }
+
+#[tokio::test]
+async fn nobody_hears_of_a_record_that_is_not_on_disk() {
+    let (world, mut owner, _commands, signed) = World::at_rest(100, 1);
+    let (room, peer) = (world.room, world.other.node());
+    let mut batch = Batch::default();
+    owner.adopt(signed.clone(), &mut batch);
+    owner.commit(batch).await;
+    let other = rusqlite::Connection::open(world.path()).unwrap();
+    other.execute("CREATE TRIGGER full BEFORE UPDATE ON rooms BEGIN SELECT RAISE(FAIL, 'full'); END", ()).unwrap();
+    let (queue, mut frames) = mpsc::channel(4);
+    let mut batch = Batch::default();
+    let add =
+        Membership::Add { node: NodeId::from_bytes([9; 32]), key: PublicKey::from_bytes([9; 32]), may_join: false };
+    let (reply, changed) = oneshot::channel();
+    let change = Change { room, by: world.own_member.node, what: add };
+    owner.command(Command::Change { change, reply }, &mut batch);
+    owner.command(Command::LinkUp { peer, queue }, &mut batch);
+    owner.command(Command::OfferRecord { room, peer }, &mut batch);
+    let (reply, shown) = oneshot::channel();
+    owner.command(Command::Show { room, limit: 0, reply }, &mut batch);
+    owner.commit(batch).await;
+    assert!(matches!(changed.await.unwrap(), Err(ChangeRefused::Store(_))));
+    // What is on disk, twice.
+    for _ in 0..2 {
+        let told: Arc<Vec<u8>> = frames.try_recv().unwrap();
+        assert_eq!(Frame::decode(&told[4..]).unwrap(), Frame::Record(Blob(signed.wire().to_vec())));
+    }
+    assert!(frames.try_recv().is_err());
+    assert_eq!(shown.await.unwrap().unwrap().0.signed, signed);
+    drop(owner);
+    world.stop().await;
+}

@@ -132,7 +132,7 @@ impl Owner {
                 room.refused.add(id);
                 Verdict::Refused
             }
-            Inserted::New { late, fork } => {
+            Inserted::New { late, fork, liars } => {
                 counts::room_message(if way == Way::Pushed { "pushed" } else { "healed" });
                 if fork {
                     counts::room_fork();
@@ -147,6 +147,7 @@ impl Owner {
                     wire: message.wire().to_vec(),
                 });
                 batch.authors.insert((room_id, author));
+                batch.authors.extend(liars.into_iter().map(|liar| (room_id, liar)));
                 fresh.push((room_id, id));
                 Verdict::Kept
             }

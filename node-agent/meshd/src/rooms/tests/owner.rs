@@ -178,6 +178,37 @@ async fn the_largest_room_of_a_creator_at_its_bound_makes_space() {
 }
 
 #[tokio::test]
+async fn who_is_found_to_lie_later_is_marked_after_its_messages_are_gone() {
+    let (world, mut owner, _commands, _) = World::at_rest(100, 1);
+    let root = TempRoot::new();
+    let key = state::create_identity(&root.paths().state("mesh")).unwrap();
+    let (now, from) = (world.now_ms(), world.other.node());
+    let mut record = world.trap(&world.other, 1);
+    record.members.push(Member { node: key.node(), key: key.identity_key(), left: None });
+    let signed = record.sign(|bytes| world.other.sign(bytes)).unwrap();
+    let room = signed.id();
+    owner.adopt(signed, &mut Batch::default());
+    let first = said(room, &world.other, (1, now), "first".to_owned());
+    let mut lie = said(room, &key, (1, now - 1), "lie".to_owned()).message().clone();
+    lie.parents = vec![first.id()];
+    let lie = lie.sign(|bytes| key.sign(bytes)).unwrap();
+    for message in [lie, first] {
+        let (mut batch, (reply, answer)) = (Batch::default(), oneshot::channel());
+        batch.writes.push(Write::Record(owner.rooms[&room].signed.clone()));
+        owner.ingest(from, Way::Healed, vec![message], &mut batch, reply);
+        owner.commit(batch).await;
+        assert_eq!(answer.await.unwrap()[0].1, Verdict::Kept);
+    }
+    let writes = owner.rooms.get_mut(&room).unwrap().prune(now + 2 * 24 * 3600 * 1000 * 90);
+    owner.commit(Batch { writes, ..Batch::default() }).await;
+    let stored = owner.store_mut().load().unwrap().pop().unwrap().log;
+    assert!(stored.is_empty() && stored.author(&key.identity_key()).forked);
+    assert!(!stored.author(&world.other.identity_key()).forked);
+    drop(owner);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_room_takes_no_more_than_it_can_forget_in_time() {
     let (world, mut owner, commands, _) = World::at_rest(100, 16);
     let root = TempRoot::new();

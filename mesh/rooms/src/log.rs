@@ -53,7 +53,7 @@ pub struct Author {
     /// The message with that number; of two, the one that was seen first.
     pub head: Option<MessageId>,
     /// It used one number twice, a message of it names a wrong one before it, or
-    /// one that is not older than itself. Never cleared.
+    /// one that is not older than itself. Never cleared, and forgotten with the author.
     pub forked: bool,
     /// Messages kept.
     pub messages: u32,

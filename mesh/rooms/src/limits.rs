@@ -70,9 +70,27 @@ pub const NODE_MESSAGES_MAX: usize = 200_000;
 /// one who fills its rooms there is space for those of others.
 pub const CREATOR_MESSAGES_MAX: usize = NODE_MESSAGES_MAX / 5 * 2;
 
+/// Messages of one author in all rooms of one other creator on a node: two fifths, so that
+/// one who fills what it may of each of them does not bring those rooms to their bound,
+/// where they forget what everybody said.
+pub const AUTHOR_OF_CREATOR_MAX: usize = CREATOR_MESSAGES_MAX / 5 * 2;
+
+/// Messages of one author in all rooms of a node, for the same reason. What the node says
+/// itself is not counted: others have their own nodes.
+pub const AUTHOR_OF_NODE_MAX: usize = NODE_MESSAGES_MAX / 5 * 2;
+
 /// How much a room may run over its retention before it is pruned: pruning one
 /// message at a time would rewrite the summary with each.
-pub const PRUNE_SLACK_PERCENT: u32 = 10;
+pub const PRUNE_SLACK_PERCENT: u64 = 10;
+
+/// How much a room may run over its retention before what comes has to wait: as it is
+/// pruned each second, as much again is more than people, models and healing bring until
+/// then. With less a busy room would turn messages away whenever it is pruned.
+pub const FULL_SLACK_PERCENT: u64 = 2 * PRUNE_SLACK_PERCENT;
+
+/// Messages for which every room has a place until it is pruned, however little it keeps:
+/// two fifths of them are [`AUTHOR_MESSAGES_MIN`].
+pub const ROOM_MESSAGES_MIN: u32 = AUTHOR_MESSAGES_MIN / 2 * 5;
 
 /// How much of a room goes when a bound of its creator or node is reached: little, as
 /// it is asked again each second and others of the same creator may be as large by then.

@@ -53,7 +53,7 @@ pub struct Author {
     /// The message with that number; of two, the one that was seen first.
     pub head: Option<MessageId>,
     /// It used one number twice, a message of it names a wrong one before it, or
-    /// one that is not older than itself. Never cleared.
+    /// one that is not older than itself. Never cleared, and forgotten with the author.
     pub forked: bool,
     /// Messages kept.
     pub messages: u32,
@@ -62,7 +62,7 @@ pub struct Author {
 }
 
 /// What inserting did.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Inserted {
     /// It was there.
     Duplicate,
@@ -74,6 +74,8 @@ pub enum Inserted {
         late: bool,
         /// This message shows that its author forked.
         fork: bool,
+        /// Authors that it shows to be [`Author::forked`] and that were not known to be.
+        liars: BTreeSet<PublicKey>,
     },
 }
 
@@ -162,7 +164,7 @@ impl RoomLog {
             return Inserted::Pruned;
         }
         let fork = self.follow_author(message);
-        self.look_for_lies(message);
+        let liars = self.look_for_lies(message);
         let dependencies: Box<[MessageId]> = content.dependencies().collect();
         let mut entry = Entry {
             hlc: content.hlc,
@@ -186,7 +188,7 @@ impl RoomLog {
         self.by_time.insert((entry.hlc.wall_ms(), id));
         self.bytes += u64::from(entry.bytes);
         self.entries.insert(id, entry);
-        Inserted::New { late, fork }
+        Inserted::New { late, fork, liars }
     }
 
     /// Counts the message for its author and looks for a fork.
@@ -220,18 +222,19 @@ impl RoomLog {
     }
 
     /// Flags whoever names a message that is not older than its own: the author of
-    /// this one, or of those that came before it and name it.
-    fn look_for_lies(&mut self, message: &Verified) {
+    /// this one, or of those that came before it and name it. Returns those that were not
+    /// flagged before: each is written once.
+    fn look_for_lies(&mut self, message: &Verified) -> BTreeSet<PublicKey> {
         let (id, content) = (message.id(), message.message());
         let is_lie = content
             .dependencies()
             .any(|before| self.entries.get(&before).is_some_and(|before| before.hlc >= content.hlc));
         let children = self.children.get(&id).into_iter().flatten();
         let liars = children.filter_map(|child| self.entries.get(child)).filter(|child| child.hlc <= content.hlc);
-        let liars: Vec<PublicKey> = liars.map(|child| child.author).chain(is_lie.then_some(content.author)).collect();
-        for liar in liars {
-            self.authors.entry(liar).or_default().forked = true;
-        }
+        let mut liars: BTreeSet<PublicKey> =
+            liars.map(|child| child.author).chain(is_lie.then_some(content.author)).collect();
+        liars.retain(|liar| !std::mem::replace(&mut self.authors.entry(*liar).or_default().forked, true));
+        liars
     }
 
     /// Removes one message, as if it had never come, but for what is known of
@@ -271,6 +274,20 @@ impl RoomLog {
             self.remove(id);
         }
         ids
+    }
+
+    /// Forgets what is known of authors without a message here that the room's record
+    /// does not name any more; which ones. Its creator can name others in each record.
+    pub fn forget_authors_unless(&mut self, is_named: impl Fn(&PublicKey) -> bool) -> Vec<PublicKey> {
+        let mut forgotten = Vec::new();
+        self.authors.retain(|key, author| {
+            let stays = author.messages > 0 || is_named(key);
+            if !stays {
+                forgotten.push(*key);
+            }
+            stays
+        });
+        forgotten
     }
 
     /// Forgets the oldest messages: those before `cutoff_ms`, then so many that

@@ -2,8 +2,10 @@
 //!
 //! The rate counts what an author sends to us directly, this node's own
 //! messages included; what healing brings in from others was counted where it
-//! was sent, and only what is kept counts. Invariant: the memory of the meter is
-//! bounded by the members of rooms, who are few.
+//! was sent, and only what is kept counts. Invariant: the meter knows authors that the
+//! newest records of this node's rooms name, and no others: a creator can name other
+//! keys in each record, so those that are not named any more are forgotten
+//! (`tests::the_meter_forgets_whom_the_record_names_no_more`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,8 +13,9 @@ use osmoda_types::{NodeId, PublicKey};
 
 use crate::id::RoomId;
 use crate::limits::{
-    AUTHOR_BURST, AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MAX, AUTHOR_MESSAGES_MIN, AUTHOR_RATE, CREATOR_MESSAGES_MAX,
-    MESSAGE_BYTES_MAX, NODE_MESSAGES_MAX,
+    AUTHOR_BURST, AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MAX, AUTHOR_MESSAGES_MIN, AUTHOR_OF_CREATOR_MAX,
+    AUTHOR_OF_NODE_MAX, AUTHOR_RATE, CREATOR_MESSAGES_MAX, FULL_SLACK_PERCENT, MESSAGE_BYTES_MAX, NODE_MESSAGES_MAX,
+    PRUNE_SLACK_PERCENT, ROOM_BYTES_MAX, ROOM_MESSAGES_MAX, ROOM_MESSAGES_MIN,
 };
 use crate::log::{Author, RoomLog};
 use crate::record::Retention;
@@ -26,6 +29,15 @@ pub enum OverQuota {
     /// The author fills the room.
     #[error("the room keeps {0} messages or {AUTHOR_BYTES_MAX} bytes of one author at most")]
     Author(u32),
+    /// The author fills the rooms of this room's creator.
+    #[error("this node keeps {AUTHOR_OF_CREATOR_MAX} messages of one author in rooms of one other creator at most")]
+    AuthorOfCreator,
+    /// The author fills the rooms of this node.
+    #[error("this node keeps {AUTHOR_OF_NODE_MAX} messages of one other author at most")]
+    AuthorOfNode,
+    /// The room is full until it is pruned.
+    #[error("the room is full until it has forgotten its oldest, which takes a second")]
+    Room,
     /// The rooms of this room's creator are full.
     #[error("this node keeps {CREATOR_MESSAGES_MAX} messages in rooms of one other creator at most")]
     Creator,
@@ -65,6 +77,11 @@ impl Meter {
         Ok(())
     }
 
+    /// Forgets the authors of a room that its record does not name any more.
+    pub fn forget_unless(&mut self, room: &RoomId, is_named: impl Fn(&PublicKey) -> bool) {
+        self.buckets.retain(|(of, author), _| of != room || is_named(author));
+    }
+
     /// Forgets a room.
     pub fn forget(&mut self, room: &RoomId) {
         self.buckets.retain(|(of, _), _| of != room);
@@ -78,6 +95,11 @@ pub struct Kept {
     pub node: usize,
     /// Those in rooms of the same creator; none are counted of this node's own.
     pub creator: usize,
+    /// Those of the author among `creator`; need not be counted while all of them are fewer
+    /// than its share.
+    pub author_of_creator: usize,
+    /// Those of the author among `node`, in the same way; none are counted of this node.
+    pub author_of_node: usize,
 }
 
 /// A room as the bounds of a node see it.
@@ -123,10 +145,27 @@ pub fn author_messages_max(retention: Retention) -> u32 {
     (retention.messages / 5 * 2).clamp(AUTHOR_MESSAGES_MIN, AUTHOR_MESSAGES_MAX)
 }
 
+/// Whether a room is so far over its retention that it must be pruned.
+#[must_use]
+pub fn is_over_retention(log: &RoomLog, retention: Retention) -> bool {
+    is_over_by(PRUNE_SLACK_PERCENT, retention.messages, (log.len(), log.bytes()))
+}
+
+/// Whether a room is so far over it that what comes has to wait until it is.
+fn is_full(retention: Retention, kept: (usize, u64)) -> bool {
+    is_over_by(FULL_SLACK_PERCENT, retention.messages.max(ROOM_MESSAGES_MIN), kept)
+}
+
+fn is_over_by(percent: u64, messages_max: u32, (messages, bytes): (usize, u64)) -> bool {
+    let with_slack = |limit: u64| limit + limit * percent / 100;
+    messages as u64 > with_slack(messages_max.min(ROOM_MESSAGES_MAX).into()) || bytes > with_slack(ROOM_BYTES_MAX)
+}
+
 /// Whether one more message of the author can be kept.
 ///
 /// # Errors
-/// [`OverQuota::Author`], [`OverQuota::Creator`], [`OverQuota::Node`].
+/// [`OverQuota::Author`], [`OverQuota::AuthorOfCreator`], [`OverQuota::AuthorOfNode`],
+/// [`OverQuota::Room`], [`OverQuota::Creator`], [`OverQuota::Node`].
 pub fn fits(
     log: &RoomLog,
     retention: Retention,
@@ -138,6 +177,15 @@ pub fn fits(
     let (bytes, most) = (bytes.min(MESSAGE_BYTES_MAX) as u64, author_messages_max(retention));
     if of_author.messages >= most || of_author.bytes + bytes > AUTHOR_BYTES_MAX {
         return Err(OverQuota::Author(most));
+    }
+    if kept.author_of_creator >= AUTHOR_OF_CREATOR_MAX {
+        return Err(OverQuota::AuthorOfCreator);
+    }
+    if kept.author_of_node >= AUTHOR_OF_NODE_MAX {
+        return Err(OverQuota::AuthorOfNode);
+    }
+    if is_full(retention, (log.len(), log.bytes())) {
+        return Err(OverQuota::Room);
     }
     if kept.creator >= CREATOR_MESSAGES_MAX {
         return Err(OverQuota::Creator);
@@ -170,6 +218,24 @@ mod tests {
     }
 
     #[test]
+    fn the_meter_forgets_whom_the_record_names_no_more() {
+        let rooms = [1, 2].map(|n| RoomId::from_bytes([n; 16]));
+        let named = PublicKey::from_bytes([0; 32]);
+        let mut meter = Meter::default();
+        for n in 0..10 {
+            for room in rooms {
+                assert_eq!(meter.take(room, PublicKey::from_bytes([n; 32]), 0), Ok(()));
+            }
+        }
+        meter.forget_unless(&rooms[0], |author| *author == named);
+        assert_eq!(
+            meter.buckets.keys().filter(|(room, _)| *room == rooms[0]).collect::<Vec<_>>(),
+            [&(rooms[0], named)]
+        );
+        assert_eq!(meter.buckets.len(), 1 + 10);
+    }
+
+    #[test]
     fn the_largest_room_of_whoever_is_at_a_bound_forgets() {
         let [own, one, two] = [1, 2, 3].map(|n| NodeId::from_bytes([n; 32]));
         let id = |n: u8| RoomId::from_bytes([n; 16]);
@@ -199,14 +265,43 @@ mod tests {
     }
 
     #[test]
+    fn a_room_over_its_retention_is_pruned_before_it_is_full() {
+        let most = |messages| Retention { messages, days: 1 };
+        let (mib, none) = (1 << 20, 0);
+        for (messages, kept, expected) in [
+            (50_000, (55_000, 70 * mib), (false, false)),
+            (50_000, (55_001, none), (true, false)),
+            (50_000, (60_000, 76 * mib), (true, false)),
+            (50_000, (60_001, none), (true, true)),
+            (50_000, (0, 71 * mib), (true, false)),
+            (10, (11, 77 * mib), (true, true)),
+            // A small one has a place for a burst.
+            (10, (11, none), (false, false)),
+            (10, (6_000, none), (true, false)),
+            (10, (6_001, none), (true, true)),
+        ] {
+            let is_over = is_over_by(PRUNE_SLACK_PERCENT, messages, kept);
+            assert_eq!((is_over, is_full(most(messages), kept)), expected, "{messages} {kept:?}");
+        }
+    }
+
+    #[test]
     fn an_author_has_two_fifths_of_a_large_room_and_a_creator_of_a_node() {
         let most = |messages| author_messages_max(Retention { messages, days: 1 });
         assert_eq!([1, 5_000, 10_000, 50_000].map(most), [2_000, 2_000, 4_000, 20_000]);
         let (log, author) = (RoomLog::default(), PublicKey::from_bytes([1; 32]));
-        let fits = |node, creator| fits(&log, Retention::default(), &author, 100, Kept { node, creator });
+        let check = |kept| fits(&log, Retention::default(), &author, 100, kept);
+        let fits = |node, creator| check(Kept { node, creator, ..Kept::default() });
         assert_eq!(fits(NODE_MESSAGES_MAX - 1, CREATOR_MESSAGES_MAX - 1), Ok(()));
         assert_eq!(fits(CREATOR_MESSAGES_MAX, CREATOR_MESSAGES_MAX), Err(OverQuota::Creator));
         assert_eq!(fits(NODE_MESSAGES_MAX, 0), Err(OverQuota::Node));
+        let of_author = |author_of_creator, author_of_node| {
+            check(Kept { node: author_of_node, creator: author_of_creator, author_of_creator, author_of_node })
+        };
+        let (of_creator, of_node) = (AUTHOR_OF_CREATOR_MAX, AUTHOR_OF_NODE_MAX);
+        assert_eq!(of_author(of_creator - 1, of_node - 1), Ok(()));
+        assert_eq!(of_author(of_creator, of_creator), Err(OverQuota::AuthorOfCreator));
+        assert_eq!(of_author(0, of_node), Err(OverQuota::AuthorOfNode));
         assert_eq!(
             super::fits(&log, Retention::default(), &author, usize::MAX, Kept::default()),
             Ok(()),

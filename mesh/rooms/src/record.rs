@@ -11,6 +11,8 @@
 //! is a function of the newest record and the message alone, so nodes with the
 //! same record keep the same messages.
 
+use std::collections::BTreeMap;
+
 use osmoda_types::{NodeId, PublicKey, Signature, statement};
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +85,10 @@ pub struct Record {
     /// Its members, in the order in which they came; once per key.
     pub members: Vec<Member>,
 }
+
+/// The keys of a record and until when each is admitted, to look many up.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Keys(BTreeMap<PublicKey, Option<Hlc>>);
 
 #[derive(Serialize, Deserialize)]
 struct Fields {
@@ -210,6 +216,16 @@ impl Record {
         present.or_else(|| of_node().max_by_key(|member| member.left)).map(|member| member.key)
     }
 
+    /// Its keys; of two entries with one key the first counts, as in [`Record::member_of`].
+    #[must_use]
+    pub fn keys(&self) -> Keys {
+        let mut keys = BTreeMap::new();
+        for member in &self.members {
+            keys.entry(member.key).or_insert(member.left);
+        }
+        Keys(keys)
+    }
+
     /// Whether a message of this author at this time belongs into the room.
     #[must_use]
     pub fn admits(&self, author: &PublicKey, at: Hlc) -> bool {
@@ -250,6 +266,28 @@ impl Record {
             next.revision += 1;
         }
         next
+    }
+}
+
+impl Keys {
+    /// As [`Record::admits`].
+    #[must_use]
+    pub fn admits(&self, author: &PublicKey, at: Hlc) -> bool {
+        self.0.get(author).is_some_and(|left| left.is_none_or(|left| at <= left))
+    }
+
+    /// Whether it is one of them.
+    #[must_use]
+    pub fn has(&self, key: &PublicKey) -> bool {
+        self.0.contains_key(key)
+    }
+
+    /// Those of which a newer record does not admit all that these do, of messages up to
+    /// the newest one.
+    pub fn lost_with<'a>(&'a self, newer: &'a Keys, newest: Hlc) -> impl Iterator<Item = &'a PublicKey> {
+        let until = move |left: Option<Hlc>| left.map_or(newest, |left| left.min(newest));
+        let is_less = move |key, left| newer.0.get(key).is_none_or(|newer| until(*newer) < until(left));
+        self.0.iter().filter(move |(key, left)| is_less(key, **left)).map(|(key, _)| key)
     }
 }
 
@@ -309,9 +347,10 @@ impl Signed {
     /// Whether it replaces the other one of the same room.
     #[must_use]
     pub fn replaces(&self, other: &Signed) -> bool {
-        let rank =
-            |signed: &Signed| (signed.record.revision, *blake3::hash(&signed.wire[SIGNATURE_BYTES..]).as_bytes());
-        self.id == other.id && rank(self) > rank(other)
+        let hash = |signed: &Signed| *blake3::hash(&signed.wire[SIGNATURE_BYTES..]).as_bytes();
+        let by_revision = self.record.revision.cmp(&other.record.revision);
+        // Asked for every record that comes: hashed where it decides only.
+        self.id == other.id && by_revision.then_with(|| hash(self).cmp(&hash(other))).is_gt()
     }
 }
 
@@ -405,6 +444,35 @@ mod tests {
         assert!(new.replaces(&old) && !old.replaces(&new) && !old.replaces(&old));
         let twin = sign(Record { name: "other".to_owned(), ..record() });
         assert_ne!(twin.replaces(&old), old.replaces(&twin));
+    }
+
+    #[test]
+    fn what_a_newer_record_does_not_admit_any_more_is_known_by_its_keys() {
+        let before = |left| record().with(node(2), key(2).1).unwrap().without(&node(2), Hlc::at(left));
+        let stays = record().with(node(2), key(2).1).unwrap();
+        let newest = Hlc::at(100);
+        let check = |before: &Record, newer: &Record, expected: &[PublicKey]| {
+            let (before, newer) = (before.keys(), newer.keys());
+            assert_eq!(before.lost_with(&newer, newest).copied().collect::<Vec<_>>(), expected);
+        };
+        check(&stays, &stays, &[]);
+        check(&record(), &stays, &[]);
+        check(&stays, &record(), &[key(2).1]);
+        check(&stays, &before(99), &[key(2).1]);
+        // It leaves, after all that is here.
+        check(&stays, &before(100), &[]);
+        check(&before(300), &before(200), &[]);
+        check(&before(50), &before(40), &[key(2).1]);
+        check(&before(50), &before(60), &[]);
+        check(&before(50), &stays, &[]);
+        // The same key once more, under another node, says nothing new.
+        let mut twice = before(50);
+        twice.members.push(Member { node: node(3), key: key(2).1, left: None });
+        for at in [50, 51] {
+            assert_eq!(twice.keys().admits(&key(2).1, Hlc::at(at)), twice.admits(&key(2).1, Hlc::at(at)));
+        }
+        check(&stays, &twice, &[key(2).1]);
+        assert!(stays.keys().has(&key(2).1) && !record().keys().has(&key(2).1));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! Single rules: forms of messages, forks, lateness, retention, frames.
 
+use std::collections::BTreeSet;
+
 use osmoda_mesh_rooms::{
     Answerer, Blob, Body, Do, Frame, Hlc, Inserted, Message, MessageError, MessageId, Opener, RoomLog, Snapshot,
     Stored, SyncError, Unverified, fuzz_reconcile, fuzz_room_frame, fuzz_room_message, fuzz_room_record,
@@ -58,17 +60,21 @@ fn messages_with_wrong_fields_are_not_signed_and_not_read() {
     }
 }
 
+fn new(late: bool, fork: bool) -> Inserted {
+    Inserted::New { late, fork, liars: BTreeSet::new() }
+}
+
 #[test]
 fn two_messages_with_one_number_are_both_kept_and_their_author_is_flagged() {
     let mut log = RoomLog::default();
     let first = write(&log, 1, Hlc::at(1), "one");
-    assert_eq!(log.insert(&first), Inserted::New { late: false, fork: false });
+    assert_eq!(log.insert(&first), new(false, false));
     assert_eq!(log.insert(&first), Inserted::Duplicate);
     let second = write(&log, 1, Hlc::at(2), "two");
     log.insert(&second);
     assert!(!log.author(&public(1)).forked);
     let twin = raw(1, 2, Some(first.id()), vec![], Hlc::at(3), "another two");
-    assert_eq!(log.insert(&twin), Inserted::New { late: false, fork: true });
+    assert_eq!(log.insert(&twin), new(false, true));
     assert!(log.contains(&second.id()) && log.contains(&twin.id()) && log.author(&public(1)).forked);
     assert!(log.last(10).iter().all(|line| line.forked));
     // A wrong predecessor is a fork too, in either order of arrival.
@@ -89,11 +95,31 @@ fn two_messages_with_one_number_are_both_kept_and_their_author_is_flagged() {
 }
 
 #[test]
+fn who_is_found_to_have_named_what_is_not_older_is_told_once() {
+    let first = raw(2, 1, None, vec![], Hlc::at(9), "first");
+    let names = |author, text| raw(author, 1, None, vec![first.id()], Hlc::at(5), text);
+    let (lie, another) = (names(1, "x"), names(3, "y"));
+    let liars = |log: &mut RoomLog, message| match log.insert(message) {
+        Inserted::New { liars, .. } => liars,
+        other => panic!("{other:?}"),
+    };
+    let mut log = RoomLog::default();
+    assert_eq!(liars(&mut log, &lie), BTreeSet::new());
+    assert_eq!(liars(&mut log, &another), BTreeSet::new());
+    assert_eq!(liars(&mut log, &first), BTreeSet::from([public(1), public(3)]));
+    let again = raw(1, 2, Some(lie.id()), vec![first.id()], Hlc::at(6), "z");
+    assert_eq!(liars(&mut log, &again), BTreeSet::new());
+    let mut log = RoomLog::default();
+    assert_eq!(liars(&mut log, &first), BTreeSet::new());
+    assert_eq!(liars(&mut log, &lie), BTreeSet::from([public(1)]));
+}
+
+#[test]
 fn a_late_message_takes_its_place_and_is_flagged() {
     let mut log = RoomLog::default();
     let (early, later) = (raw(1, 1, None, vec![], Hlc::at(5), "early"), raw(2, 1, None, vec![], Hlc::at(9), "later"));
     log.insert(&later);
-    assert_eq!(log.insert(&early), Inserted::New { late: true, fork: false });
+    assert_eq!(log.insert(&early), new(true, false));
     let lines = log.last(10);
     assert_eq!(
         lines.iter().map(|line| (line.id, line.place, line.late)).collect::<Vec<_>>(),
@@ -130,6 +156,20 @@ fn messages_of_a_member_that_left_stay_up_to_then() {
     let record = record(2).without(&crate::world::node(1), Hlc::at(2));
     assert_eq!(log.remove_unless(|author, at| record.admits(author, at)).len(), 2);
     assert_eq!(log.len(), 2);
+}
+
+#[test]
+fn authors_that_are_not_named_any_more_are_forgotten_with_their_last_message() {
+    let mut log = RoomLog::default();
+    for author in 1..=3 {
+        let message = write(&log, author, Hlc::at(author.into()), "x");
+        log.insert(&message);
+    }
+    log.remove_unless(|author, _| *author == public(1));
+    assert_eq!(log.authors().count(), 3);
+    assert_eq!(log.forget_authors_unless(|author| *author == public(2)), [public(3)]);
+    // The first is not named either, and its message is here.
+    assert_eq!((log.authors().count(), log.author(&public(1)).seq, log.author(&public(3)).seq), (2, 1, 0));
 }
 
 /// A frame of negentropy that lists nothing up to a time, as if all before it were

@@ -18,7 +18,7 @@ use tokio::sync::broadcast;
 use super::Rooms;
 use super::command::{Change, ChangeRefused, Command, Membership, Said, Shown};
 use super::cx::Cx;
-use super::inbound::{FRAME_TIME, take_record};
+use super::inbound::{FRAME_TIME, take_answer};
 use super::wire::{FrameReader, send};
 
 /// Messages in the answer of `/room/create` and `/room/join`.
@@ -164,7 +164,7 @@ impl Rooms {
         match question(&self.cx, creator, frame).await? {
             Frame::Record(Blob(wire)) => {
                 let text = "the answer of the room's creator is no record";
-                let taken = take_record(&self.cx, creator, &wire).await;
+                let taken = take_answer(&self.cx, creator, &wire).await;
                 taken.map_err(|error| ApiError::new(ErrorCode::OutcomeUnknown, text).with_source(error))
             }
             Frame::Refused(Refusal::Full) => Err(full()),
@@ -345,7 +345,7 @@ pub(crate) async fn say_what_was_left(cx: Cx, creator: NodeId) {
     for room in left {
         match question(&cx, creator, &Frame::Leave { room, node: cx.mesh.local_id().into() }).await {
             Ok(Frame::Record(Blob(wire))) => {
-                if let Err(error) = take_record(&cx, creator, &wire).await {
+                if let Err(error) = take_answer(&cx, creator, &wire).await {
                     tracing::debug!(%room, %creator, %error, "the record without this node is not taken");
                 }
             }

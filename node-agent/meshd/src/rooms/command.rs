@@ -58,8 +58,11 @@ pub(crate) enum Command {
     Ingest { from: NodeId, way: Way, messages: Vec<Verified>, reply: Reply<Vec<(MessageId, Verdict)>> },
     /// Which of these are new and worth a look at their signature.
     Unknown { from: NodeId, messages: Vec<Unverified>, reply: Reply<Screened> },
-    /// Take a record of a peer; false when it is not newer, or not for this node.
+    /// Take a record that a peer was asked for; false when it is not newer, or not for this node.
     TakeRecord { from: NodeId, signed: Signed, standing: Standing, reply: Reply<bool> },
+    /// The same, of one that this node did not ask for: it may wait for the next tick, and
+    /// is answered false at once then.
+    HearRecord { from: NodeId, signed: Signed, standing: Standing, reply: Reply<bool> },
     /// A member confirmed one of our messages, or did not.
     Acked { from: NodeId, id: MessageId, verdict: Verdict },
     /// Which sessions may be opened now.

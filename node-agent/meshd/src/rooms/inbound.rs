@@ -115,12 +115,29 @@ async fn pushes(
     Ok(())
 }
 
-/// Takes a record off the wire. A room that is new here must be a voter's or
-/// node's of this fleet: guests make no rooms here. False when it changes nothing here.
+/// Takes a record that a peer sends, at once or with the owner's next tick. A room that
+/// is new here must be a voter's or node's of this fleet: guests make no rooms here. False
+/// when it changes nothing here yet.
 ///
 /// # Errors
 /// `InvalidData` for what is no record, and when the rooms are stopping.
 pub(crate) async fn take_record(cx: &Cx, peer: NodeId, wire: &[u8]) -> io::Result<bool> {
+    let (from, signed, standing) = judge_record(cx, peer, wire)?;
+    let taken = cx.ask(|reply| Command::HearRecord { from, signed, standing, reply }).await;
+    taken.map_err(io::Error::other)
+}
+
+/// Takes a record with which a peer answers a question, at once.
+///
+/// # Errors
+/// As [`take_record`].
+pub(crate) async fn take_answer(cx: &Cx, peer: NodeId, wire: &[u8]) -> io::Result<bool> {
+    let (from, signed, standing) = judge_record(cx, peer, wire)?;
+    let taken = cx.ask(|reply| Command::TakeRecord { from, signed, standing, reply }).await;
+    taken.map_err(io::Error::other)
+}
+
+fn judge_record(cx: &Cx, peer: NodeId, wire: &[u8]) -> io::Result<(NodeId, Signed, Standing)> {
     let signed = Signed::decode(wire).map_err(|error| wrong(peer, &error))?;
     let creator = signed.record().creator;
     let members = cx.mesh.members();
@@ -131,8 +148,7 @@ pub(crate) async fn take_record(cx: &Cx, peer: NodeId, wire: &[u8]) -> io::Resul
     let is_its = |member: &&Member| member.identity_key == creator || member.node == peer;
     let goes_on = named.filter(may);
     let standing = Standing { begins: goes_on.filter(is_its).is_some(), goes_on: goes_on.is_some() };
-    let taken = cx.ask(|reply| Command::TakeRecord { from: peer, signed, standing, reply }).await;
-    taken.map_err(io::Error::other)
+    Ok((peer, signed, standing))
 }
 
 /// What no honest peer sends ends its stream: the next one would be as wrong, and

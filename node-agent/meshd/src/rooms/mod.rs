@@ -15,6 +15,7 @@ mod ask;
 mod command;
 mod cx;
 mod heal;
+mod hear;
 pub(crate) mod http;
 mod inbound;
 mod links;

@@ -22,7 +22,7 @@ use osmoda_kit::error::{ApiError, chain};
 use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::Tasks;
 use osmoda_mesh::Keyring;
-use osmoda_mesh_rooms::limits::SEEN_MAX;
+use osmoda_mesh_rooms::limits::{AUTHOR_OF_CREATOR_MAX, AUTHOR_OF_NODE_MAX, SEEN_MAX};
 use osmoda_mesh_rooms::{Clock, Frame, Kept, MessageId, Meter, RoomId, Seen};
 use osmoda_types::{ErrorCode, NodeId, PublicKey};
 use tokio::sync::{Notify, mpsc};
@@ -35,8 +35,8 @@ use super::store::{Loaded, Store, StoreError, Write};
 /// Commands taken into one commit: more than all links of a full mesh ask at once.
 pub(crate) const COMMANDS_MAX: usize = 128;
 
-/// How often waiting messages are looked at; a message waits a minute at most
-/// when its clock is a little ahead, so a second is soon enough.
+/// How often waiting messages, records and full rooms are looked at; a message waits a
+/// minute at most when its clock is a little ahead, so a second is soon enough.
 const TICK: Duration = Duration::from_secs(1);
 
 /// How often retention is looked at, in ticks.
@@ -132,6 +132,7 @@ impl Owner {
             room.has_left = loaded.has_left;
             if let Some(old) = before.remove(&room.signed.id()) {
                 (room.slot, room.tail, room.confirmed) = (old.slot, old.tail, old.confirmed);
+                room.heard = old.heard;
             }
             self.rooms.insert(room.signed.id(), room);
         }
@@ -158,6 +159,7 @@ impl Owner {
                 _ = tick.tick() => {
                     ticks += 1;
                     self.try_again().await;
+                    self.take_heard(&mut batch);
                     self.release_waiting(&mut batch);
                     self.make_space(&mut batch);
                     if ticks.is_multiple_of(PRUNE_TICKS) {
@@ -184,10 +186,14 @@ impl Owner {
 
     /// Makes the batch durable and tells everybody; on failure reads the disk
     /// again and tells those who asked.
-    async fn commit(&mut self, batch: Batch) {
+    pub(crate) async fn commit(&mut self, batch: Batch) {
         let Batch { mut writes, authors, then } = batch;
         writes.extend(authors.iter().filter_map(|(room, key)| Some(self.rooms.get(room)?.author_write(key))));
+        let has_gone = writes.iter().any(|write| matches!(write, Write::Delete(..) | Write::Empty(_)));
         let outcome = if writes.is_empty() { Ok(()) } else { self.write(writes).await };
+        if has_gone {
+            self.ask_again();
+        }
         for done in then {
             done(self, outcome);
         }
@@ -264,14 +270,25 @@ impl Owner {
         u64::try_from(self.clock.now_wall().as_millis()).unwrap_or(0)
     }
 
-    /// What is kept of all rooms, and of those that the maker of this one made.
-    pub(crate) fn kept(&self, room: &RoomId) -> Kept {
+    /// What is kept of all rooms, and of those that the maker of this one made, where one
+    /// more of this author is to come in.
+    pub(crate) fn kept(&self, room: &RoomId, author: &PublicKey) -> Kept {
         let creator = self.rooms.get(room).and_then(|room| room.creator).filter(|creator| *creator != self.own);
-        let of_creator = self.rooms.values().filter(|room| creator.is_some() && room.creator == creator);
-        Kept {
+        let of_creator = || self.rooms.values().filter(|room| creator.is_some() && room.creator == creator);
+        let of_author = |room: &Room| room.log.author(author).messages as usize;
+        let mut kept = Kept {
             node: self.rooms.values().map(|room| room.log.len()).sum(),
-            creator: of_creator.map(|room| room.log.len()).sum(),
+            creator: of_creator().map(|room| room.log.len()).sum(),
+            ..Kept::default()
+        };
+        // For each message that comes: not counted where it cannot matter.
+        if kept.creator >= AUTHOR_OF_CREATOR_MAX {
+            kept.author_of_creator = of_creator().map(of_author).sum();
         }
+        if kept.node >= AUTHOR_OF_NODE_MAX && !self.keyring.now().holds(author) {
+            kept.author_of_node = self.rooms.values().map(of_author).sum();
+        }
+        kept
     }
 
     /// A room of which this node is a member.

@@ -5,14 +5,16 @@ use std::collections::{BTreeMap, BTreeSet};
 use osmoda_kit::clock::Timestamp;
 use osmoda_mesh::Identity;
 use osmoda_mesh_rooms::limits::{
-    FULL_FORGETS_PERCENT, PRUNE_SLACK_PERCENT, QUARANTINE_BYTES_MAX, QUARANTINE_MAX, REFUSED_MAX, ROOM_BYTES_MAX,
-    ROOM_MESSAGES_MAX,
+    FULL_FORGETS_PERCENT, QUARANTINE_BYTES_MAX, QUARANTINE_MAX, REFUSED_MAX, ROOM_BYTES_MAX, ROOM_MESSAGES_MAX,
 };
-use osmoda_mesh_rooms::{MessageId, OverQuota, Record, RoomLog, Seen, Signed, Slot, Snapshot, Verdict, Verified};
+use osmoda_mesh_rooms::{
+    MessageId, OverQuota, Record, RoomLog, Seen, Signed, Slot, Snapshot, Verdict, Verified, is_over_retention,
+};
 use osmoda_types::{NodeId, PublicKey};
 use tokio::sync::broadcast;
 
 use super::ask::creator_of;
+use super::hear::Heard;
 use super::store::Write;
 
 /// Messages a reader of a tail may be behind: a few seconds of the loudest room.
@@ -77,8 +79,11 @@ pub(crate) struct Room {
     pub(crate) signed: Signed,
     pub(crate) log: RoomLog,
     pub(crate) slot: Slot,
+    pub(crate) heard: Heard,
     /// Ids that are not fetched again until something here goes or the record changes.
     pub(crate) refused: Seen,
+    /// Some of them were for what their author has in other rooms.
+    pub(crate) waits_for_others: bool,
     /// Messages from a clock that is ahead, until their time has come.
     pub(crate) quarantine: BTreeMap<MessageId, Verified>,
     pub(crate) tail: broadcast::Sender<MessageId>,
@@ -96,7 +101,9 @@ impl Room {
             signed,
             log,
             slot: Slot::default(),
+            heard: Heard::default(),
             refused: Seen::new(REFUSED_MAX),
+            waits_for_others: false,
             quarantine: BTreeMap::new(),
             tail: broadcast::channel(TAIL_QUEUE).0,
             confirmed: BTreeMap::new(),
@@ -159,7 +166,12 @@ impl Room {
                 self.refused.add(id);
                 Verdict::Refused
             }
-            OverQuota::Rate | OverQuota::Creator | OverQuota::Node => Verdict::Later,
+            OverQuota::AuthorOfCreator | OverQuota::AuthorOfNode => {
+                self.refused.add(id);
+                self.waits_for_others = true;
+                Verdict::Refused
+            }
+            OverQuota::Rate | OverQuota::Room | OverQuota::Creator | OverQuota::Node => Verdict::Later,
         }
     }
 
@@ -175,14 +187,18 @@ impl Room {
         }
     }
 
+    /// Whether it is more than a little over its retention.
+    pub(crate) fn is_over_retention(&self) -> bool {
+        is_over_retention(&self.log, self.signed.record().retention)
+    }
+
     /// Forgets what is over the room's retention: everything too old, and the
     /// oldest when there is more than a little too much.
     pub(crate) fn prune(&mut self, now_ms: u64) -> Vec<Write> {
         let retention = self.signed.record().retention;
         let cutoff = now_ms.saturating_sub(u64::from(retention.days) * DAY_MS);
         let messages = retention.messages.min(ROOM_MESSAGES_MAX);
-        let slack = |limit: u64| limit + limit * u64::from(PRUNE_SLACK_PERCENT) / 100;
-        let is_over = self.log.len() as u64 > slack(messages.into()) || self.log.bytes() > slack(ROOM_BYTES_MAX);
+        let is_over = self.is_over_retention();
         let has_old = self.log.items_from(0).next().is_some_and(|(wall_ms, _)| wall_ms < cutoff);
         if !is_over && !has_old {
             return Vec::new();

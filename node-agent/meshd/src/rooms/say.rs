@@ -5,7 +5,7 @@ use osmoda_mesh_rooms::limits::{ROOMS_EVER_PER_CREATOR_MAX, ROOMS_MAX, ROOMS_PER
 use osmoda_mesh_rooms::{
     Blob, Body, Frame, Hlc, Inserted, Join, Message, MessageError, RecordError, RoomId, RoomLog, Signed, fits,
 };
-use osmoda_types::{ErrorCode, NodeId};
+use osmoda_types::{ErrorCode, NodeId, PublicKey};
 
 use super::ask::creator_of;
 use super::command::{Change, ChangeRefused, Membership, Reply, SentMessage};
@@ -50,9 +50,9 @@ impl Owner {
     fn compose(&mut self, id: &RoomId, text: String, batch: &mut Batch) -> Result<(SentMessage, Frame), ApiError> {
         self.may_write().map_err(not_written)?;
         let (identity, own, now_ms) = (self.keyring.now(), self.own, self.now_ms());
-        let kept = self.kept(id);
-        let room = self.rooms.get_mut(id).filter(|room| room.is_of(&own)).ok_or_else(unknown_room)?;
-        let key = room.own_key(&own, &identity);
+        let key = self.member_room(id)?.own_key(&own, &identity);
+        let kept = self.kept(id, &key);
+        let room = self.rooms.get_mut(id).ok_or_else(unknown_room)?;
         let sign = identity.signer(key).ok_or_else(lost_key)?;
         fits(&room.log, room.signed.record().retention, &key, text.len(), kept).map_err(over_quota)?;
         self.meter.take(*id, key, now_ms).map_err(over_quota)?;
@@ -204,9 +204,7 @@ impl Owner {
             return;
         };
         let own_key = room.own_key(&own, &identity);
-        room.signed = signed;
-        // It may name messages that go now and come back with a later record.
-        self.seen.clear();
+        let before = std::mem::replace(&mut room.signed, signed);
         room.refused.clear();
         if !room.has(&own) {
             if std::mem::take(&mut room.has_left) {
@@ -214,10 +212,26 @@ impl Owner {
             }
             return self.empty(&id, batch);
         }
-        let record = room.signed.record().clone();
-        let gone = room.log.remove_unless(|author, at| record.admits(author, at));
-        if !gone.is_empty() {
-            batch.writes.push(Write::Delete(id, gone));
+        let (record, keys) = (room.signed.record().clone(), room.signed.record().keys());
+        // Its creator can sign one after the other: not each is a look at all messages.
+        let was = before.record().keys();
+        if was.lost_with(&keys, room.log.newest()).any(|key| room.log.author(key).messages > 0) {
+            let gone = room.log.remove_unless(|author, at| keys.admits(author, at));
+            if !gone.is_empty() {
+                batch.writes.push(Write::Delete(id, gone));
+                // It may name what went and comes back with a later record.
+                self.seen.clear();
+            }
+        }
+        // Our own numbers stay: if the key is named again, it goes on counting.
+        let is_named = |key: &PublicKey| keys.has(key) || identity.holds(key);
+        let forgotten = room.log.forget_authors_unless(is_named);
+        self.meter.forget_unless(&id, is_named);
+        for key in &forgotten {
+            batch.authors.remove(&(id, *key));
+        }
+        if !forgotten.is_empty() {
+            batch.writes.push(Write::ForgetAuthors(id, forgotten));
         }
         room.confirmed.retain(|node, _| record.has(node));
         if room.own_key(&own, &identity) != own_key {
@@ -231,6 +245,7 @@ impl Owner {
         let (own, identity) = (self.own, self.keyring.now());
         let Some(room) = self.rooms.get_mut(id) else { return };
         batch.writes.push(Write::Empty(*id));
+        batch.authors.retain(|(of, _)| of != id);
         // Its own number stays: if it is added again, it goes on counting.
         let own_key = room.own_key(&own, &identity);
         let known = room.log.author(&own_key);

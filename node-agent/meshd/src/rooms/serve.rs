@@ -13,7 +13,10 @@ impl Owner {
     pub(crate) fn command(&mut self, command: Command, batch: &mut Batch) {
         match command {
             Command::List(reply) => answer(reply, self.list()),
-            Command::Show { room, limit, reply } => answer(reply, self.show(&room, limit)),
+            // A session offers the record that this shows.
+            Command::Show { room, limit, reply } => {
+                batch.then(move |owner, _| answer(reply, owner.show(&room, limit)));
+            }
             Command::Tail { room, reply } => answer(reply, self.member_room(&room).map(|room| room.tail.subscribe())),
             Command::Line { room, id, reply } => answer(reply, self.line(&room, &id)),
             Command::Delivery { room, reply } => answer(reply, self.delivery(&room)),
@@ -28,6 +31,9 @@ impl Owner {
             Command::Ingest { from, way, messages, reply } => self.ingest(from, way, messages, batch, reply),
             Command::TakeRecord { from, signed, standing, reply } => {
                 self.take_record(&from, signed, standing, batch, reply);
+            }
+            Command::HearRecord { from, signed, standing, reply } => {
+                self.hear_record(from, signed, standing, batch, reply);
             }
             Command::Acked { from, id, verdict } => self.acked(from, &id, verdict),
             Command::Begin { reply } => self.begin(batch, reply),
@@ -45,9 +51,11 @@ impl Owner {
             }
             Command::MayRead { room, peer, reply } => answer(reply, self.readable(&room, &peer).is_some()),
             Command::OfferRecord { room, peer } => {
-                if self.readable(&room, &peer).is_some() {
-                    self.push_record(&room, std::iter::once(peer));
-                }
+                batch.then(move |owner, _| {
+                    if owner.readable(&room, &peer).is_some() {
+                        owner.push_stored(&room, peer);
+                    }
+                });
             }
             Command::Release(release) => self.release(release),
             Command::Want { room, peer } => self.want(&room, peer),
@@ -61,7 +69,7 @@ impl Owner {
                 self.prune(batch);
                 batch.then(move |_, _| answer(reply, ()));
             }
-            Command::LinkUp { peer, queue } => self.link_up(peer, queue),
+            Command::LinkUp { peer, queue } => self.link_up(peer, queue, batch),
             Command::LinkDown { peer } => self.link_down(&peer),
         }
     }
@@ -103,20 +111,26 @@ impl Owner {
         Ok(Delivered { own_seq, members: room.others(self.own).map(of).collect() })
     }
 
-    fn link_up(&mut self, peer: NodeId, queue: super::command::Queue) {
+    fn link_up(&mut self, peer: NodeId, queue: super::command::Queue, batch: &mut Batch) {
         self.links.insert(peer, queue);
-        let shared: Vec<RoomId> = self
-            .rooms
-            .values()
-            .filter(|room| room.is_of(&self.own) && room.has(&peer))
-            .map(|room| room.signed.id())
-            .collect();
-        for id in shared {
-            self.push_record(&id, std::iter::once(peer));
-            // One of the two opens the session; both would cross.
-            if self.own < peer {
-                self.want(&id, peer);
+        batch.then(move |owner, _| {
+            let shared = owner.rooms.values().filter(|room| room.is_of(&owner.own) && room.has(&peer));
+            for id in shared.map(|room| room.signed.id()).collect::<Vec<_>>() {
+                owner.push_stored(&id, peer);
+                // One of the two opens the session; both would cross.
+                if owner.own < peer {
+                    owner.want(&id, peer);
+                }
             }
+        });
+    }
+
+    /// Sends one peer the record that is on disk. For after a batch: if that failed, the
+    /// memory is what the disk says again. Before, it may have a revision that is lost then,
+    /// and the next change is another one with its number.
+    fn push_stored(&mut self, id: &RoomId, peer: NodeId) {
+        if !self.is_stale() {
+            self.push_record(id, std::iter::once(peer));
         }
     }
 

@@ -1,7 +1,9 @@
 //! What is forgotten: by a room's own retention, and when a bound is reached that its
 //! creator's rooms or all rooms of this node have together.
 //!
-//! The second is this node's alone: others may keep what goes here, and do not offer it
+//! What is over a bound is looked at each second, and what is too old each minute.
+//! Invariant: a room never has more than `FULL_SLACK_PERCENT` and one message over what it
+//! may keep (`tests::owner::a_room_takes_no_more_than_it_can_forget_in_time`). The second is this node's alone: others may keep what goes here, and do not offer it
 //! again. Without it a few rooms that each keep what they may would refuse everything that
 //! is new, until the oldest is too old.
 
@@ -22,10 +24,24 @@ impl Owner {
         }
     }
 
-    /// Has rooms forget their oldest where nothing more could be kept.
+    /// Messages went: in every room there may be a place for an author that had more than
+    /// its share of several of them.
+    pub(crate) fn ask_again(&mut self) {
+        for room in self.rooms.values_mut().filter(|room| room.waits_for_others) {
+            room.waits_for_others = false;
+            room.refused.clear();
+        }
+    }
+
+    /// Has rooms forget their oldest where nothing more could be kept soon.
     pub(crate) fn make_space(&mut self, batch: &mut Batch) {
         if self.may_write().is_err() {
             return;
+        }
+        // What is only old can wait for `prune`: it is no more than it was.
+        let now_ms = self.now_ms();
+        for room in self.rooms.values_mut().filter(|room| room.is_over_retention()) {
+            batch.writes.extend(room.prune(now_ms));
         }
         let share = |room: &Room| Share { room: room.signed.id(), creator: room.creator, messages: room.log.len() };
         let shares: Vec<Share> = self.rooms.values().map(share).collect();

@@ -86,6 +86,8 @@ pub(crate) enum Write {
     Summary(RoomId, Summary),
     /// What is known of an author.
     Author { room: RoomId, author: PublicKey, seq: u64, head: Option<MessageId>, forked: bool },
+    /// Authors that a room's record does not name any more.
+    ForgetAuthors(RoomId, Vec<PublicKey>),
     /// All messages and authors of a room; its record stays.
     Empty(RoomId),
     /// This node left the room, and its record does not say so.
@@ -238,6 +240,12 @@ fn apply(transaction: &Transaction<'_>, write: &Write) -> rusqlite::Result<()> {
             let head = head.as_ref().map(MessageId::as_bytes);
             let mut upsert = transaction.prepare_cached(sql)?;
             upsert.execute(params![room.as_bytes(), author.as_bytes(), seq, head, forked])?;
+        }
+        Write::ForgetAuthors(room, authors) => {
+            let mut delete = transaction.prepare_cached("DELETE FROM authors WHERE room = ?1 AND author = ?2")?;
+            for author in authors {
+                delete.execute(params![room.as_bytes(), author.as_bytes()])?;
+            }
         }
         Write::Empty(room) => {
             transaction.execute("DELETE FROM messages WHERE room = ?1", [room.as_bytes()])?;

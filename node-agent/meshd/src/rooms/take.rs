@@ -104,7 +104,7 @@ impl Owner {
         fresh: &mut Vec<(RoomId, MessageId)>,
     ) -> Verdict {
         let (id, room_id, author) = (message.id(), message.message().room, message.message().author);
-        let (now_ms, kept) = (self.now_ms(), self.kept(&room_id));
+        let (now_ms, kept) = (self.now_ms(), self.kept(&room_id, &author));
         let Some(room) = self.rooms.get_mut(&room_id) else { return Verdict::Refused };
         if room.log.contains(&id) {
             return Verdict::Kept;
@@ -132,7 +132,7 @@ impl Owner {
                 room.refused.add(id);
                 Verdict::Refused
             }
-            Inserted::New { late, fork } => {
+            Inserted::New { late, fork, liars } => {
                 counts::room_message(if way == Way::Pushed { "pushed" } else { "healed" });
                 if fork {
                     counts::room_fork();
@@ -147,6 +147,7 @@ impl Owner {
                     wire: message.wire().to_vec(),
                 });
                 batch.authors.insert((room_id, author));
+                batch.authors.extend(liars.into_iter().map(|liar| (room_id, liar)));
                 fresh.push((room_id, id));
                 Verdict::Kept
             }
@@ -191,24 +192,8 @@ impl Owner {
         batch: &mut Batch,
         reply: Reply<bool>,
     ) {
-        let identity = self.keyring.now();
-        let may_come_in = |signed: &Signed| {
-            let names_us = |member: &Member| member.node == self.own && identity.holds(&member.key);
-            signed.record().present().any(names_us) && self.has_place_for(signed).is_ok()
-        };
-        let wanted = match self.rooms.get(&signed.id()) {
-            Some(room) => {
-                // Under the same node: who was revoked does not become another.
-                let same = creator_of(&signed) == room.creator;
-                // To be added again is as much as to be added.
-                let comes_in = !room.has(&self.own) && signed.record().has(&self.own);
-                standing.goes_on && same && signed.replaces(&room.signed) && (!comes_in || may_come_in(&signed))
-            }
-            None => standing.begins && signed.record().has(from) && may_come_in(&signed),
-        };
         self.tell_who_was_taken_out(*from, &signed, batch);
-        // Only this node signs the records of its own rooms.
-        if !wanted || self.may_write().is_err() || identity.holds(&signed.record().creator) {
+        if !self.wants_record(from, &signed, standing) {
             return answer(reply, false);
         }
         let id = signed.id();
@@ -226,10 +211,31 @@ impl Owner {
         });
     }
 
+    /// Whether a record is to be taken: newer, or of a room this node was added to.
+    pub(crate) fn wants_record(&self, from: &NodeId, signed: &Signed, standing: Standing) -> bool {
+        let identity = self.keyring.now();
+        let may_come_in = |signed: &Signed| {
+            let names_us = |member: &Member| member.node == self.own && identity.holds(&member.key);
+            signed.record().present().any(names_us) && self.has_place_for(signed).is_ok()
+        };
+        let wanted = match self.rooms.get(&signed.id()) {
+            Some(room) => {
+                // Under the same node: who was revoked does not become another.
+                let same = creator_of(signed) == room.creator;
+                // To be added again is as much as to be added.
+                let comes_in = !room.has(&self.own) && signed.record().has(&self.own);
+                standing.goes_on && same && signed.replaces(&room.signed) && (!comes_in || may_come_in(signed))
+            }
+            None => standing.begins && signed.record().has(from) && may_come_in(signed),
+        };
+        // Only this node signs the records of its own rooms.
+        wanted && self.may_write().is_ok() && !identity.holds(&signed.record().creator)
+    }
+
     /// Sends the newest record to one who shows an older one with itself in it: it was
     /// not linked when it was taken out. Whoever does not show one hears nothing of the
     /// room, nor of who came later.
-    fn tell_who_was_taken_out(&self, from: NodeId, shown: &Signed, batch: &mut Batch) {
+    pub(crate) fn tell_who_was_taken_out(&self, from: NodeId, shown: &Signed, batch: &mut Batch) {
         let id = shown.id();
         let is_out = |room: &Room| room.is_of(&self.own) && !room.has(&from) && room.signed.replaces(shown);
         if shown.record().has(&from) && !self.is_stale() && self.rooms.get(&id).is_some_and(is_out) {

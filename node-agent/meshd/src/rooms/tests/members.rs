@@ -5,12 +5,13 @@ use std::sync::Arc;
 use osmoda_kit::testing::TempRoot;
 use osmoda_mesh::state;
 use osmoda_mesh_rooms::limits::ROOMS_PER_CREATOR_MAX;
-use osmoda_mesh_rooms::{Blob, Frame, Hlc, MessageId, Record, RoomId, Signed, Verdict};
-use osmoda_types::{ErrorCode, NodeId};
-use tokio::sync::mpsc;
+use osmoda_mesh_rooms::{Blob, Frame, Hlc, Member, MessageId, Record, RoomId, Signed, Verdict};
+use osmoda_types::{ErrorCode, NodeId, PublicKey};
+use tokio::sync::{mpsc, oneshot};
 
 use super::alone::{World, said, unverified};
 use crate::rooms::command::{Change, ChangeRefused, Command, Membership, Standing, Way};
+use crate::rooms::owner::{Batch, Owner};
 
 impl World {
     async fn leave(&self) {
@@ -97,6 +98,76 @@ async fn what_was_confirmed_of_one_key_is_not_so_of_another() {
 }
 
 #[tokio::test]
+async fn who_is_not_named_any_more_is_forgotten() {
+    let (world, mut owner, _commands, _) = World::at_rest(100, 1);
+    let root = TempRoot::new();
+    let key = state::create_identity(&root.paths().state("mesh")).unwrap();
+    let (own, now) = (world.own_member, world.now_ms());
+    let first = world.trap(&world.other, 1);
+    let (room, hello) = (first.id(), "hello".to_owned());
+    let past = Member { node: NodeId::from_bytes([7; 32]), key: key.identity_key(), left: Some(Hlc::at(now)) };
+    let named = Record { members: [&first.members[..], &[past]].concat(), ..first.clone() };
+    // This node is in it under a key that it does not have.
+    let unnamed = Record {
+        revision: 2,
+        members: vec![first.members[0], Member { key: PublicKey::from_bytes([8; 32]), ..own }],
+        ..first
+    };
+    let mut batch = Batch::default();
+    owner.adopt(world.sign(named), &mut batch);
+    let (reply, verdicts) = oneshot::channel();
+    owner.ingest(world.other.node(), Way::Pushed, vec![said(room, &key, (1, now), hello.clone())], &mut batch, reply);
+    let (reply, sent) = oneshot::channel();
+    owner.send(&room, hello, &mut batch, reply);
+    while owner.meter.take(room, past.key, now).is_ok() {}
+    owner.commit(batch).await;
+    assert!(verdicts.await.unwrap()[0].1 == Verdict::Kept && sent.await.unwrap().is_ok());
+    let known = |owner: &Owner| owner.rooms[&room].log.authors().map(|(key, _)| *key).collect::<Vec<_>>();
+    assert_eq!(known(&owner).len(), 2);
+    let mut batch = Batch::default();
+    owner.adopt(world.sign(unnamed), &mut batch);
+    owner.commit(batch).await;
+    // If our own key is named again, it must not use its number again.
+    assert_eq!(known(&owner), [own.key]);
+    assert_eq!(owner.meter.take(room, past.key, now), Ok(()));
+    let stored = owner.store_mut().load().unwrap().pop().unwrap().log;
+    assert!(owner.rooms[&room].log.is_empty() && stored.is_empty(), "nor what they said");
+    assert_eq!(stored.authors().map(|(key, author)| (*key, author.seq)).collect::<Vec<_>>(), [(own.key, 1)]);
+    drop(owner);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn of_many_records_one_is_taken_at_a_time_and_the_newest_in_the_end() {
+    let (world, mut owner, _commands, _) = World::at_rest(100, 1);
+    let (from, first) = (world.other.node(), world.trap(&world.other, 1));
+    let room = first.id();
+    let hear = async |owner: &mut Owner, revision: u64| {
+        let signed = world.sign(Record { revision, ..first.clone() });
+        let (mut batch, (reply, taken)) = (Batch::default(), oneshot::channel());
+        owner.hear_record(from, signed, Standing { begins: true, goes_on: true }, &mut batch, reply);
+        owner.commit(batch).await;
+        (taken.await.unwrap(), owner.rooms[&room].signed.record().revision)
+    };
+    assert_eq!(hear(&mut owner, 2).await, (true, 2));
+    for revision in [4, 6, 5, 1] {
+        assert_eq!(hear(&mut owner, revision).await, (false, 2));
+    }
+    for (heard, expected) in [(7, 6), (3, 7), (6, 7)] {
+        let mut batch = Batch::default();
+        owner.take_heard(&mut batch);
+        owner.commit(batch).await;
+        assert_eq!(owner.store_mut().load().unwrap()[0].signed.record().revision, expected);
+        assert_eq!(hear(&mut owner, heard).await, (false, expected));
+    }
+    // Nothing came since, so the next one is taken as it comes.
+    owner.take_heard(&mut Batch::default());
+    assert_eq!(hear(&mut owner, 9).await, (true, 9));
+    drop(owner);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn rooms_in_which_this_node_is_put_back_are_bounded_as_new_ones_are() {
     let world = World::new(100, None).await;
     let (own, count) = (world.own_member.node, ROOMS_PER_CREATOR_MAX + 2);
@@ -170,5 +241,38 @@ async fn only_who_shows_an_older_record_with_itself_in_it_hears_of_the_newest() 
     assert_eq!(left.unwrap(), newest);
     let no_member = world.ask(|reply| Command::Change { change: leave(stranger), reply }).await;
     assert!(matches!(no_member, Err(ChangeRefused::NotFound)));
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn nobody_hears_of_a_record_that_is_not_on_disk() {
+    let (world, mut owner, _commands, signed) = World::at_rest(100, 1);
+    let (room, peer) = (world.room, world.other.node());
+    let mut batch = Batch::default();
+    owner.adopt(signed.clone(), &mut batch);
+    owner.commit(batch).await;
+    let other = rusqlite::Connection::open(world.path()).unwrap();
+    other.execute("CREATE TRIGGER full BEFORE UPDATE ON rooms BEGIN SELECT RAISE(FAIL, 'full'); END", ()).unwrap();
+    let (queue, mut frames) = mpsc::channel(4);
+    let mut batch = Batch::default();
+    let add =
+        Membership::Add { node: NodeId::from_bytes([9; 32]), key: PublicKey::from_bytes([9; 32]), may_join: false };
+    let (reply, changed) = oneshot::channel();
+    let change = Change { room, by: world.own_member.node, what: add };
+    owner.command(Command::Change { change, reply }, &mut batch);
+    owner.command(Command::LinkUp { peer, queue }, &mut batch);
+    owner.command(Command::OfferRecord { room, peer }, &mut batch);
+    let (reply, shown) = oneshot::channel();
+    owner.command(Command::Show { room, limit: 0, reply }, &mut batch);
+    owner.commit(batch).await;
+    assert!(matches!(changed.await.unwrap(), Err(ChangeRefused::Store(_))));
+    // What is on disk, twice.
+    for _ in 0..2 {
+        let told: Arc<Vec<u8>> = frames.try_recv().unwrap();
+        assert_eq!(Frame::decode(&told[4..]).unwrap(), Frame::Record(Blob(signed.wire().to_vec())));
+    }
+    assert!(frames.try_recv().is_err());
+    assert_eq!(shown.await.unwrap().unwrap().0.signed, signed);
+    drop(owner);
     world.stop().await;
 }

@@ -5,17 +5,19 @@ use std::time::Duration;
 use osmoda_kit::testing::{TempRoot, wait_for};
 use osmoda_mesh::state;
 use osmoda_mesh_rooms::limits::{
-    AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MIN, CREATOR_MESSAGES_MAX, ROOMS_EVER_PER_CREATOR_MAX, ROOMS_PER_CREATOR_MAX,
-    TEXT_BYTES_MAX,
+    AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MIN, AUTHOR_OF_CREATOR_MAX, CREATOR_MESSAGES_MAX, FULL_SLACK_PERCENT,
+    ROOM_MESSAGES_MIN, ROOMS_EVER_PER_CREATOR_MAX, ROOMS_PER_CREATOR_MAX, TEXT_BYTES_MAX,
 };
-use osmoda_mesh_rooms::{Hlc, Join, Member, Record, RecordError, Refusal, Retention, Signed, Verdict, WALL_MS_MAX};
+use osmoda_mesh_rooms::{
+    Hlc, Join, Member, Record, RecordError, Refusal, Retention, Signed, Verdict, Verified, WALL_MS_MAX,
+};
 use osmoda_types::ErrorCode;
 use tokio::sync::{mpsc, oneshot};
 
-use super::alone::{World, unsigned, unverified};
+use super::alone::{World, said, unsigned, unverified};
 use super::world::LIMIT;
 use crate::rooms::command::{Asked, Begin, Command, Release, Standing, Way};
-use crate::rooms::owner::{Batch, COMMANDS_MAX};
+use crate::rooms::owner::{Batch, COMMANDS_MAX, Owner};
 use crate::rooms::store::{Store, Write};
 
 #[test]
@@ -83,7 +85,7 @@ async fn what_is_due_is_done_however_many_commands_wait() {
     // More than are taken into one commit, each of which lasts longer than until the
     // first look at what is due.
     let count = 3 * COMMANDS_MAX;
-    let (world, mut owner, commands, signed) = World::at_rest(100, count);
+    let (world, mut owner, commands, signed) = World::at_rest(1_000, count);
     owner.adopt(signed, &mut Batch::default());
     let (room, limit) = (world.room, usize::MAX);
     let message = world.message(1, world.now_ms(), "its time has come".to_owned());
@@ -129,11 +131,11 @@ async fn a_full_disk_refuses_and_nothing_is_half_done() {
 #[tokio::test]
 async fn a_room_that_is_over_its_retention_forgets_the_oldest() {
     let world = World::new(10, None).await;
+    let mut all = Vec::new();
     for n in 0..12 {
         world.clock.advance(Duration::from_millis(10));
-        world.send(format!("{n}")).await.unwrap();
+        all.push(world.send(format!("{n}")).await.unwrap());
     }
-    let all = world.ids().await;
     // The period of looking is the daemon's own, so the room is asked directly.
     world.ask(|reply| Command::PruneNow { reply }).await;
     assert_eq!(world.ids().await, all[2..]);
@@ -176,6 +178,106 @@ async fn the_largest_room_of_a_creator_at_its_bound_makes_space() {
 }
 
 #[tokio::test]
+async fn who_is_found_to_lie_later_is_marked_after_its_messages_are_gone() {
+    let (world, mut owner, _commands, _) = World::at_rest(100, 1);
+    let root = TempRoot::new();
+    let key = state::create_identity(&root.paths().state("mesh")).unwrap();
+    let (now, from) = (world.now_ms(), world.other.node());
+    let mut record = world.trap(&world.other, 1);
+    record.members.push(Member { node: key.node(), key: key.identity_key(), left: None });
+    let signed = record.sign(|bytes| world.other.sign(bytes)).unwrap();
+    let room = signed.id();
+    owner.adopt(signed, &mut Batch::default());
+    let first = said(room, &world.other, (1, now), "first".to_owned());
+    let mut lie = said(room, &key, (1, now - 1), "lie".to_owned()).message().clone();
+    lie.parents = vec![first.id()];
+    let lie = lie.sign(|bytes| key.sign(bytes)).unwrap();
+    for message in [lie, first] {
+        let (mut batch, (reply, answer)) = (Batch::default(), oneshot::channel());
+        batch.writes.push(Write::Record(owner.rooms[&room].signed.clone()));
+        owner.ingest(from, Way::Healed, vec![message], &mut batch, reply);
+        owner.commit(batch).await;
+        assert_eq!(answer.await.unwrap()[0].1, Verdict::Kept);
+    }
+    let writes = owner.rooms.get_mut(&room).unwrap().prune(now + 2 * 24 * 3600 * 1000 * 90);
+    owner.commit(Batch { writes, ..Batch::default() }).await;
+    let stored = owner.store_mut().load().unwrap().pop().unwrap().log;
+    assert!(stored.is_empty() && stored.author(&key.identity_key()).forked);
+    assert!(!stored.author(&world.other.identity_key()).forked);
+    drop(owner);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_room_takes_no_more_than_it_can_forget_in_time() {
+    let (world, mut owner, commands, _) = World::at_rest(100, 16);
+    let root = TempRoot::new();
+    let key = state::create_identity(&root.paths().state("mesh")).unwrap();
+    let (now, from) = (world.now_ms(), world.other.node());
+    let record = Record { retention: Retention { messages: 100, days: 1 }, ..world.trap(&world.other, 1) };
+    let signed = record.sign(|bytes| world.other.sign(bytes)).unwrap();
+    let room = signed.id();
+    owner.adopt(signed, &mut Batch::default());
+    let full = u64::from(ROOM_MESSAGES_MIN) * (100 + FULL_SLACK_PERCENT) / 100 + 1;
+    for n in 0..full {
+        owner.rooms.get_mut(&room).unwrap().log.insert(&unsigned(room, &key, (n + 1, now - full + n)));
+    }
+    let message = said(room, &world.other, (1, now), "hello".to_owned());
+    let mut batch = Batch::default();
+    let (reply, answer) = oneshot::channel();
+    owner.ingest(from, Way::Healed, vec![message.clone()], &mut batch, reply);
+    owner.commit(batch).await;
+    assert_eq!(answer.await.unwrap(), [(message.id(), Verdict::Later)]);
+    world.run(owner, commands);
+    wait_for("space", LIMIT, async || {
+        let list = world.ask(Command::List).await;
+        (list[0].messages == 100).then_some(())
+    })
+    .await;
+    assert_eq!(world.ingest(Way::Healed, vec![message.clone()]).await, [(message.id(), Verdict::Kept)]);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn one_author_does_not_drive_out_what_others_said_in_all_rooms_of_a_creator() {
+    let (world, mut owner, _commands, _) = World::at_rest(100, 16);
+    let root = TempRoot::new();
+    let loud = state::create_identity(&root.paths().state("mesh")).unwrap();
+    let (now, from) = (world.now_ms(), world.other.node());
+    let member = Member { node: loud.node(), key: loud.identity_key(), left: None };
+    let rooms = [1, 2, 3, 4].map(|n| {
+        let mut record = world.trap(&world.other, n);
+        record.members.push(member);
+        let signed = record.sign(|bytes| world.other.sign(bytes)).unwrap();
+        let room = signed.id();
+        owner.adopt(signed, &mut Batch::default());
+        let share = AUTHOR_OF_CREATOR_MAX as u64 / 4;
+        for n in 0..share {
+            owner.rooms.get_mut(&room).unwrap().log.insert(&unsigned(room, &loud, (n + 1, now - share + n)));
+        }
+        room
+    });
+    let one_more = said(rooms[0], &loud, (9_000, now), "one more".to_owned());
+    let of_another = said(rooms[0], &world.other, (1, now), "hello".to_owned());
+    let verdicts = async |owner: &mut Owner, messages: &[&Verified]| {
+        let (mut batch, (reply, answer)) = (Batch::default(), oneshot::channel());
+        owner.ingest(from, Way::Healed, messages.iter().copied().cloned().collect(), &mut batch, reply);
+        owner.commit(batch).await;
+        answer.await.unwrap().into_iter().map(|(_, verdict)| verdict).collect::<Vec<_>>()
+    };
+    let first = verdicts(&mut owner, &[&one_more, &of_another]).await;
+    assert_eq!(first, [Verdict::Refused, Verdict::Kept]);
+    assert!(owner.rooms[&rooms[0]].refused.has(&one_more.id()));
+    // Another room of them forgets something.
+    let writes = owner.rooms.get_mut(&rooms[1]).unwrap().make_space();
+    owner.commit(Batch { writes, ..Batch::default() }).await;
+    assert!(!owner.rooms[&rooms[0]].refused.has(&one_more.id()));
+    assert_eq!(verdicts(&mut owner, &[&one_more]).await, [Verdict::Kept]);
+    drop(owner);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn an_author_over_its_share_is_refused_and_not_fetched_again_and_others_go_on() {
     let world = World::new(50_000, None).await;
     let (now, text) = (world.now_ms(), "x".repeat(TEXT_BYTES_MAX));
@@ -202,10 +304,10 @@ async fn an_author_over_its_share_is_refused_and_not_fetched_again_and_others_go
 
 #[tokio::test]
 async fn what_was_sent_is_there_though_more_than_now_was_forgotten() {
-    let world = World::new(1, None).await;
-    // From a clock that is a little ahead; both are over the retention at once.
+    let world = World::new(2, None).await;
+    // From a clock that is a little ahead; all are over the retention at once.
     let ahead = world.now_ms() + 50_000;
-    for seq in [1, 2] {
+    for seq in [1, 2, 3] {
         assert_eq!(world.receive(seq, ahead).await.1, Verdict::Kept);
     }
     world.ask(|reply| Command::PruneNow { reply }).await;
@@ -325,7 +427,7 @@ async fn a_session_is_over_what_is_on_disk() {
 #[tokio::test]
 async fn rates_shares_and_waiting_messages_are_bounded() {
     // A small room: an author has as many messages as any room keeps of one.
-    let world = World::new(1_000, None).await;
+    let world = World::new(2_000, None).await;
     let (now, most) = (world.now_ms(), AUTHOR_MESSAGES_MIN as usize);
     let said: Vec<_> = (0..most as u64 + 2).map(|n| world.message(n + 1, now + n / 64, "x".to_owned())).collect();
     let pushed = world.ingest(Way::Pushed, said[..10].to_vec()).await;

@@ -33,7 +33,8 @@ impl Owner {
             Command::Begin { reply } => self.begin(batch, reply),
             Command::Answer { from, asked, reply } => self.answer_session(from, asked, batch, reply),
             Command::Answered { room, ticket, reply } => {
-                let taken = self.rooms.get_mut(&room).is_some_and(|room| room.slot.answered(ticket));
+                let now = self.clock.now_boot();
+                let taken = self.rooms.get_mut(&room).is_some_and(|room| room.slot.answered(ticket, now));
                 answer(reply, taken);
             }
             Command::Resolve { room, peer, prefixes, reply } => {

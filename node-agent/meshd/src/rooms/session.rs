@@ -28,12 +28,12 @@ impl Owner {
             return Vec::new();
         }
         let identity = self.keyring.now();
-        let (own, links) = (self.own, &self.links);
+        let (own, links, now) = (self.own, &self.links, self.clock.now_boot());
         let mut begun = Vec::new();
         for (id, room) in self.rooms.iter_mut().filter(|(_, room)| room.is_of(&own)) {
-            let Some((peer, ticket)) = room.slot.open(random()) else { continue };
+            let Some((peer, ticket)) = room.slot.open(now, random()) else { continue };
             if !room.signed.record().has(&peer) || !links.contains_key(&peer) {
-                room.slot.release(ticket);
+                room.slot.release(ticket, now);
                 self.wake.notify_one();
                 continue;
             }
@@ -85,7 +85,7 @@ impl Owner {
             return Err(Refusal::Store);
         }
         let revision = record.revision;
-        let ticket = room.slot.answer(&own, from).ok_or(Refusal::Busy)?;
+        let ticket = room.slot.answer(&own, from, self.clock.now_boot()).ok_or(Refusal::Busy)?;
         let snapshot = room.snapshot(asked.horizon_ms);
         // The opener's set from a later horizon on is not known from its hash.
         let equal = snapshot.horizon_ms == asked.horizon_ms && snapshot.fingerprint() == asked.fingerprint;
@@ -101,9 +101,9 @@ impl Owner {
 
     /// Frees the slot.
     pub(crate) fn release(&mut self, release: Release) {
-        let now = self.clock.now_wall();
+        let (now, since_boot) = (self.clock.now_wall(), self.clock.now_boot());
         if let Some(room) = self.rooms.get_mut(&release.room) {
-            room.slot.release(release.ticket);
+            room.slot.release(release.ticket, since_boot);
             if let Some(seq) = release.healed {
                 room.confirmed.entry(release.peer).or_default().healed(seq, now);
             }
@@ -121,6 +121,14 @@ impl Owner {
             && room.is_of(&self.own)
         {
             room.slot.want(peer);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Wakes whoever opens sessions for rooms in which somebody lets others go first, who
+    /// did not come.
+    pub(crate) fn wake_for_waiting(&self) {
+        if self.rooms.values().any(|room| room.slot.is_ready()) {
             self.wake.notify_one();
         }
     }

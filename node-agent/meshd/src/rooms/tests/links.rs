@@ -200,6 +200,45 @@ async fn a_room_for_the_fleet_is_joined_by_asking_and_guests_make_no_rooms_here(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_is_joined_whatever_others_answer_than_who_made_it() {
+    let [one, two, b] = [Node::new(Role::Voter).await, Node::new(Role::Voter).await, Node::new(Role::Node).await];
+    // They are asked in the order of their ids.
+    let [m, a] = if one.id() < two.id() { [one, two] } else { [two, one] };
+    introduce(2, &[&m, &a, &b]).await;
+    let room = a.create(&[&m], JoinRule::Fleet).await;
+    let signed = async |node: &Node, room| {
+        node.rooms.cx.ask(|reply| Command::Show { room, limit: 0, reply }).await.unwrap().unwrap().0.signed
+    };
+    let known = m.create(&[&b], JoinRule::Added).await;
+    wait_for("the record", LIMIT, async || b.rooms.show(known, 0).await.ok()).await;
+    // Two of other rooms that name who asks, one of them new there; and one of this room
+    // that does not name it.
+    let known = signed(&m, known).await;
+    let new = Record { nonce: [1; 16], ..known.record().clone() }.sign(|bytes| m.identity.sign(bytes)).unwrap();
+    let answers = [known, new, signed(&a, room).await];
+    let mut asked = m.stop_rooms().await;
+    for signed in answers {
+        let answer = async {
+            loop {
+                let (read, mut write) = split(asked.recv().await.unwrap().stream);
+                // What is not this question comes of the link.
+                if let Ok(Frame::Join { .. }) = FrameReader::new(read).within(TIME).await {
+                    let record = Frame::Record(Blob(signed.wire().to_vec()));
+                    return send(&mut write, &record, TIME, &Default::default()).await.unwrap();
+                }
+            }
+        };
+        let (joined, ()) = tokio::join!(b.rooms.join(room, None), answer);
+        assert!(joined.unwrap().members.contains(&b.id()));
+        a.rooms.leave(room, Some(b.id())).await.unwrap();
+        wait_for("the end", LIMIT, async || b.rooms.show(room, 0).await.err()).await;
+    }
+    for node in [m, a, b] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_stops_writes_with_an_error_and_keeps_the_links() {
     let [a, b] = [Node::new(Role::Voter).await, Node::new(Role::Node).await];
     introduce(2, &[&a, &b]).await;

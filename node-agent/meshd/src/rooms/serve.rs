@@ -100,7 +100,7 @@ impl Owner {
     fn delivery(&self, room: &RoomId) -> Result<Delivered, ApiError> {
         let room = self.member_room(room)?;
         let of = |node: NodeId| (node, room.confirmed.get(&node).cloned().unwrap_or_default());
-        let own_seq = room.log.author(&room.own_key(&self.own, &self.keyring.now())).seq;
+        let own_seq = room.ours(&self.own, &self.keyring.now()).seq;
         Ok(Delivered { own_seq, members: room.others(self.own).map(of).collect() })
     }
 

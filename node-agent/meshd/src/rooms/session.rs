@@ -3,7 +3,7 @@
 use osmoda_mesh_rooms::{Refusal, RoomId};
 use osmoda_types::NodeId;
 
-use super::command::{Answered, Asked, Begin, Release, Reply};
+use super::command::{Answered, Asked, Begin, Healed, Release, Reply};
 use super::owner::{Batch, Owner};
 use super::serve::answer;
 
@@ -44,7 +44,7 @@ impl Owner {
                 revision: room.signed.record().revision,
                 snapshot: room.snapshot(0),
                 skip: room.skipped(),
-                own_seq: room.log.author(&room.own_key(&own, &identity)).seq,
+                ours: room.ours(&own, &identity),
             });
         }
         begun
@@ -95,17 +95,20 @@ impl Owner {
             snapshot,
             record: (revision > asked.revision).then(|| room.signed.clone()),
             wants_record: revision < asked.revision,
-            own_seq: room.log.author(&room.own_key(&own, &identity)).seq,
+            ours: room.ours(&own, &identity),
         })
     }
 
     /// Frees the slot.
     pub(crate) fn release(&mut self, release: Release) {
         let (now, since_boot) = (self.clock.now_wall(), self.clock.now_boot());
+        let identity = self.keyring.now();
         if let Some(room) = self.rooms.get_mut(&release.room) {
             room.slot.release(release.ticket, since_boot);
-            if let Some(seq) = release.healed {
-                room.confirmed.entry(release.peer).or_default().healed(seq, now);
+            let is_as_before =
+                |healed: &Healed| room.has(&release.peer) && room.own_key(&self.own, &identity) == healed.ours.key;
+            if let Some(healed) = release.healed.filter(is_as_before) {
+                room.healed(release.peer, healed, now);
             }
         }
         self.wake.notify_one();

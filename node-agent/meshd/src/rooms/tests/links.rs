@@ -1,12 +1,13 @@
 //! Several nodes: pushes, partitions, membership, restarts.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use osmoda_kit::testing::wait_for;
 use osmoda_mesh_rooms::limits::ROOMS_PER_CREATOR_MAX;
 use osmoda_mesh_rooms::{Blob, Body, Frame, Hlc, Join, Member, Message, Record, Refusal, Retention, RoomId, Verdict};
 use osmoda_node_api::mesh::Service;
-use osmoda_node_api::rooms::JoinRule;
+use osmoda_node_api::rooms::{CreateRoom, JoinRule};
 use osmoda_types::{ErrorCode, Role};
 use tokio::io::split;
 
@@ -234,6 +235,43 @@ async fn a_room_is_joined_whatever_others_answer_than_who_made_it() {
         wait_for("the end", LIMIT, async || b.rooms.show(room, 0).await.err()).await;
     }
     for node in [m, a, b] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_member_has_forgotten_before_it_came_is_not_confirmed() {
+    let [a, b] = [Node::new(Role::Voter).await, Node::new(Role::Node).await];
+    introduce(2, &[&a, &b]).await;
+    let create = CreateRoom {
+        name: "ops".to_owned(),
+        peer_ids: vec![b.id()],
+        join: JoinRule::Added,
+        retain_messages: Some(5),
+        retain_days: None,
+    };
+    let room: RoomId = a.rooms.create(&create).await.unwrap().id.parse().unwrap();
+    wait_for("the record", LIMIT, async || b.rooms.show(room, 0).await.ok()).await;
+    introduce(3, &[&a]).await;
+    introduce(3, &[&b]).await;
+    a.rooms.send(room, "alone".to_owned()).await.unwrap();
+    for n in 0..6 {
+        b.rooms.send(room, format!("{n}")).await.unwrap();
+    }
+    b.rooms.cx.ask(|reply| Command::PruneNow { reply }).await.unwrap();
+    assert!(b.ids(room).await.len() <= 5);
+    let sessions = |node: &Node| node.rooms.cx.traffic.sessions.load(Relaxed);
+    let before = [&a, &b].map(sessions);
+    introduce(4, &[&a, &b]).await;
+    // Of both, as each side of a session confirms for itself.
+    wait_for("sessions", LIMIT, async || (sessions(&a) > before[0] + 1 && sessions(&b) > before[1] + 1).then_some(()))
+        .await;
+    let delivered = async |node: &Node| {
+        let delivery = node.rooms.delivery(room).await.unwrap();
+        (delivery.author_seq, delivery.members[0].confirmed, delivery.members[0].pending)
+    };
+    assert_eq!((delivered(&a).await, delivered(&b).await), ((1, 0, 1), (6, 6, 0)));
+    for node in [a, b] {
         node.stop().await;
     }
 }

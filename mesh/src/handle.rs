@@ -13,7 +13,7 @@ use osmoda_kit::{
     shutdown::Stage,
     tasks::{TaskKind, Tasks},
 };
-use osmoda_mesh_protocol::{CLOSE_NORMAL, Members, PeerInfo, Service};
+use osmoda_mesh_protocol::{CLOSE_NORMAL, Member, Members, PeerInfo, Service};
 use osmoda_types::{MeshEpoch, NodeId, Role};
 use quinn::Connection;
 use tokio::{
@@ -375,21 +375,33 @@ impl MeshHandle {
         self.hub.members(members).await.ok_or(MeshError::Stopping)?
     }
 
-    /// Takes those out of force that a newer snapshot leaves out, when that could
-    /// not be stored: a revocation must not wait for a disk that is full. The
-    /// snapshot's index is not taken over, so it is news when it comes again.
+    /// Takes those out of force that a newer snapshot leaves out, and the old keys of
+    /// those that have others in it, when that could not be stored: a revocation must
+    /// not wait for a disk that is full. This node stays, or all links of a node whose
+    /// disk is full would end. The snapshot's index is not taken over, so it is news when
+    /// it comes again.
     ///
     /// # Errors
     /// As [`MeshHandle::update_members`].
     pub async fn put_out(&self, members: &Members) -> Result<(), MeshError> {
         members.check()?;
-        let before = self.members();
+        let (before, own) = (self.members(), self.local_id());
         let mut left = Members::clone(&before);
-        left.members.retain(|member| members.by_node(&member.node).is_some_and(|now| now.mesh_key == member.mesh_key));
-        if members.index < before.index || left.members.len() == before.members.len() {
+        left.members.retain(|member| member.node == own || members.by_node(&member.node).is_some());
+        for member in &mut left.members {
+            let now = members.by_node(&member.node);
+            let keys = |of: &Member| (of.mesh_key, of.identity_key);
+            if let Some(now) = now.filter(|now| keys(now) != keys(member)) {
+                now.clone_into(member);
+            }
+        }
+        if members.index < before.index || left == *before {
             return Ok(());
         }
-        tracing::warn!(index = members.index, "members that left are out of force; the disk did not take the list");
+        tracing::warn!(
+            index = members.index,
+            "members and keys that a list leaves out are out of force; the disk did not take it"
+        );
         self.update_members(left).await
     }
 

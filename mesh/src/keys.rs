@@ -4,8 +4,9 @@
 //! Invariant: what is fetched is believed only when its hash is the one that the
 //! committed log names, so a voter can withhold an epoch but not invent one.
 //! Invariant: secrets for coming back go to voters only. Invariant: an epoch's
-//! secret goes out only once the snapshot that came with the epoch is in force, so
-//! that whoever the epoch was made to shut out is no member here any more.
+//! secret goes out only once the snapshot that came with the epoch is in force, and to
+//! members in that one only: links of whoever the epoch was made to shut out are closed
+//! after it is (`tests::secrets_are_for_those_in_the_snapshot_that_says_so`).
 
 use std::io;
 use std::sync::Arc;
@@ -14,7 +15,7 @@ use std::time::Duration;
 use osmoda_kit::frames;
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_mesh_protocol::{
-    KEYS_ANSWER_BYTES_MAX, KEYS_ASK_BYTES_MAX, KEYS_NODES_MAX, KeysAnswer, KeysAsk, SecretBytes, Service,
+    KEYS_ANSWER_BYTES_MAX, KEYS_ASK_BYTES_MAX, KEYS_NODES_MAX, KeysAnswer, KeysAsk, Members, SecretBytes, Service,
 };
 use osmoda_types::{ErrorCode, MeshEpoch, NodeId, Role, SecretHash};
 use sha2::{Digest as _, Sha256};
@@ -60,19 +61,28 @@ pub fn serve_keys(handle: &MeshHandle, source: Arc<dyn KeySource>, tasks: &Tasks
 async fn answer(handle: MeshHandle, source: Arc<dyn KeySource>, incoming: IncomingStream) -> io::Result<()> {
     let IncomingStream { peer, mut stream } = incoming;
     let ask: KeysAsk = frames::read(&mut stream, KEYS_ASK_BYTES_MAX).await?;
-    frames::write(&mut stream, &judge(&handle, source.as_ref(), peer.role, &ask), KEYS_ANSWER_BYTES_MAX).await?;
+    let current = handle.epoch_secret();
+    let judged = judge(&current, &handle.members(), source.as_ref(), &peer.node, &ask);
+    frames::write(&mut stream, &judged, KEYS_ANSWER_BYTES_MAX).await?;
     stream.shutdown().await
 }
 
-fn judge(handle: &MeshHandle, source: &dyn KeySource, asker: Role, ask: &KeysAsk) -> KeysAnswer {
+/// Judges by one snapshot, whatever the asker was when its stream was opened.
+fn judge(
+    current: &EpochSecret,
+    members: &Members,
+    source: &dyn KeySource,
+    asker: &NodeId,
+    ask: &KeysAsk,
+) -> KeysAnswer {
+    let Some(asker) = members.by_node(asker).map(|member| member.role) else {
+        return KeysAnswer::Refused(ErrorCode::ServiceDenied);
+    };
     match ask {
-        KeysAsk::Epoch { epoch } => {
-            let current = handle.epoch_secret();
-            if current.epoch == *epoch && handle.members().epoch >= *epoch {
-                return KeysAnswer::Epoch(current.secret);
-            }
-            KeysAnswer::Refused(ErrorCode::EpochStale)
+        KeysAsk::Epoch { epoch } if current.epoch == *epoch && members.epoch >= *epoch => {
+            KeysAnswer::Epoch(current.secret.clone())
         }
+        KeysAsk::Epoch { .. } => KeysAnswer::Refused(ErrorCode::EpochStale),
         KeysAsk::Rejoins { .. } if asker != Role::Voter => KeysAnswer::Refused(ErrorCode::ServiceDenied),
         KeysAsk::Rejoins { nodes } if nodes.len() > KEYS_NODES_MAX => KeysAnswer::Refused(ErrorCode::TooLarge),
         KeysAsk::Rejoins { nodes } => {
@@ -151,4 +161,59 @@ async fn ask(handle: &MeshHandle, voter: NodeId, ask: &KeysAsk) -> Result<KeysAn
         exchanged.await.map_err(|_: io::Error| MeshError::Offline(voter))
     };
     tokio::time::timeout(ASK_TIME, asked).await.unwrap_or(Err(MeshError::Timeout(voter)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use osmoda_mesh_protocol::Member;
+    use osmoda_types::{MeshKey, PublicKey};
+
+    struct Known;
+
+    impl KeySource for Known {
+        fn rejoin_secret(&self, _: &NodeId) -> Option<SecretBytes> {
+            Some(SecretBytes::new([7; 32]))
+        }
+    }
+
+    fn member(n: u8, role: Role) -> Member {
+        Member {
+            node: NodeId::from_bytes([n; 32]),
+            mesh_key: MeshKey::from_bytes([n; 32]),
+            identity_key: PublicKey::from_bytes([n; 32]),
+            role,
+            name: format!("n{n}"),
+            addresses: vec![],
+        }
+    }
+
+    #[test]
+    fn secrets_are_for_those_in_the_snapshot_that_says_so() {
+        let current = EpochSecret { epoch: MeshEpoch(2), secret: SecretBytes::new([9; 32]) };
+        let members = |epoch| Members {
+            index: 5,
+            epoch: MeshEpoch(epoch),
+            members: vec![member(1, Role::Voter), member(2, Role::Node)],
+        };
+        let check = |epoch_of_snapshot, asker: u8, ask: &KeysAsk, expected: KeysAnswer| {
+            let asker = NodeId::from_bytes([asker; 32]);
+            let judged = judge(&current, &members(epoch_of_snapshot), &Known, &asker, ask);
+            assert_eq!(judged, expected, "{epoch_of_snapshot} {asker} {ask:?}");
+        };
+        let node = NodeId::from_bytes([2; 32]);
+        let (ask, asks_back) = (KeysAsk::Epoch { epoch: MeshEpoch(2) }, KeysAsk::Rejoins { nodes: vec![node] });
+        let given = || KeysAnswer::Epoch(current.secret.clone());
+        let rejoins = || KeysAnswer::Rejoins([(node, SecretBytes::new([7; 32]))].into());
+        let refused = KeysAnswer::Refused;
+        check(2, 1, &ask, given());
+        check(2, 2, &ask, given());
+        check(1, 2, &ask, refused(ErrorCode::EpochStale));
+        check(2, 1, &KeysAsk::Epoch { epoch: MeshEpoch(1) }, refused(ErrorCode::EpochStale));
+        check(2, 1, &asks_back, rejoins());
+        check(2, 2, &asks_back, refused(ErrorCode::ServiceDenied));
+        // Out, and its link is not closed yet.
+        check(2, 3, &ask, refused(ErrorCode::ServiceDenied));
+        check(2, 3, &asks_back, refused(ErrorCode::ServiceDenied));
+    }
 }

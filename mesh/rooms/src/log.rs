@@ -370,6 +370,14 @@ impl RoomLog {
         self.entries.get(id).filter(|entry| entry.author == *author).map(|entry| entry.seq)
     }
 
+    /// The numbers after this one of an author's messages that are kept, with a time before
+    /// `wall_ms`; of two with one number, that of the first.
+    pub fn seqs_before(&self, author: PublicKey, after: u64, wall_ms: u64) -> impl Iterator<Item = u64> + '_ {
+        let later = self.chain.range((author, after)..=(author, u64::MAX)).filter(move |((_, seq), _)| *seq > after);
+        let is_before = move |id| self.entries.get(id).is_some_and(|entry| entry.hlc.wall_ms() < wall_ms);
+        later.filter(move |(_, id)| is_before(id)).map(|((_, seq), _)| *seq)
+    }
+
     /// The parents of a new message of this author: the newest messages that
     /// nothing depends on yet, its own last one left out.
     #[must_use]

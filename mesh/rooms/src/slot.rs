@@ -6,8 +6,16 @@
 //! little or nothing to do: what is missing goes over the wire about once.
 
 use std::collections::{BTreeSet, VecDeque};
+use std::time::Duration;
 
 use osmoda_types::NodeId;
+
+/// How long the peer of the last session lets others go first after it has ended. Who
+/// was told that it is busy asks again within an eighth of this (`heal::BUSY_PAUSE_MS`),
+/// and a peer may be in another room's session meanwhile. Shorter, and one that asks
+/// on many streams at once has the slot always; longer, and a room stands still for
+/// those who went elsewhere.
+const OTHERS_FIRST: Duration = Duration::from_secs(1);
 
 /// The right to a session. Each is given back once; one that was overtaken
 /// meanwhile frees nothing.
@@ -31,15 +39,17 @@ struct Taken {
     ticket: Ticket,
 }
 
-/// The slot of one room.
+/// The slot of one room. All times are of one clock that never runs backwards.
 #[derive(Debug, Clone, Default)]
 pub struct Slot {
     taken: Option<Taken>,
     tickets: u64,
     waiting: VecDeque<NodeId>,
-    /// Whom this node answered last.
-    answered: Option<NodeId>,
-    /// Who was told since that it is busy. Bounded by the members, who alone may ask.
+    /// With whom the last session was, whoever opened it, and when that ended; while it
+    /// goes on, when it began.
+    last: Option<(NodeId, Duration)>,
+    /// Who was told since the last session began that it is busy. Bounded by the
+    /// members, who alone may ask.
     turned_away: BTreeSet<NodeId>,
 }
 
@@ -61,39 +71,45 @@ impl Slot {
     /// Takes the slot for a session that this node opens, with one of those that
     /// wait; `random` chooses which, so that two halves do not queue up behind
     /// the same node.
-    pub fn open(&mut self, random: u64) -> Option<(NodeId, Ticket)> {
-        if self.taken.is_some() || self.waiting.is_empty() {
+    pub fn open(&mut self, now: Duration, random: u64) -> Option<(NodeId, Ticket)> {
+        if self.taken.is_some() {
+            return None;
+        }
+        let may: Vec<NodeId> = self.waiting.iter().filter(|peer| !self.lets_others_go(peer, now)).copied().collect();
+        if may.is_empty() {
             return None;
         }
         // Below the length, so it fits.
-        let place = (random % self.waiting.len() as u64) as usize;
-        let peer = self.waiting.remove(place)?;
+        let peer = may[(random % may.len() as u64) as usize];
+        self.waiting.retain(|waiting| *waiting != peer);
         Some((peer, self.take(peer, Side::Asking)))
     }
 
     /// Takes the slot for a session that the peer opens, if it may begin. When
-    /// both opened one to each other, that of the smaller id goes on. A peer that was
-    /// answered last lets another go first, once: it may be the only one that
-    /// still has something.
-    pub fn answer(&mut self, own: &NodeId, peer: NodeId) -> Option<Ticket> {
-        let free = match self.taken {
-            None => true,
+    /// both opened one to each other, that of the smaller id goes on.
+    pub fn answer(&mut self, own: &NodeId, peer: NodeId, now: Duration) -> Option<Ticket> {
+        let may = match self.taken {
+            None => !self.lets_others_go(&peer, now),
             Some(taken) => taken.side == Side::Asking && taken.peer == peer && peer < *own,
         };
-        let has_others = self.turned_away.iter().chain(&self.waiting).any(|other| *other != peer);
-        if !free {
+        if !may {
             self.turned_away.insert(peer);
             return None;
         }
-        if self.taken.is_none() && self.answered == Some(peer) && has_others {
-            self.answered = None;
-            return None;
-        }
-        self.answered = Some(peer);
+        self.last = Some((peer, now));
         self.turned_away.clear();
         // This session does what the waiting one would do.
         self.forget(&peer);
         Some(self.take(peer, Side::Answerer))
+    }
+
+    /// Whether the last session was with this peer and others wait, who had none since:
+    /// each of its streams asks for itself, and all may ask at once. Only for a while,
+    /// because those others may not come, and it may be the only one that still has
+    /// something.
+    fn lets_others_go(&self, peer: &NodeId, now: Duration) -> bool {
+        let was_last = self.last.is_some_and(|(last, at)| last == *peer && now.saturating_sub(at) < OTHERS_FIRST);
+        was_last && self.turned_away.iter().chain(&self.waiting).any(|other| other != peer)
     }
 
     fn take(&mut self, peer: NodeId, side: Side) -> Ticket {
@@ -105,10 +121,12 @@ impl Slot {
 
     /// The peer took the session that this node opened. False when it was given
     /// up meanwhile for one that the peer opened.
-    pub fn answered(&mut self, ticket: Ticket) -> bool {
+    pub fn answered(&mut self, ticket: Ticket, now: Duration) -> bool {
         match &mut self.taken {
             Some(taken) if taken.ticket == ticket => {
                 taken.side = Side::Opener;
+                self.last = Some((taken.peer, now));
+                self.turned_away.clear();
                 true
             }
             _ => false,
@@ -116,9 +134,11 @@ impl Slot {
     }
 
     /// A session is over.
-    pub fn release(&mut self, ticket: Ticket) {
-        if self.taken.is_some_and(|taken| taken.ticket == ticket) {
-            self.taken = None;
+    pub fn release(&mut self, ticket: Ticket, now: Duration) {
+        if let Some(taken) = self.taken.take_if(|taken| taken.ticket == ticket)
+            && taken.side != Side::Asking
+        {
+            self.last = Some((taken.peer, now));
         }
     }
 
@@ -133,6 +153,8 @@ impl Slot {
 mod tests {
     use super::*;
 
+    const NOW: Duration = Duration::from_secs(100);
+
     fn node(n: u8) -> NodeId {
         NodeId::from_bytes([n; 32])
     }
@@ -140,48 +162,87 @@ mod tests {
     #[test]
     fn one_session_at_a_time_and_everybody_gets_a_turn() {
         let mut slot = Slot::default();
-        assert_eq!(slot.open(0), None);
+        assert_eq!(slot.open(NOW, 0), None);
         for n in [1, 2, 1] {
             slot.want(node(n));
         }
-        let (first, ticket) = slot.open(7).unwrap();
-        assert_eq!(slot.open(0), None);
-        assert!(slot.answered(ticket));
-        assert_eq!(slot.answer(&node(9), node(3)), None);
+        let (first, ticket) = slot.open(NOW, 7).unwrap();
+        assert_eq!(slot.open(NOW, 0), None);
+        assert!(slot.answered(ticket, NOW));
+        assert_eq!(slot.answer(&node(9), node(3), NOW), None);
         assert!(!slot.is_ready());
-        slot.release(ticket);
-        let (second, again) = slot.open(7).unwrap();
+        slot.release(ticket, NOW);
+        let (second, again) = slot.open(NOW, 7).unwrap();
         assert_ne!(first, second);
         // What is over frees nothing that came after it.
-        slot.release(ticket);
-        assert_eq!(slot.answer(&node(9), node(3)), None);
-        slot.release(again);
+        slot.release(ticket, NOW);
+        assert_eq!(slot.answer(&node(9), node(3), NOW), None);
+        slot.release(again, NOW);
         assert!(!slot.is_ready());
-        assert!(slot.answer(&node(9), node(3)).is_some() && slot.answer(&node(9), node(4)).is_none());
+        assert!(slot.answer(&node(9), node(3), NOW).is_some() && slot.answer(&node(9), node(4), NOW).is_none());
     }
 
     #[test]
-    fn who_was_answered_last_lets_others_go_first_once() {
+    fn who_had_the_last_session_lets_others_go_first_however_often_it_asks() {
+        let (own, later) = (node(9), NOW + OTHERS_FIRST);
+        let mut slot = Slot::default();
+        let first = slot.answer(&own, node(1), NOW).unwrap();
+        slot.release(first, NOW);
+        // Nobody else is there.
+        let again = slot.answer(&own, node(1), NOW).unwrap();
+        assert_eq!(slot.answer(&own, node(2), NOW), None);
+        // The time runs from the end of the session.
+        slot.release(again, later);
+        for _ in 0..60 {
+            assert_eq!(slot.answer(&own, node(1), later), None);
+        }
+        let other = slot.answer(&own, node(2), later).unwrap();
+        slot.release(other, later);
+        let again = slot.answer(&own, node(1), later).unwrap();
+        // Those with whom this node would open one count too; one that is gone does not.
+        slot.want(node(3));
+        slot.release(again, later);
+        for _ in 0..60 {
+            assert_eq!(slot.answer(&own, node(1), later), None);
+        }
+        slot.forget(&node(3));
+        let again = slot.answer(&own, node(1), later).unwrap();
+        // One that asked once and does not come holds up nobody for long.
+        assert_eq!(slot.answer(&own, node(2), later), None);
+        slot.release(again, later);
+        let waited = later + OTHERS_FIRST;
+        assert_eq!(slot.answer(&own, node(1), waited - Duration::from_millis(1)), None);
+        assert!(slot.answer(&own, node(1), waited).is_some());
+    }
+
+    #[test]
+    fn a_session_that_this_node_opened_counts_as_one_that_it_answered() {
         let own = node(9);
         let mut slot = Slot::default();
-        let first = slot.answer(&own, node(1)).unwrap();
-        slot.release(first);
-        // Nobody else is there.
-        let again = slot.answer(&own, node(1)).unwrap();
-        assert_eq!(slot.answer(&own, node(2)), None);
-        slot.release(again);
-        assert_eq!(slot.answer(&own, node(1)), None);
-        let other = slot.answer(&own, node(2)).unwrap();
-        slot.release(other);
-        let again = slot.answer(&own, node(1)).unwrap();
-        // Those that this node would open one to count too; one that is gone does not.
-        slot.want(node(3));
-        slot.release(again);
-        assert_eq!(slot.answer(&own, node(1)), None);
-        let again = slot.answer(&own, node(1)).unwrap();
-        slot.forget(&node(3));
-        slot.release(again);
-        assert!(slot.answer(&own, node(1)).is_some());
+        for n in [1, 2] {
+            slot.want(node(n));
+        }
+        let (peer, ticket) = slot.open(NOW, 0).unwrap();
+        let other = node(if peer == node(1) { 2 } else { 1 });
+        assert!(slot.answered(ticket, NOW));
+        slot.release(ticket, NOW);
+        slot.want(peer);
+        assert_eq!(slot.answer(&own, peer, NOW), None);
+        // Whatever number comes up.
+        for random in 0..2 {
+            let (next, ticket) = slot.clone().open(NOW, random).unwrap();
+            assert_eq!(next, other);
+            // That one does not want any, so it had none.
+            let mut slot = slot.clone();
+            slot.release(ticket, NOW);
+            assert_eq!(slot.answer(&own, peer, NOW), None);
+        }
+        // One that was told that it is busy asks again itself, and needs a free slot.
+        slot.forget(&other);
+        slot.turned_away.insert(other);
+        assert_eq!(slot.open(NOW, 0), None);
+        assert!(slot.is_ready());
+        assert_eq!(slot.open(NOW + OTHERS_FIRST, 0).map(|(next, _)| next), Some(peer));
     }
 
     #[test]
@@ -190,15 +251,15 @@ mod tests {
         let (mut at_small, mut at_large) = (Slot::default(), Slot::default());
         at_small.want(large);
         at_large.want(small);
-        let (_, of_small) = at_small.open(0).unwrap();
-        let (_, of_large) = at_large.open(0).unwrap();
-        assert_eq!(at_small.answer(&small, large), None);
-        let answering = at_large.answer(&large, small).unwrap();
+        let (_, of_small) = at_small.open(NOW, 0).unwrap();
+        let (_, of_large) = at_large.open(NOW, 0).unwrap();
+        assert_eq!(at_small.answer(&small, large, NOW), None);
+        let answering = at_large.answer(&large, small, NOW).unwrap();
         // The answers cross too.
-        assert!(at_small.answered(of_small) && !at_large.answered(of_large));
-        at_large.release(of_large);
-        assert_eq!(at_large.answer(&large, node(3)), None, "still in the session that it answers");
-        at_large.release(answering);
-        assert!(at_large.answer(&large, node(3)).is_some());
+        assert!(at_small.answered(of_small, NOW) && !at_large.answered(of_large, NOW));
+        at_large.release(of_large, NOW);
+        assert_eq!(at_large.answer(&large, node(3), NOW), None, "still in the session that it answers");
+        at_large.release(answering, NOW);
+        assert!(at_large.answer(&large, node(3), NOW).is_some());
     }
 }

@@ -36,6 +36,11 @@ const CLAIMS_MAX: usize = 2 * ROOM_MESSAGES_MAX as usize;
 /// share half of their bits, which do not occur by chance.
 const EXTRA_MAX: usize = 16;
 
+/// Questions of a peer in one session that find nothing: what it asks for may be
+/// forgotten meanwhile. One that asks for what nobody has would keep the room's slot
+/// with it; a session that ends for this goes on with the next one.
+const EMPTY_ANSWERS_MAX: u32 = 4;
+
 /// Ids that are hashed at once: 64 KiB of them.
 const HASHED_IDS: usize = 2048;
 
@@ -292,6 +297,9 @@ pub struct Answerer {
     rounds: u32,
     taken: usize,
     pending: VecDeque<MessageId>,
+    /// It has asked for fewer than it may at once: those were the last.
+    has_asked_for_last: bool,
+    empty_answers: u32,
 }
 
 impl Answerer {
@@ -300,7 +308,8 @@ impl Answerer {
     /// # Errors
     /// [`SyncError::Range`].
     pub fn new(snapshot: Snapshot) -> Result<Self, SyncError> {
-        Ok(Self { ranges: snapshot.negentropy()?, rounds: 0, taken: 0, pending: VecDeque::new() })
+        let (ranges, pending) = (snapshot.negentropy()?, VecDeque::new());
+        Ok(Self { ranges, rounds: 0, taken: 0, pending, has_asked_for_last: false, empty_answers: 0 })
     }
 
     /// Takes the opener's frame. A [`Frame::Record`] is the driver's.
@@ -317,7 +326,15 @@ impl Answerer {
                 let answer = self.ranges.reconcile(&bytes).map_err(SyncError::Range)?;
                 Ok(Do::Send(Frame::Range(Blob(answer))))
             }
-            Frame::Want(prefixes) => Ok(Do::Resolve(prefixes)),
+            Frame::Want(prefixes) => {
+                if prefixes.is_empty() || self.has_asked_for_last || self.empty_answers > EMPTY_ANSWERS_MAX {
+                    return Err(SyncError::Bounds);
+                }
+                self.has_asked_for_last = prefixes.len() < WANT_IDS_MAX;
+                Ok(Do::Resolve(prefixes))
+            }
+            // There is more where the answer before said so.
+            Frame::More if self.pending.is_empty() => Err(SyncError::OutOfTurn),
             Frame::More => Ok(self.load()),
             Frame::Messages { list, .. } => {
                 self.taken += list.len();
@@ -339,6 +356,7 @@ impl Answerer {
 
     fn load(&mut self) -> Do {
         if self.pending.is_empty() {
+            self.empty_answers += 1;
             return Do::Send(Frame::Messages { list: Vec::new(), more: false });
         }
         Do::Load(self.pending.iter().copied().collect())
@@ -347,7 +365,7 @@ impl Answerer {
     /// As [`Opener::loaded`].
     pub fn loaded(&mut self, taken: usize, list: Vec<Blob>) -> Do {
         self.pending.drain(..taken.max(1).min(self.pending.len()));
-        if list.is_empty() && !self.pending.is_empty() {
+        if list.is_empty() {
             return self.load();
         }
         Do::Send(Frame::Messages { list, more: !self.pending.is_empty() })

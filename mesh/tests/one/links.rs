@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use osmoda_kit::testing::wait_for;
 use osmoda_mesh::MeshError;
-use osmoda_mesh_protocol::Service;
+use osmoda_mesh_protocol::{Member, Service};
 use osmoda_types::{ErrorCode, Role};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use crate::node::{LIMIT, Node, Start, converged, introduce, member, members};
+use crate::node::{LIMIT, Node, Start, converged, identity, introduce, member, members};
 
 /// Accepts one stream of a service and echoes it; returns who opened it.
 async fn echo_once(node: &Node, service: Service) -> osmoda_mesh::StreamPeer {
@@ -213,4 +213,33 @@ async fn a_port_in_use_is_said() {
     let both = members(1, vec![a.member(), second.members.members[0].clone()]);
     let taken = Start { listen: a.handle.local_address(), members: both, ..second };
     assert_eq!(taken.try_run().err().map(|error| error.code()), Some(ErrorCode::PortInUse));
+}
+
+#[tokio::test]
+async fn a_list_that_the_disk_does_not_take_puts_out_who_left_and_old_keys_only() {
+    let [a, b, c] = [1, 2, 3].map(|seed| Start::new(seed, Role::Voter).run());
+    introduce(2, &[&a, &b, &c]).await;
+    for peer in [&b, &c] {
+        a.linked(peer.id(), true).await;
+    }
+    let before = a.handle.members();
+    let with_keys_of = |node: &Node, seed| {
+        let keys = identity(seed);
+        Member { mesh_key: keys.mesh_key(), identity_key: keys.identity_key(), ..node.member() }
+    };
+    let [own, other] = [with_keys_of(&a, 8), with_keys_of(&b, 9)];
+    a.handle.put_out(&members(1, vec![])).await.unwrap();
+    assert_eq!(a.handle.members(), before, "an older one says nothing");
+    a.handle.put_out(&members(3, vec![own.clone(), other.clone()])).await.unwrap();
+    a.linked(c.id(), false).await;
+    let now = a.handle.members();
+    assert_eq!((now.index, now.members.len()), (2, 2));
+    assert_eq!([now.by_node(&a.id()), now.by_node(&b.id())], [Some(&own), Some(&other)]);
+    assert_eq!(a.handle.local_role(), Some(Role::Voter));
+    // Nor is this node out when it is in no list any more: that is for the others.
+    a.handle.put_out(&members(4, vec![other.clone()])).await.unwrap();
+    assert_eq!(a.handle.members().by_node(&a.id()), Some(&own));
+    for node in [a, b, c] {
+        node.stop().await;
+    }
 }

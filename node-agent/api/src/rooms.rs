@@ -172,7 +172,7 @@ pub struct Delivery {
     pub name: Option<String>,
     /// Whether a link to it is up.
     pub connected: bool,
-    /// It has every message of this node up to this number.
+    /// It has every message up to this number that this node has said and still keeps.
     pub confirmed: u64,
     /// How many of this node's messages it has not confirmed.
     pub pending: u64,

@@ -84,6 +84,9 @@ impl std::fmt::Debug for Executor {
     }
 }
 
+/// Which of the gathered refusals are told now, by the boot clock.
+type Take = fn(&mut Gather<Refused>, Duration) -> Vec<(Refused, u64)>;
+
 /// A call that passed every check but its permit's consumption.
 struct Judged {
     call: Call,
@@ -264,7 +267,7 @@ impl Executor {
     }
 
     /// Records the refusals that are due, or all; what the ledger does not take waits.
-    pub(crate) async fn tell_refusals(&self, take: fn(&mut Gather<Refused>, Duration) -> Vec<(Refused, u64)>) {
+    pub(crate) async fn tell_refusals(&self, take: Take) {
         let (due, lost) = {
             let mut gathered = self.lock_refused();
             (take(&mut gathered, self.parts.clock.now_boot()), gathered.take_lost())

@@ -5,6 +5,7 @@
 //! real links; here it is small enough for every test run.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
 
 use osmoda_mesh_rooms::{
     Answerer, Blob, Clock, Do, Frame, Hlc, Inserted, MessageId, Opener, RoomLog, Slot, Snapshot, Stored, Ticket,
@@ -16,6 +17,9 @@ use crate::world::{node, record, room, write};
 
 const NODES: u8 = 16;
 const PER_SIDE: usize = 400;
+
+/// How long a turn takes: about as long as who was told that it is busy waits.
+const TURN: Duration = Duration::from_millis(50);
 
 /// A small generator: the run is the same each time.
 struct Random(u64);
@@ -116,6 +120,7 @@ struct World {
     nodes: Vec<Node>,
     random: Random,
     sessions: Vec<Session>,
+    now: Duration,
     bytes: usize,
     repeated: usize,
     pairs: BTreeSet<(usize, usize)>,
@@ -159,9 +164,10 @@ impl World {
 
     /// One turn of every session, and new ones where a slot is free.
     fn turn(&mut self) -> bool {
+        self.now += TURN;
         for opener in 0..self.nodes.len() {
             let random = self.random.next();
-            if let Some((peer, ticket)) = self.nodes[opener].slot.open(random) {
+            if let Some((peer, ticket)) = self.nodes[opener].slot.open(self.now, random) {
                 self.open(opener, self.place(peer), ticket);
             }
         }
@@ -173,12 +179,12 @@ impl World {
 
     fn open(&mut self, opener: usize, answerer: usize, ticket: Ticket) {
         let (own, peer) = (node(opener as u8), node(answerer as u8));
-        let Some(answering) = self.nodes[answerer].slot.answer(&peer, own) else {
-            self.nodes[opener].slot.release(ticket);
+        let Some(answering) = self.nodes[answerer].slot.answer(&peer, own, self.now) else {
+            self.nodes[opener].slot.release(ticket, self.now);
             self.nodes[opener].slot.want(peer);
             return;
         };
-        assert!(self.nodes[opener].slot.answered(ticket));
+        assert!(self.nodes[opener].slot.answered(ticket, self.now));
         let tickets = Some((ticket, answering));
         self.pairs.insert((opener.min(answerer), opener.max(answerer)));
         let mine = self.nodes[opener].snapshot();
@@ -205,8 +211,8 @@ impl World {
 
     fn end(&mut self, opener: usize, answerer: usize, tickets: Option<(Ticket, Ticket)>) {
         let Some((opening, answering)) = tickets else { return };
-        self.nodes[opener].slot.release(opening);
-        self.nodes[answerer].slot.release(answering);
+        self.nodes[opener].slot.release(opening, self.now);
+        self.nodes[answerer].slot.release(answering, self.now);
     }
 
     /// Carries one frame over and one back; false when the session is over.
@@ -268,6 +274,7 @@ fn two_halves_of_sixteen_nodes_heal_with_little_more_than_what_was_missing() {
         nodes: (0..NODES).map(Node::new).collect(),
         random: Random(0x5eed_0003),
         sessions: vec![],
+        now: Duration::ZERO,
         bytes: 0,
         repeated: 0,
         pairs: BTreeSet::new(),
@@ -310,6 +317,7 @@ fn what_one_side_pruned_is_neither_fetched_nor_offered() {
         nodes: (0..2).map(Node::new).collect(),
         random: Random(7),
         sessions: vec![],
+        now: Duration::ZERO,
         bytes: 0,
         repeated: 0,
         pairs: BTreeSet::new(),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use osmoda_mesh_rooms::limits::WANT_IDS_MAX;
 use osmoda_mesh_rooms::{
     Answerer, Blob, Body, Do, Frame, Hlc, Inserted, Message, MessageError, MessageId, Opener, RoomLog, Snapshot,
     Stored, SyncError, Unverified, fuzz_reconcile, fuzz_room_frame, fuzz_room_message, fuzz_room_record,
@@ -192,6 +193,34 @@ fn an_answerer_that_always_lacks_everything_is_given_up() {
     // Each says that nearly all are missing; two full rooms differ by 100,000.
     assert!((8..=13).contains(&rounds), "{rounds} rounds");
     assert!(matches!(opener.frame(all_is_missing_before(90)), Err(SyncError::Bounds | SyncError::OutOfTurn)));
+}
+
+#[test]
+fn an_opener_that_asks_for_nothing_is_given_up() {
+    let all: Vec<_> = (0..3 * WANT_IDS_MAX as u64).map(|n| (n, MessageId::of(&n.to_le_bytes()))).collect();
+    let answerer = || Answerer::new(Snapshot { horizon_ms: 0, items: all.clone() }).unwrap();
+    let want = |count: usize| Frame::Want(all[..count].iter().map(|(_, id)| id.prefix()).collect());
+    let is_over = |outcome| matches!(outcome, Err(SyncError::Bounds | SyncError::OutOfTurn));
+    assert!(is_over(answerer().frame(want(0))));
+    assert!(is_over(answerer().frame(Frame::More)));
+    // Whoever asks for fewer than it may has no others to ask for.
+    let mut last = answerer();
+    assert!(matches!(last.frame(want(WANT_IDS_MAX)), Ok(Do::Resolve(_))));
+    assert!(matches!(last.frame(want(1)), Ok(Do::Resolve(_))));
+    assert!(is_over(last.frame(want(1))));
+    // Nothing of it is here any more, found or read.
+    for gone in [Vec::new(), vec![all[0].1]] {
+        let mut answerer = answerer();
+        let rounds = (0..100).take_while(|_| {
+            let Ok(Do::Resolve(_)) = answerer.frame(want(WANT_IDS_MAX)) else { return false };
+            let mut next = answerer.resolved(gone.clone());
+            if let Do::Load(ids) = next {
+                next = answerer.loaded(ids.len(), Vec::new());
+            }
+            next == Do::Send(Frame::Messages { list: Vec::new(), more: false })
+        });
+        assert_eq!(rounds.count(), 5);
+    }
 }
 
 /// A session between two that have nothing in common; what becomes of the messages

@@ -93,7 +93,7 @@ impl Blobs {
         if let Some(size) = self.on_store(move |store| store.size(&hash)).await? {
             return if size > bytes_max { Err(too_large()) } else { Ok(stored(&hash, size)) };
         }
-        let turn = self.store.turn(hash)?;
+        let turn = self.on_store(move |store| store.turn(hash)).await?;
         let _transfer = Transfer::begin("fetch");
         let mut stream = self.mesh.connect_stream(peer, Service::Blobs).await?;
         let mut partial = self.on_store(move |store| store.partial(turn)).await?;

@@ -15,7 +15,7 @@ use std::collections::BTreeSet;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 use bao_tree::blake3::Hash;
 use bao_tree::io::outboard::{EmptyOutboard, PreOrderOutboard};
@@ -46,9 +46,25 @@ pub(crate) const SLICE_BYTES: u64 = 1024 * 1024;
 pub(crate) struct Store {
     folder: PathBuf,
     bytes_max: u64,
-    /// Hashes that are being fetched: one fetch at a time each, and its beginning is
-    /// not removed.
-    fetching: Arc<Mutex<BTreeSet<[u8; 32]>>>,
+    in_use: Arc<InUse>,
+}
+
+/// Whose beginnings are in use. Invariant: no file is touched under the lock, which
+/// async threads take too: to remove a large one can take seconds
+/// (`tests::while_a_beginning_is_removed_only_its_own_blob_waits`).
+#[derive(Debug, Default)]
+struct InUse {
+    hashes: Mutex<Hashes>,
+    /// A removal is over.
+    removed: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Hashes {
+    /// One fetch at a time each, and its beginning is not removed.
+    fetched: BTreeSet<[u8; 32]>,
+    /// Whoever would fetch one of these or remove it as well waits.
+    removed: BTreeSet<[u8; 32]>,
 }
 
 /// A blob to send from.
@@ -80,7 +96,7 @@ impl Store {
     /// Makes the folder, and removes what an earlier run was being handed.
     pub(crate) fn open(folder: PathBuf, bytes_max: u64) -> Result<Self, ApiError> {
         fsio::create_private_dir(&folder).map_err(|error| ApiError::new(error.code(), error.to_string()))?;
-        let store = Self { folder, bytes_max, fetching: Arc::default() };
+        let store = Self { folder, bytes_max, in_use: Arc::default() };
         for entry in std::fs::read_dir(&store.folder).map_err(unusable)? {
             let entry = entry.map_err(unusable)?;
             if entry.file_name().to_string_lossy().starts_with("put-") {
@@ -130,8 +146,8 @@ impl Store {
 
     /// The right to fetch a hash.
     pub(crate) fn turn(&self, hash: Hash) -> Result<Turn, ApiError> {
-        if self.fetching.lock().unwrap_or_else(PoisonError::into_inner).insert(*hash.as_bytes()) {
-            return Ok(Turn { fetching: Arc::clone(&self.fetching), hash });
+        if self.in_use.settled(&hash).fetched.insert(*hash.as_bytes()) {
+            return Ok(Turn { in_use: Arc::clone(&self.in_use), hash });
         }
         Err(ApiError::new(ErrorCode::Busy, "the blob is being fetched already"))
     }
@@ -144,14 +160,14 @@ impl Store {
     /// Makes place for the next bytes of so many in all. When there can never be place
     /// for those, nothing goes.
     fn place(&self, next: u64, in_all: u64) -> Result<(), ApiError> {
-        let fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let fetched = self.in_use.lock().fetched.clone();
         let (mut kept, mut unused, mut begun) = (0, 0, Vec::new());
         for entry in std::fs::read_dir(&self.folder).map_err(unusable)? {
             let entry = entry.map_err(unusable)?;
             // A file that is gone meanwhile takes no space.
             let Ok(found) = entry.metadata() else { continue };
             kept += found.len();
-            if begun_of(&entry.path()).is_some_and(|hash| !fetching.contains(hash.as_bytes())) {
+            if begun_of(&entry.path()).is_some_and(|hash| !fetched.contains(hash.as_bytes())) {
                 unused += found.len();
                 begun.push((found.modified().map_err(unusable)?, entry.path(), found.len()));
             }
@@ -168,7 +184,7 @@ impl Store {
             if kept + next <= self.bytes_max {
                 break;
             }
-            if self.remove_unused(&path)? {
+            if self.remove_unused(&path, |path| std::fs::remove_file(path))? {
                 kept -= length;
             }
         }
@@ -178,14 +194,13 @@ impl Store {
 
     /// Removes the beginning of a blob unless that is being fetched; whether its space
     /// is free.
-    fn remove_unused(&self, part: &Path) -> Result<bool, ApiError> {
+    fn remove_unused(&self, part: &Path, remove: impl FnOnce(&Path) -> io::Result<()>) -> Result<bool, ApiError> {
         let Some(hash) = begun_of(part) else { return Ok(false) };
-        // Held while it is removed: a fetch that begins now makes a new one after that.
-        let fetching = self.fetching.lock().unwrap_or_else(PoisonError::into_inner);
-        if fetching.contains(hash.as_bytes()) {
-            return Ok(false);
-        }
-        match std::fs::remove_file(part) {
+        // A fetch that begins now makes a new one after that.
+        let Some(removal) = self.in_use.removal(hash) else { return Ok(false) };
+        let outcome = remove(part);
+        drop(removal);
+        match outcome {
             Ok(()) => {
                 tracing::info!(blob = %hash, "the beginning of a blob went, the store is full");
                 Ok(true)
@@ -270,16 +285,51 @@ impl Store {
     }
 }
 
+impl InUse {
+    fn lock(&self) -> MutexGuard<'_, Hashes> {
+        self.hashes.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The same once nobody removes this one. Blocks.
+    fn settled(&self, hash: &Hash) -> MutexGuard<'_, Hashes> {
+        let is_removed = |hashes: &mut Hashes| hashes.removed.contains(hash.as_bytes());
+        self.removed.wait_while(self.lock(), is_removed).unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The right to remove the beginning of a blob, unless that is being fetched.
+    fn removal(&self, hash: Hash) -> Option<Removal<'_>> {
+        let mut hashes = self.settled(&hash);
+        if hashes.fetched.contains(hash.as_bytes()) {
+            return None;
+        }
+        hashes.removed.insert(*hash.as_bytes());
+        Some(Removal { in_use: self, hash })
+    }
+}
+
 /// The right to fetch a hash.
 #[derive(Debug)]
 pub(crate) struct Turn {
-    fetching: Arc<Mutex<BTreeSet<[u8; 32]>>>,
+    in_use: Arc<InUse>,
     hash: Hash,
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        self.fetching.lock().unwrap_or_else(PoisonError::into_inner).remove(self.hash.as_bytes());
+        self.in_use.lock().fetched.remove(self.hash.as_bytes());
+    }
+}
+
+/// The right to remove the beginning of a blob.
+struct Removal<'a> {
+    in_use: &'a InUse,
+    hash: Hash,
+}
+
+impl Drop for Removal<'_> {
+    fn drop(&mut self) {
+        self.in_use.lock().removed.remove(self.hash.as_bytes());
+        self.in_use.removed.notify_all();
     }
 }
 
@@ -598,8 +648,58 @@ mod tests {
         let whole = put(&store, &[1; 20_000]);
         let gone = bao_tree::blake3::hash(b"gone");
         // As two find who make place at once, or one beside a fetch that ends.
-        assert!(store.remove_unused(&store.beside(&gone, "part")).unwrap());
-        assert!(!store.remove_unused(&store.beside(&whole, "part")).unwrap(), "its bytes are still there");
+        let removed = |hash| store.remove_unused(&store.beside(hash, "part"), |path| std::fs::remove_file(path));
+        assert!(removed(&gone).unwrap());
+        assert!(!removed(&whole).unwrap(), "its bytes are still there");
+    }
+
+    #[test]
+    fn while_a_beginning_is_removed_only_its_own_blob_waits() {
+        let (_folder, store) = store();
+        let [hash, other] = [b"one", b"two"].map(|bytes| bao_tree::blake3::hash(bytes));
+        let part = store.beside(&hash, "part");
+        std::fs::write(&part, vec![1; 20_000]).unwrap();
+        // One word each, and one of each of four threads.
+        let (begin, begun) = std::sync::mpsc::sync_channel(1);
+        let (end, ended) = std::sync::mpsc::sync_channel::<()>(1);
+        let (say, said) = std::sync::mpsc::sync_channel(4);
+        let in_thread = |what: Box<dyn FnOnce(&Store) -> &'static str + Send>| {
+            let (store, say) = (store.clone(), say.clone());
+            std::thread::spawn(move || say.send(what(&store)).unwrap())
+        };
+        let of_removal = part.clone();
+        let removal = in_thread(Box::new(move |store| {
+            let slowly = |path: &Path| {
+                begin.send(()).unwrap();
+                ended.recv().unwrap();
+                std::fs::remove_file(path)
+            };
+            assert!(store.remove_unused(&of_removal, slowly).unwrap());
+            "removed"
+        }));
+        begun.recv().unwrap();
+        let beside = in_thread(Box::new(move |store| {
+            drop(store.turn(other).unwrap());
+            store.make_place(1).unwrap();
+            "beside"
+        }));
+        let limit = std::time::Duration::from_secs(10);
+        assert_eq!(said.recv_timeout(limit), Ok("beside"));
+        // Who wants to fetch this very one, and who wants its space too.
+        let same = in_thread(Box::new(move |store| {
+            let partial = store.partial(store.turn(hash).unwrap()).unwrap();
+            assert_eq!((partial.has, partial.file.is_none()), (0, true));
+            "fetched"
+        }));
+        let too = in_thread(Box::new(move |store| {
+            let free = store.remove_unused(&part, |path| std::fs::remove_file(path)).unwrap();
+            if free { "removed too" } else { "fetched meanwhile" }
+        }));
+        end.send(()).unwrap();
+        for thread in [removal, beside, same, too] {
+            thread.join().unwrap();
+        }
+        assert_eq!(said.try_iter().count(), 3);
     }
 
     #[test]

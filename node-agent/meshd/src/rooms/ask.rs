@@ -105,9 +105,7 @@ impl Rooms {
         match self.creator(room).await? {
             Some(creator) if creator == own => self.change_here(room, what).await?,
             // This node is in the room.
-            Some(creator) => {
-                self.ask_creator(creator, &frame).await?;
-            }
+            Some(creator) => self.ask_creator(creator, room, &frame).await?,
             None if node == own => self.ask_everybody(room, &frame).await?,
             None => return Err(super::owner::unknown_room()),
         }
@@ -130,9 +128,9 @@ impl Rooms {
         if creator == own {
             return self.change_here(room, Membership::Remove { node }).await;
         }
-        let asked = self.ask_creator(creator, &Frame::Leave { room, node: node.into() }).await;
+        let asked = self.ask_creator(creator, room, &Frame::Leave { room, node: node.into() }).await;
         if node != own {
-            return asked.map(drop);
+            return asked;
         }
         match self.cx.ask(|reply| Command::LeaveHere { room, reply }).await? {
             // The creator has taken it out.
@@ -159,13 +157,17 @@ impl Rooms {
         }
     }
 
-    /// Asks a room's creator; whether its record changed something here.
-    async fn ask_creator(&self, creator: NodeId, frame: &Frame) -> Result<bool, ApiError> {
+    /// Asks whoever may be a room's creator, and takes the room's record from it.
+    async fn ask_creator(&self, creator: NodeId, room: RoomId, frame: &Frame) -> Result<(), ApiError> {
         match question(&self.cx, creator, frame).await? {
+            // It may be valid and newer, but it is no answer.
+            Frame::Record(Blob(wire)) if Signed::decode(&wire).is_ok_and(|signed| signed.id() != room) => {
+                Err(super::owner::unknown_room())
+            }
             Frame::Record(Blob(wire)) => {
                 let text = "the answer of the room's creator is no record";
                 let taken = take_answer(&self.cx, creator, &wire).await;
-                taken.map_err(|error| ApiError::new(ErrorCode::OutcomeUnknown, text).with_source(error))
+                taken.map(drop).map_err(|error| ApiError::new(ErrorCode::OutcomeUnknown, text).with_source(error))
             }
             Frame::Refused(Refusal::Full) => Err(full()),
             Frame::Refused(Refusal::Store) => {
@@ -175,9 +177,9 @@ impl Rooms {
         }
     }
 
-    /// Asks each linked peer to take this node into a room that may be its own. Where
-    /// there is no place for a room of that peer, it is not asked: the others would list
-    /// this node for nothing.
+    /// Asks each linked peer to take this node into a room that may be its own, until
+    /// this node is in it, whatever they answer. Where there is no place for a room of that
+    /// peer, it is not asked: the others would list this node for nothing.
     async fn ask_everybody(&self, room: RoomId, frame: &Frame) -> Result<(), ApiError> {
         let linked: Vec<NodeId> = self.cx.mesh.subscribe().borrow().nodes().collect();
         let mut last = super::owner::unknown_room();
@@ -186,13 +188,17 @@ impl Rooms {
         let can_join = async |peer| self.cx.ask(|reply| Command::CanJoin { room, peer, reply }).await?;
         for peer in linked {
             let joined = match can_join(peer).await {
-                Ok(()) => self.ask_creator(peer, frame).await,
+                Ok(()) => self.ask_creator(peer, room, frame).await,
+                Err(error) => Err(error),
+            };
+            let joined = match joined {
+                Ok(()) if self.creator(room).await?.is_some() => return Ok(()),
+                // The place went, or the store failed; or its record has others in it.
+                Ok(()) => can_join(peer).await,
                 Err(error) => Err(error),
             };
             match joined {
-                Ok(true) => return Ok(()),
-                // It came before the answer; or the place went, or the store failed.
-                Ok(false) => return can_join(peer).await,
+                Ok(()) => tracing::debug!(%peer, "room not joined there: its record is not taken"),
                 Err(error) if says_why(error.code) => last = error,
                 // Not its creator, or not to be reached.
                 Err(error) => tracing::debug!(%peer, code = %error.code, "room not joined there"),

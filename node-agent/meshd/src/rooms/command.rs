@@ -180,7 +180,7 @@ pub(crate) struct Begin {
     pub(crate) revision: u64,
     pub(crate) snapshot: Snapshot,
     pub(crate) skip: BTreeSet<MessageId>,
-    pub(crate) own_seq: u64,
+    pub(crate) ours: Ours,
 }
 
 /// What a peer opens a session with.
@@ -200,7 +200,23 @@ pub(crate) struct Answered {
     pub(crate) equal: bool,
     pub(crate) record: Option<Signed>,
     pub(crate) wants_record: bool,
-    pub(crate) own_seq: u64,
+    pub(crate) ours: Ours,
+}
+
+/// What this node has said in a room: its key there and its newest number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ours {
+    pub(crate) key: PublicKey,
+    pub(crate) seq: u64,
+}
+
+/// What a session has shown a peer to have of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Healed {
+    /// What we had said when it began.
+    pub(crate) ours: Ours,
+    /// Nobody looked at what is older.
+    pub(crate) horizon_ms: u64,
 }
 
 /// A session is over.
@@ -209,8 +225,8 @@ pub(crate) struct Release {
     pub(crate) room: RoomId,
     pub(crate) peer: NodeId,
     pub(crate) ticket: Ticket,
-    /// The peer has ours up to this number.
-    pub(crate) healed: Option<u64>,
+    /// What the peer has of ours, if it has all that the session was about.
+    pub(crate) healed: Option<Healed>,
 }
 
 /// What the newest known moment of some rooms is, for the clock.

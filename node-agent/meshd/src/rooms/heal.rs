@@ -17,7 +17,7 @@ use osmoda_node_api::mesh::Service;
 use osmoda_types::NodeId;
 use tokio::io::{AsyncWriteExt, ReadHalf, WriteHalf, split};
 
-use super::command::{Answered, Asked, Begin, Command, Release, Way};
+use super::command::{Answered, Asked, Begin, Command, Healed, Release, Way};
 use super::cx::Cx;
 use super::inbound::{out_of_turn, take_record};
 use super::session::random;
@@ -86,11 +86,11 @@ impl Drop for Held {
 async fn session(cx: Cx, begin: Begin) {
     let (room, peer) = (begin.room, begin.peer);
     let mut held = Held::new(&cx, room, peer, begin.ticket);
-    let own_seq = begin.own_seq;
+    let ours = begin.ours;
     let outcome = tokio::time::timeout(SESSION_TIME, open(&cx, begin)).await;
     match outcome {
-        Ok(Ok(Ended::Through { confirmed })) => {
-            held.release.healed = confirmed.then_some(own_seq);
+        Ok(Ok(Ended::Through { confirmed, horizon_ms })) => {
+            held.release.healed = confirmed.then_some(Healed { ours, horizon_ms });
             cx.traffic.sessions.fetch_add(1, Relaxed);
             counts::heal_session();
         }
@@ -113,8 +113,8 @@ async fn session(cx: Cx, begin: Begin) {
 
 /// How a session ended that was not cut.
 enum Ended {
-    /// It went through; whether the peer has all of ours now.
-    Through { confirmed: bool },
+    /// It went through; whether the peer has all of ours now, from a time on.
+    Through { confirmed: bool, horizon_ms: u64 },
     /// The peer does not want one.
     Refused(Refusal),
 }
@@ -125,6 +125,7 @@ async fn open(cx: &Cx, begin: Begin) -> io::Result<Ended> {
     let stream = cx.mesh.connect_stream(peer, Service::Rooms).await.map_err(io::Error::other)?;
     let (read, write) = split(stream);
     let mut line = Line { cx, room, peer, frames: FrameReader::new(read).of_session(), write };
+    let mut both_from_ms = snapshot.horizon_ms;
     let (mut opener, first) = Opener::new(room, revision, snapshot, skip);
     line.send(&first).await?;
     let opened = line.receive().await?;
@@ -136,7 +137,8 @@ async fn open(cx: &Cx, begin: Begin) -> io::Result<Ended> {
             }
             return Ok(Ended::Refused(*refusal));
         }
-        Frame::Opened { record, wants_record, .. } => {
+        Frame::Opened { horizon_ms, record, wants_record, .. } => {
+            both_from_ms = both_from_ms.max(*horizon_ms);
             // The peer may have opened one to us meanwhile, and that one goes on.
             if !cx.ask(|reply| Command::Answered { room, ticket, reply }).await.map_err(io::Error::other)? {
                 return Ok(Ended::Refused(Refusal::Busy));
@@ -171,7 +173,7 @@ async fn open(cx: &Cx, begin: Begin) -> io::Result<Ended> {
                     line.send(&frame).await?;
                 }
                 line.write.shutdown().await?;
-                return Ok(Ended::Through { confirmed: opener.is_confirmed() });
+                return Ok(Ended::Through { confirmed: opener.is_confirmed(), horizon_ms: both_from_ms });
             }
             Do::Arrange(ids) => {
                 let ask = cx.ask(|reply| Command::Sort { room, ids, reply }).await;
@@ -193,20 +195,21 @@ pub(crate) async fn answer(
     let room = asked.room;
     let mut line = Line { cx, room, peer, frames, write };
     let answered = cx.ask(|reply| Command::Answer { from: peer, asked, reply }).await.map_err(io::Error::other)?;
-    let Answered { ticket, snapshot, equal, record, wants_record, own_seq } = match answered {
+    let Answered { ticket, snapshot, equal, record, wants_record, ours } = match answered {
         Ok(answered) => answered,
         Err(refusal) => return line.send(&Frame::Refused(refusal)).await,
     };
     let mut held = Held::new(cx, room, peer, ticket);
     line.frames = line.frames.of_session();
     let record = record.map(|signed| Blob(signed.wire().to_vec()));
-    line.send(&Frame::Opened { horizon_ms: snapshot.horizon_ms, equal, record, wants_record }).await?;
+    let horizon_ms = snapshot.horizon_ms;
+    line.send(&Frame::Opened { horizon_ms, equal, record, wants_record }).await?;
     if wants_record {
         let Frame::Record(Blob(wire)) = line.receive().await? else { return Err(out_of_turn()) };
         take_record(cx, peer, &wire).await?;
     }
     if equal {
-        held.release.healed = Some(own_seq);
+        held.release.healed = Some(Healed { ours, horizon_ms });
         return Ok(());
     }
     let mut answerer = Answerer::new(snapshot).map_err(io::Error::other)?;

@@ -169,6 +169,7 @@ impl Owner {
                         heal_at = Instant::now() + self.heal_every;
                         self.want_one_each();
                     }
+                    self.wake_for_waiting();
                 }
                 // Safe to drop: nothing is taken before it is ready.
                 taken = commands.recv_many(&mut waiting, COMMANDS_MAX) => {

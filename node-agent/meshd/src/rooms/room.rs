@@ -14,6 +14,7 @@ use osmoda_types::{NodeId, PublicKey};
 use tokio::sync::broadcast;
 
 use super::ask::creator_of;
+use super::command::{Healed, Ours};
 use super::hear::Heard;
 use super::store::Write;
 
@@ -46,11 +47,17 @@ impl Confirmed {
         self.settle();
     }
 
-    /// Everything up to a number.
-    pub(crate) fn healed(&mut self, seq: u64, at: Timestamp) {
-        self.through = self.through.max(seq);
+    /// Everything up to a number but for these, which no session looks at any more.
+    pub(crate) fn healed(&mut self, seq: u64, but: &BTreeSet<u64>, at: Timestamp) {
         self.healed_at = Some(at);
+        let before_first = |first: &u64| first.saturating_sub(1).min(seq);
+        self.through = self.through.max(but.difference(&self.ahead).next().map_or(seq, before_first));
         self.settle();
+        let others = (self.through.saturating_add(1)..=seq).filter(|seq| !but.contains(seq));
+        // Those that are ahead already are as few.
+        for seq in others.take(2 * AHEAD_MAX) {
+            self.add(seq);
+        }
     }
 
     fn settle(&mut self) {
@@ -125,6 +132,22 @@ impl Room {
     /// Whether a node may read and write.
     pub(crate) fn has(&self, node: &NodeId) -> bool {
         self.signed.record().has(node)
+    }
+
+    /// What this node has said in it.
+    pub(crate) fn ours(&self, own: &NodeId, now: &Identity) -> Ours {
+        let key = self.own_key(own, now);
+        Ours { key, seq: self.log.author(&key).seq }
+    }
+
+    /// Notes what a session has shown a member to have of ours. Numbers of a key before
+    /// say nothing of those of the one in use. What is older than the session's horizon and
+    /// kept here was not looked at, and that member has forgotten it or never had it.
+    pub(crate) fn healed(&mut self, peer: NodeId, healed: Healed, at: Timestamp) {
+        let Healed { ours: Ours { key, seq }, horizon_ms } = healed;
+        let confirmed = self.confirmed.entry(peer).or_default();
+        let older = self.log.seqs_before(key, confirmed.through, horizon_ms).filter(|older| *older <= seq);
+        confirmed.healed(seq, &older.collect(), at);
     }
 
     /// The members but one.
@@ -231,7 +254,7 @@ mod tests {
     fn the_largest_number_is_a_number_like_any_other() {
         let mut confirmed = Confirmed::default();
         confirmed.add(u64::MAX);
-        confirmed.healed(u64::MAX, Timestamp::from_millis(1));
+        confirmed.healed(u64::MAX, &BTreeSet::new(), Timestamp::from_millis(1));
         assert_eq!((confirmed.through, confirmed.pending(u64::MAX)), (u64::MAX, 0));
     }
 
@@ -244,7 +267,28 @@ mod tests {
         confirmed.add(1);
         assert_eq!((confirmed.through, confirmed.pending(5)), (3, 2));
         confirmed.add(7);
-        confirmed.healed(6, Timestamp::from_millis(1));
+        confirmed.healed(6, &BTreeSet::new(), Timestamp::from_millis(1));
         assert_eq!((confirmed.through, confirmed.pending(7)), (7, 0));
+    }
+
+    #[test]
+    fn what_no_session_looks_at_stays_as_it_is() {
+        let (mut confirmed, at) = (Confirmed::default(), Timestamp::from_millis(1));
+        confirmed.add(2);
+        confirmed.healed(6, &[2, 3].into(), at);
+        assert_eq!((confirmed.through, confirmed.pending(6)), (2, 1));
+        confirmed.healed(7, &[3].into(), at);
+        assert_eq!((confirmed.through, confirmed.pending(8)), (2, 2));
+        // It came another way.
+        confirmed.add(3);
+        assert_eq!((confirmed.through, confirmed.pending(8)), (7, 1));
+        // Far more than are held, before it and behind it.
+        let mut other = Confirmed::default();
+        other.healed(20_000, &[10_000].into(), at);
+        assert_eq!((other.through, other.ahead.len()), (9_999, AHEAD_MAX));
+        confirmed.healed(u64::MAX, &[8].into(), at);
+        assert_eq!((confirmed.through, confirmed.ahead.len()), (7, AHEAD_MAX));
+        confirmed.healed(u64::MAX, &BTreeSet::new(), at);
+        assert_eq!((confirmed.through, confirmed.pending(u64::MAX)), (u64::MAX, 0));
     }
 }

@@ -39,7 +39,8 @@ impl Owner {
             Command::Begin { reply } => self.begin(batch, reply),
             Command::Answer { from, asked, reply } => self.answer_session(from, asked, batch, reply),
             Command::Answered { room, ticket, reply } => {
-                let taken = self.rooms.get_mut(&room).is_some_and(|room| room.slot.answered(ticket));
+                let now = self.clock.now_boot();
+                let taken = self.rooms.get_mut(&room).is_some_and(|room| room.slot.answered(ticket, now));
                 answer(reply, taken);
             }
             Command::Resolve { room, peer, prefixes, reply } => {
@@ -107,7 +108,7 @@ impl Owner {
     fn delivery(&self, room: &RoomId) -> Result<Delivered, ApiError> {
         let room = self.member_room(room)?;
         let of = |node: NodeId| (node, room.confirmed.get(&node).cloned().unwrap_or_default());
-        let own_seq = room.log.author(&room.own_key(&self.own, &self.keyring.now())).seq;
+        let own_seq = room.ours(&self.own, &self.keyring.now()).seq;
         Ok(Delivered { own_seq, members: room.others(self.own).map(of).collect() })
     }
 

@@ -3,7 +3,7 @@
 use osmoda_mesh_rooms::{Refusal, RoomId};
 use osmoda_types::NodeId;
 
-use super::command::{Answered, Asked, Begin, Release, Reply};
+use super::command::{Answered, Asked, Begin, Healed, Release, Reply};
 use super::owner::{Batch, Owner};
 use super::serve::answer;
 
@@ -28,12 +28,12 @@ impl Owner {
             return Vec::new();
         }
         let identity = self.keyring.now();
-        let (own, links) = (self.own, &self.links);
+        let (own, links, now) = (self.own, &self.links, self.clock.now_boot());
         let mut begun = Vec::new();
         for (id, room) in self.rooms.iter_mut().filter(|(_, room)| room.is_of(&own)) {
-            let Some((peer, ticket)) = room.slot.open(random()) else { continue };
+            let Some((peer, ticket)) = room.slot.open(now, random()) else { continue };
             if !room.signed.record().has(&peer) || !links.contains_key(&peer) {
-                room.slot.release(ticket);
+                room.slot.release(ticket, now);
                 self.wake.notify_one();
                 continue;
             }
@@ -44,7 +44,7 @@ impl Owner {
                 revision: room.signed.record().revision,
                 snapshot: room.snapshot(0),
                 skip: room.skipped(),
-                own_seq: room.log.author(&room.own_key(&own, &identity)).seq,
+                ours: room.ours(&own, &identity),
             });
         }
         begun
@@ -85,7 +85,7 @@ impl Owner {
             return Err(Refusal::Store);
         }
         let revision = record.revision;
-        let ticket = room.slot.answer(&own, from).ok_or(Refusal::Busy)?;
+        let ticket = room.slot.answer(&own, from, self.clock.now_boot()).ok_or(Refusal::Busy)?;
         let snapshot = room.snapshot(asked.horizon_ms);
         // The opener's set from a later horizon on is not known from its hash.
         let equal = snapshot.horizon_ms == asked.horizon_ms && snapshot.fingerprint() == asked.fingerprint;
@@ -95,17 +95,20 @@ impl Owner {
             snapshot,
             record: (revision > asked.revision).then(|| room.signed.clone()),
             wants_record: revision < asked.revision,
-            own_seq: room.log.author(&room.own_key(&own, &identity)).seq,
+            ours: room.ours(&own, &identity),
         })
     }
 
     /// Frees the slot.
     pub(crate) fn release(&mut self, release: Release) {
-        let now = self.clock.now_wall();
+        let (now, since_boot) = (self.clock.now_wall(), self.clock.now_boot());
+        let identity = self.keyring.now();
         if let Some(room) = self.rooms.get_mut(&release.room) {
-            room.slot.release(release.ticket);
-            if let Some(seq) = release.healed {
-                room.confirmed.entry(release.peer).or_default().healed(seq, now);
+            room.slot.release(release.ticket, since_boot);
+            let is_as_before =
+                |healed: &Healed| room.has(&release.peer) && room.own_key(&self.own, &identity) == healed.ours.key;
+            if let Some(healed) = release.healed.filter(is_as_before) {
+                room.healed(release.peer, healed, now);
             }
         }
         self.wake.notify_one();
@@ -121,6 +124,14 @@ impl Owner {
             && room.is_of(&self.own)
         {
             room.slot.want(peer);
+            self.wake.notify_one();
+        }
+    }
+
+    /// Wakes whoever opens sessions for rooms in which somebody lets others go first, who
+    /// did not come.
+    pub(crate) fn wake_for_waiting(&self) {
+        if self.rooms.values().any(|room| room.slot.is_ready()) {
             self.wake.notify_one();
         }
     }

@@ -25,6 +25,8 @@ pub(super) struct World {
     pub(super) own_member: Member,
     pub(super) owner: mpsc::Sender<Command>,
     pub(super) room: RoomId,
+    /// Notified when there may be a session to open.
+    pub(super) wake: Arc<Notify>,
     tasks: Tasks,
     roots: [TempRoot; 2],
 }
@@ -47,13 +49,13 @@ impl World {
         let roots = [TempRoot::new(), TempRoot::new()];
         let own = state::create_identity(&roots[0].paths().state("mesh")).unwrap();
         let other = state::create_identity(&roots[1].paths().state("mesh")).unwrap();
-        let (tasks, clock) = (Tasks::new(Shutdown::new()), FakeClock::new());
+        let (tasks, clock, wake) = (Tasks::new(Shutdown::new()), FakeClock::new(), Arc::new(Notify::new()));
         let parts = Parts {
             keyring: Arc::new(Keyring::new(own.clone())),
             clock: Arc::new(clock.clone()),
             path: roots[0].path().join("rooms.db"),
             tasks: tasks.clone(),
-            wake: Arc::new(Notify::new()),
+            wake: Arc::clone(&wake),
             heal_every: Duration::from_secs(3600),
         };
         let owner = Owner::open(parts).unwrap();
@@ -70,7 +72,7 @@ impl World {
         };
         let signed = record.sign(|bytes| own.sign(bytes)).unwrap();
         let (room, own_member) = (signed.id(), signed.record().members[0]);
-        let world = Self { clock, other, own_member, owner: sender, room, tasks, roots };
+        let world = Self { clock, other, own_member, owner: sender, room, wake, tasks, roots };
         (world, owner, commands, signed)
     }
 

@@ -1,12 +1,13 @@
 //! Several nodes: pushes, partitions, membership, restarts.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use osmoda_kit::testing::wait_for;
 use osmoda_mesh_rooms::limits::ROOMS_PER_CREATOR_MAX;
 use osmoda_mesh_rooms::{Blob, Body, Frame, Hlc, Join, Member, Message, Record, Refusal, Retention, RoomId, Verdict};
 use osmoda_node_api::mesh::Service;
-use osmoda_node_api::rooms::JoinRule;
+use osmoda_node_api::rooms::{CreateRoom, JoinRule};
 use osmoda_types::{ErrorCode, Role};
 use tokio::io::split;
 
@@ -195,6 +196,82 @@ async fn a_room_for_the_fleet_is_joined_by_asking_and_guests_make_no_rooms_here(
     assert_eq!(exchange(&guest, &b, &frames).await, Frame::Ack { id: post.id(), verdict: Verdict::Refused });
     assert!(b.rooms.list().await.unwrap().is_empty());
     for node in [a, b, guest] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_room_is_joined_whatever_others_answer_than_who_made_it() {
+    let [one, two, b] = [Node::new(Role::Voter).await, Node::new(Role::Voter).await, Node::new(Role::Node).await];
+    // They are asked in the order of their ids.
+    let [m, a] = if one.id() < two.id() { [one, two] } else { [two, one] };
+    introduce(2, &[&m, &a, &b]).await;
+    let room = a.create(&[&m], JoinRule::Fleet).await;
+    let signed = async |node: &Node, room| {
+        node.rooms.cx.ask(|reply| Command::Show { room, limit: 0, reply }).await.unwrap().unwrap().0.signed
+    };
+    let known = m.create(&[&b], JoinRule::Added).await;
+    wait_for("the record", LIMIT, async || b.rooms.show(known, 0).await.ok()).await;
+    // Two of other rooms that name who asks, one of them new there; and one of this room
+    // that does not name it.
+    let known = signed(&m, known).await;
+    let new = Record { nonce: [1; 16], ..known.record().clone() }.sign(|bytes| m.identity.sign(bytes)).unwrap();
+    let answers = [known, new, signed(&a, room).await];
+    let mut asked = m.stop_rooms().await;
+    for signed in answers {
+        let answer = async {
+            loop {
+                let (read, mut write) = split(asked.recv().await.unwrap().stream);
+                // What is not this question comes of the link.
+                if let Ok(Frame::Join { .. }) = FrameReader::new(read).within(TIME).await {
+                    let record = Frame::Record(Blob(signed.wire().to_vec()));
+                    return send(&mut write, &record, TIME, &Default::default()).await.unwrap();
+                }
+            }
+        };
+        let (joined, ()) = tokio::join!(b.rooms.join(room, None), answer);
+        assert!(joined.unwrap().members.contains(&b.id()));
+        a.rooms.leave(room, Some(b.id())).await.unwrap();
+        wait_for("the end", LIMIT, async || b.rooms.show(room, 0).await.err()).await;
+    }
+    for node in [m, a, b] {
+        node.stop().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_member_has_forgotten_before_it_came_is_not_confirmed() {
+    let [a, b] = [Node::new(Role::Voter).await, Node::new(Role::Node).await];
+    introduce(2, &[&a, &b]).await;
+    let create = CreateRoom {
+        name: "ops".to_owned(),
+        peer_ids: vec![b.id()],
+        join: JoinRule::Added,
+        retain_messages: Some(5),
+        retain_days: None,
+    };
+    let room: RoomId = a.rooms.create(&create).await.unwrap().id.parse().unwrap();
+    wait_for("the record", LIMIT, async || b.rooms.show(room, 0).await.ok()).await;
+    introduce(3, &[&a]).await;
+    introduce(3, &[&b]).await;
+    a.rooms.send(room, "alone".to_owned()).await.unwrap();
+    for n in 0..6 {
+        b.rooms.send(room, format!("{n}")).await.unwrap();
+    }
+    b.rooms.cx.ask(|reply| Command::PruneNow { reply }).await.unwrap();
+    assert!(b.ids(room).await.len() <= 5);
+    let sessions = |node: &Node| node.rooms.cx.traffic.sessions.load(Relaxed);
+    let before = [&a, &b].map(sessions);
+    introduce(4, &[&a, &b]).await;
+    // Of both, as each side of a session confirms for itself.
+    wait_for("sessions", LIMIT, async || (sessions(&a) > before[0] + 1 && sessions(&b) > before[1] + 1).then_some(()))
+        .await;
+    let delivered = async |node: &Node| {
+        let delivery = node.rooms.delivery(room).await.unwrap();
+        (delivery.author_seq, delivery.members[0].confirmed, delivery.members[0].pending)
+    };
+    assert_eq!((delivered(&a).await, delivered(&b).await), ((1, 0, 1), (6, 6, 0)));
+    for node in [a, b] {
         node.stop().await;
     }
 }

@@ -30,14 +30,14 @@ impl World {
     }
 
     /// Whether a record of the other member is taken.
-    async fn takes(&self, record: Record) -> bool {
+    pub(super) async fn takes(&self, record: Record) -> bool {
         let (from, signed) = (self.other.node(), self.sign(record));
         let standing = Standing { begins: true, goes_on: true };
         self.ask(|reply| Command::TakeRecord { from, signed, standing, reply }).await
     }
 
     /// Our own newest number there, and how many of ours the other member lacks.
-    async fn pending(&self, room: RoomId) -> (u64, u64) {
+    pub(super) async fn pending(&self, room: RoomId) -> (u64, u64) {
         let delivered = self.ask(|reply| Command::Delivery { room, reply }).await.unwrap();
         (delivered.own_seq, delivered.members[0].1.pending(delivered.own_seq))
     }

@@ -7,4 +7,5 @@ mod keys;
 mod links;
 mod members;
 mod owner;
+mod sessions;
 mod world;

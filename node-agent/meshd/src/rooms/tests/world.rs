@@ -7,11 +7,12 @@ use osmoda_kit::clock::{SharedClock, SystemClock};
 use osmoda_kit::shutdown::Shutdown;
 use osmoda_kit::tasks::Tasks;
 use osmoda_kit::testing::{TempRoot, wait_for};
-use osmoda_mesh::{EpochSecret, Identity, Mesh, MeshConfig, MeshHandle, Tuning, rotation, state};
+use osmoda_mesh::{EpochSecret, Identity, IncomingStream, Mesh, MeshConfig, MeshHandle, Tuning, rotation, state};
 use osmoda_mesh_rooms::{MessageId, RoomId};
-use osmoda_node_api::mesh::{Member, Members, SecretBytes};
+use osmoda_node_api::mesh::{Member, Members, SecretBytes, Service};
 use osmoda_node_api::rooms::{CreateRoom, JoinRule};
 use osmoda_types::{MeshEpoch, NetworkId, NodeId, Role};
+use tokio::sync::mpsc;
 
 use crate::rooms::{Rooms, RoomsConfig};
 
@@ -24,6 +25,8 @@ pub(super) struct Node {
     pub(super) rooms: Rooms,
     pub(super) identity: Arc<Identity>,
     pub(super) tasks: Tasks,
+    /// Those of its rooms, which may end before the mesh does.
+    of_rooms: Tasks,
     role: Role,
     root: TempRoot,
 }
@@ -53,8 +56,9 @@ impl Node {
             heal_every: Duration::from_secs(1),
             ..RoomsConfig::new(mesh.clone(), root.paths().state("mesh"))
         };
-        let rooms = Rooms::start(config, &tasks, clock).await.unwrap();
-        Self { mesh, rooms, identity, tasks, role, root }
+        let of_rooms = Tasks::new(Shutdown::new());
+        let rooms = Rooms::start(config, &of_rooms, clock).await.unwrap();
+        Self { mesh, rooms, identity, tasks, of_rooms, role, root }
     }
 
     pub(super) fn id(&self) -> NodeId {
@@ -66,9 +70,17 @@ impl Node {
     }
 
     pub(super) async fn stop(self) -> (TempRoot, Arc<Identity>, Role) {
-        let report = self.tasks.drain(Duration::from_secs(10)).await;
-        assert!(report.is_graceful(), "{report:?}");
+        for tasks in [self.of_rooms, self.tasks] {
+            let report = tasks.drain(Duration::from_secs(10)).await;
+            assert!(report.is_graceful(), "{report:?}");
+        }
         (self.root, self.identity, self.role)
+    }
+
+    /// Ends its rooms; what peers ask of them from now on is for the test to answer.
+    pub(super) async fn stop_rooms(&self) -> mpsc::Receiver<IncomingStream> {
+        assert!(self.of_rooms.drain(Duration::from_secs(10)).await.is_graceful());
+        self.mesh.accept(Service::Rooms).unwrap()
     }
 
     /// Gives the node new keys, as after the log took them.

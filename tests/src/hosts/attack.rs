@@ -15,7 +15,7 @@ use osmoda_agentd::ledger_key::{History, KEY_FILE, LedgerKey};
 use osmoda_ledger::checkpoint::Checkpoint;
 use osmoda_ledger::record::{ChainHash, Row};
 use osmoda_ledger::tree::{Frontier, TreeHash};
-use rusqlite::Connection;
+use rusqlite::{Connection, Transaction, TransactionBehavior};
 
 /// What a row says afterwards.
 const NOTHING: &str = "{\"nothing\":\"happened\"}";
@@ -77,7 +77,8 @@ pub fn carry_out(state: &Path, attack: Attack) -> anyhow::Result<u64> {
 }
 
 fn flip(ledger: &Connection, kept: &Path) -> anyhow::Result<()> {
-    let change = ledger.unchecked_transaction()?;
+    // With the lock from the beginning: the daemon writes beside it.
+    let change = Transaction::new_unchecked(ledger, TransactionBehavior::Immediate)?;
     let sql = "SELECT sql FROM sqlite_master WHERE type = 'trigger' AND name = 'events_no_update'";
     let defined: String = change.query_row(sql, [], |row| row.get(0))?;
     change.execute("DROP TRIGGER events_no_update", [])?;

@@ -178,13 +178,19 @@ pub(super) async fn fault(bed: &Bed, fleet: &Fleet) -> anyhow::Result<Vec<String
         ))
     };
     let found = found.await;
-    // Not an older copy: that would be an old disk.
-    forge(victim, Attack::Flip).await?;
-    std::fs::remove_file(&config).with_context(|| format!("removing {}", config.display()))?;
-    stop(victim).await?;
-    start(victim).await?;
-    shown(&console, victim, "").await.context("the honest ledger is put back")?;
-    Ok(vec![found?])
+    let back = async {
+        // Not an older copy: that would be an old disk.
+        forge(victim, Attack::Flip).await?;
+        std::fs::remove_file(&config).with_context(|| format!("removing {}", config.display()))?;
+        stop(victim).await?;
+        start(victim).await?;
+        shown(&console, victim, "").await.context("the honest ledger is put back")
+    };
+    let back = back.await;
+    // What came first says more than what followed from it.
+    let found = found?;
+    back?;
+    Ok(vec![found])
 }
 
 /// Waits until `osmoda node ls` ends a host's line with that word; a ledger that was
@@ -218,8 +224,9 @@ async fn attack(
     stop(victim).await?;
     victim.run(&["cp", "-a", STATE, HONEST]).await?;
     let found = found_out(bed, &console, victim, node, findings, act).await;
-    put_back(victim).await?;
+    let back = put_back(victim).await;
     let found = found?;
+    back?;
     covered(bed, victim, node).await.context("the honest ledger is put back")?;
     Ok(found)
 }

@@ -173,8 +173,10 @@ async fn bulk_of_all(report: &mut Report, wires: &[Wire], rounds: usize, bytes: 
 async fn move_in_turns(variants: &mut [Variant], rounds: usize, bytes: usize) -> anyhow::Result<()> {
     for round in 1..=rounds {
         for at in 0..variants.len() {
-            // Whoever goes first meets the coldest caches: take turns.
-            let index = (round + at) % variants.len();
+            // Whoever goes first meets the coldest caches, and who follows its like the
+            // warmest: take turns, and every other round the other way round.
+            let turn = (round / 2 + at) % variants.len();
+            let index = if round % 2 == 0 { turn } else { variants.len() - 1 - turn };
             let of = &mut variants[index];
             of.pipe.moved(WARM_UP_BYTES.min(bytes)).await.with_context(|| of.name)?;
             let moved = of.pipe.moved(bytes).await.with_context(|| of.name)?;

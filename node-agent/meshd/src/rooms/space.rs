@@ -3,9 +3,11 @@
 //!
 //! What is over a bound is looked at each second, and what is too old each minute.
 //! Invariant: a room never has more than `FULL_SLACK_PERCENT` and one message over what it
-//! may keep (`tests::owner::a_room_takes_no_more_than_it_can_forget_in_time`). The second is this node's alone: others may keep what goes here, and do not offer it
-//! again. Without it a few rooms that each keep what they may would refuse everything that
-//! is new, until the oldest is too old.
+//! may keep (`tests::owner::a_room_takes_no_more_than_it_can_forget_in_time`).
+//!
+//! What goes for a bound of several rooms goes on this node alone: others may keep it, and
+//! do not offer it again. Without it a few rooms that each keep what they may would refuse
+//! everything that is new, until the oldest is too old.
 
 use osmoda_mesh_rooms::{Share, too_full};
 

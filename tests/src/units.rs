@@ -41,6 +41,9 @@ MemoryDenyWriteExecute=yes
 SystemCallArchitectures=native
 SystemCallFilter=@system-service
 SystemCallErrorNumber=EPERM
+# Keys and secrets in its memory reach no disk, neither as swap nor as a core file.
+MemorySwapMax=0
+LimitCORE=0
 ";
 
 /// The controller, as a daemon of a machine that may have no node. Not in the
@@ -216,6 +219,7 @@ mod tests {
             let root = ["watch", "execd"].contains(&daemon.name);
             assert_eq!(text.contains("User=root\n"), root, "{}", daemon.name);
             assert_eq!(text.contains("ProtectSystem=strict"), !root, "{}", daemon.name);
+            assert_eq!(text.contains("\nMemorySwapMax=0\nLimitCORE=0\n"), !root, "{}", daemon.name);
         }
     }
 }

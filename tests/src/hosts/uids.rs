@@ -79,7 +79,30 @@ pub(super) async fn run(bed: &Bed) -> anyhow::Result<Vec<String>> {
         }
     }
     ensure!(refused > 0 && allowed > 0, "nothing was tried");
-    Ok(vec![format!("{refused} calls outside the caller's row are refused, {allowed} inside it are let in")])
+    let kept = secrets_off_disk(host).await?;
+    Ok(vec![
+        format!("{refused} calls outside the caller's row are refused, {allowed} inside it are let in"),
+        format!("{kept} may neither be swapped nor leave a core file"),
+    ])
+}
+
+/// What systemd and the kernel say of the daemons that hold keys.
+async fn secrets_off_disk(host: &Host) -> anyhow::Result<String> {
+    let mut kept = Vec::new();
+    for daemon in DAEMONS.iter().filter(|daemon| daemon.privilege == Privilege::Own) {
+        let unit = format!("osmoda-{}.service", daemon.name);
+        let show = ["systemctl", "show", "--value", "-p", "MainPID", "-p", "MemorySwapMax", &unit];
+        let said = host.run(&show).await?;
+        let (pid, swap) = said.trim().split_once('\n').with_context(|| said.clone())?;
+        ensure!(swap == "0", "{unit}: up to {swap} bytes of it may be swapped");
+        let limits = host.run(&["cat", &format!("/proc/{pid}/limits")]).await?;
+        let core = limits.lines().find(|line| line.starts_with("Max core file size")).with_context(|| limits.clone())?;
+        let is_none = core.split_whitespace().filter(|word| *word == "0").count() == 2;
+        ensure!(is_none, "{unit}: {core}");
+        kept.push(daemon.name);
+    }
+    ensure!(!kept.is_empty(), "no daemon holds keys");
+    Ok(kept.join(", "))
 }
 
 fn callers_of_a_host() -> Vec<Caller> {

@@ -5,7 +5,7 @@
 //! pair up, each pair brings itself up to date, and the pairs after it find
 //! little or nothing to do: what is missing goes over the wire about once.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use osmoda_types::NodeId;
@@ -16,6 +16,14 @@ use osmoda_types::NodeId;
 /// on many streams at once has the slot always; longer, and a room stands still for
 /// those who went elsewhere.
 const OTHERS_FIRST: Duration = Duration::from_secs(1);
+
+/// Who has been told for this long that it is busy goes before all who had a session
+/// meanwhile: two that take turns would have the slot always. Two halves of a fleet that
+/// meet again are through in about this time, and pair up freely until then.
+const OVERDUE: Duration = Duration::from_secs(3);
+
+/// One that was told that it is busy and does not ask for this long begins to wait anew.
+const AWAY_KEPT: Duration = Duration::from_secs(10);
 
 /// The right to a session. Each is given back once; one that was overtaken
 /// meanwhile frees nothing.
@@ -39,18 +47,35 @@ struct Taken {
     ticket: Ticket,
 }
 
+/// A session that was.
+#[derive(Debug, Clone, Copy)]
+struct Last {
+    /// With whom, whoever opened it.
+    peer: NodeId,
+    began: Duration,
+    /// While it goes on, when it began.
+    ended: Duration,
+}
+
+/// One that was told that it is busy.
+#[derive(Debug, Clone, Copy)]
+struct Away {
+    /// The first time since its own last session.
+    since: Duration,
+    /// The last time.
+    asked: Duration,
+}
+
 /// The slot of one room. All times are of one clock that never runs backwards.
 #[derive(Debug, Clone, Default)]
 pub struct Slot {
     taken: Option<Taken>,
     tickets: u64,
     waiting: VecDeque<NodeId>,
-    /// With whom the last session was, whoever opened it, and when that ended; while it
-    /// goes on, when it began.
-    last: Option<(NodeId, Duration)>,
-    /// Who was told since the last session began that it is busy. Bounded by the
-    /// members, who alone may ask.
-    turned_away: BTreeSet<NodeId>,
+    last: Option<Last>,
+    /// Who was told that it is busy and had no session since. Bounded by the members, who
+    /// alone may ask, and by those who were members within [`AWAY_KEPT`].
+    turned_away: BTreeMap<NodeId, Away>,
 }
 
 impl Slot {
@@ -93,23 +118,37 @@ impl Slot {
             Some(taken) => taken.side == Side::Asking && taken.peer == peer && peer < *own,
         };
         if !may {
-            self.turned_away.insert(peer);
+            self.turned_away.retain(|_, away| now.saturating_sub(away.asked) < AWAY_KEPT);
+            self.turned_away.entry(peer).or_insert(Away { since: now, asked: now }).asked = now;
             return None;
         }
-        self.last = Some((peer, now));
-        self.turned_away.clear();
+        self.begun(peer, now);
         // This session does what the waiting one would do.
         self.forget(&peer);
         Some(self.take(peer, Side::Answerer))
     }
 
-    /// Whether the last session was with this peer and others wait, who had none since:
-    /// each of its streams asks for itself, and all may ask at once. Only for a while,
+    fn begun(&mut self, peer: NodeId, now: Duration) {
+        self.last = Some(Last { peer, began: now, ended: now });
+        self.turned_away.remove(&peer);
+    }
+
+    /// Whether a peer waits although the slot is free: the last session was with it and
+    /// others wait, for each of its streams asks for itself, and all may ask at once; or
+    /// another is overdue and waits for longer. Only for a while after the last session,
     /// because those others may not come, and it may be the only one that still has
     /// something.
     fn lets_others_go(&self, peer: &NodeId, now: Duration) -> bool {
-        let was_last = self.last.is_some_and(|(last, at)| last == *peer && now.saturating_sub(at) < OTHERS_FIRST);
-        was_last && self.turned_away.iter().chain(&self.waiting).any(|other| other != peer)
+        let Some(last) = self.last.filter(|last| now.saturating_sub(last.ended) < OTHERS_FIRST) else { return false };
+        let was_last = last.peer == *peer;
+        let since = self.turned_away.get(peer).map_or(now, |own| own.since);
+        let goes_first = |away: &Away| {
+            let asks_still = now.saturating_sub(away.asked) < OTHERS_FIRST;
+            let is_overdue = asks_still && away.since < since && now.saturating_sub(away.since) >= OVERDUE;
+            is_overdue || (was_last && away.asked >= last.began)
+        };
+        (was_last && self.waiting.iter().any(|other| other != peer))
+            || self.turned_away.iter().any(|(other, away)| other != peer && goes_first(away))
     }
 
     fn take(&mut self, peer: NodeId, side: Side) -> Ticket {
@@ -125,8 +164,8 @@ impl Slot {
         match &mut self.taken {
             Some(taken) if taken.ticket == ticket => {
                 taken.side = Side::Opener;
-                self.last = Some((taken.peer, now));
-                self.turned_away.clear();
+                let peer = taken.peer;
+                self.begun(peer, now);
                 true
             }
             _ => false,
@@ -137,8 +176,9 @@ impl Slot {
     pub fn release(&mut self, ticket: Ticket, now: Duration) {
         if let Some(taken) = self.taken.take_if(|taken| taken.ticket == ticket)
             && taken.side != Side::Asking
+            && let Some(last) = &mut self.last
         {
-            self.last = Some((taken.peer, now));
+            last.ended = now;
         }
     }
 
@@ -215,6 +255,59 @@ mod tests {
         assert!(slot.answer(&own, node(1), waited).is_some());
     }
 
+    /// One, two or more that take turns as fast as they can: one of them asks in the moment
+    /// in which the slot is free, and the honest one eight times a second.
+    #[test]
+    fn those_that_take_turns_do_not_keep_another_one_out() {
+        let (own, honest) = (node(9), node(8));
+        let lengths = [Duration::from_millis(1), Duration::from_secs(120)];
+        for (length, turns) in lengths.into_iter().flat_map(|length| [1, 2, 5].map(|turns| (length, turns))) {
+            let mut slot = Slot::default();
+            let (mut now, mut asked, mut waited) = (NOW, NOW, None);
+            for turn in 0..10_000_u32 {
+                let all = (0..turns).map(|n| node(1 + ((turn + n) % turns) as u8));
+                let Some(ticket) = all.into_iter().find_map(|peer| slot.answer(&own, peer, now)) else {
+                    now = asked;
+                    waited = slot.answer(&own, honest, now).map(|_| now - NOW);
+                    if waited.is_some() {
+                        break;
+                    }
+                    asked += Duration::from_millis(120);
+                    continue;
+                };
+                while asked < now + length {
+                    assert_eq!(slot.answer(&own, honest, asked), None);
+                    asked += Duration::from_millis(120);
+                }
+                now += length;
+                slot.release(ticket, now);
+            }
+            assert!(waited.unwrap() <= OVERDUE + length + OTHERS_FIRST, "{turns} of {length:?}: {waited:?}");
+        }
+    }
+
+    #[test]
+    fn one_that_is_overdue_and_does_not_come_holds_up_nobody_for_long() {
+        let own = node(9);
+        let mut slot = Slot::default();
+        let first = slot.answer(&own, node(1), NOW).unwrap();
+        assert_eq!(slot.answer(&own, node(3), NOW), None);
+        let end = NOW + OVERDUE;
+        assert_eq!(slot.answer(&own, node(3), end), None);
+        slot.release(first, end);
+        let late = end + OTHERS_FIRST;
+        assert_eq!(slot.answer(&own, node(2), late - Duration::from_millis(1)), None);
+        let second = slot.answer(&own, node(2), late).unwrap();
+        // It has not asked for as long: after the next session nobody waits for it.
+        slot.release(second, late);
+        let third = slot.answer(&own, node(1), late).unwrap();
+        // It is forgotten only after a longer time; until then it is still the first.
+        assert_eq!(slot.answer(&own, node(3), late), None);
+        slot.release(third, late);
+        assert_eq!(slot.answer(&own, node(2), late), None);
+        assert!(slot.answer(&own, node(3), late).is_some());
+    }
+
     #[test]
     fn a_session_that_this_node_opened_counts_as_one_that_it_answered() {
         let own = node(9);
@@ -239,7 +332,7 @@ mod tests {
         }
         // One that was told that it is busy asks again itself, and needs a free slot.
         slot.forget(&other);
-        slot.turned_away.insert(other);
+        slot.turned_away.insert(other, Away { since: NOW, asked: NOW });
         assert_eq!(slot.open(NOW, 0), None);
         assert!(slot.is_ready());
         assert_eq!(slot.open(NOW + OTHERS_FIRST, 0).map(|(next, _)| next), Some(peer));

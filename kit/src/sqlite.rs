@@ -18,7 +18,9 @@ use crate::error::ApiError;
 /// milliseconds.
 const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// One step of the schema: its number, from 1 without gaps, and its SQL.
+/// One step of the schema: its number, from 1 without gaps, and its SQL. A host may be
+/// rolled back to the program before, which refuses a file with a newer number: what that
+/// program can do without is a table of its own, made where it is missing, and no step.
 pub type Migration = (u32, &'static str);
 
 /// Why a database cannot be used.

@@ -59,7 +59,7 @@ const NAMED: [(&str, &str); 2] = [("/system/query", "system.query"), ("/system/d
 /// write what is not his is what the ledger should say.
 const POLLED: [&str; 6] = [
     "/ledger/checkpoint",
-    "/ledger/covered",
+    "/ledger/next-head",
     "/ledger/head",
     "/ledger/proof/consistency",
     "/ledger/proof/inclusion",

@@ -83,12 +83,14 @@ impl AgentdClient {
         self.http.get("/ledger/witness").await
     }
 
-    /// The head that enough witnesses cosigned; nothing in a fleet of one.
+    /// The head of the ledger that the fleet's log should have next: the newest that
+    /// enough witnesses cosigned, or a newer one that a witness waits for; nothing in a
+    /// fleet of one.
     ///
     /// # Errors
     /// As [`UnixClient::get`].
-    pub async fn covered(&self) -> Result<Option<LoggedHead>, ApiError> {
-        self.http.get("/ledger/covered").await
+    pub async fn next_head(&self) -> Result<Option<LoggedHead>, ApiError> {
+        self.http.get("/ledger/next-head").await
     }
 
     /// Ledger rows, newest first.

@@ -1,8 +1,9 @@
-//! The fleet's ledgers in the log: who witnesses whom, and the witnessed head of
-//! this node's own, which the quorum remembers when every witness is away.
+//! The fleet's ledgers in the log: who witnesses whom, and the head of this node's
+//! own, which the quorum remembers when every witness is away.
 //!
-//! Invariant: a head goes into the log only after enough witnesses cosigned it,
-//! with the signature of its ledger, and `apply` lets it only grow.
+//! Invariant: a head goes into the log with the signature of its ledger, and `apply`
+//! lets it only grow. It is one that enough witnesses cosigned, or that a witness waits
+//! for (agentd, `witness::logged::next`); nothing believes that it was cosigned.
 
 use std::time::Duration;
 
@@ -19,7 +20,7 @@ use crate::registrar;
 use crate::replica::Replica;
 use crate::voters::Voters;
 
-/// How often the witnessed head is written down. The witnesses themselves follow
+/// How often the head is written down. The witnesses themselves follow
 /// every second; the log is for the day on which they are all gone, and 1,000
 /// nodes make 17 entries a second of it.
 const EVERY: Duration = Duration::from_secs(60);
@@ -49,7 +50,7 @@ fn logged(state: &FleetState, node: &NodeId) -> Option<LoggedHead> {
     Some(LoggedHead { size, hash, root, signature })
 }
 
-/// Writes this node's witnessed head into the log.
+/// Writes the head of this node's ledger into the log.
 pub(crate) struct Heads {
     /// This node.
     pub(crate) node: NodeId,
@@ -69,8 +70,9 @@ impl Heads {
     /// Writes until the stop.
     pub(crate) async fn run(self) {
         let stop = self.shutdown.token(Stage::RefuseNew);
+        let mut given = None;
         loop {
-            let pause = match self.write().await {
+            let pause = match self.write(&mut given).await {
                 Ok(true) => EVERY,
                 Ok(false) => AGAIN,
                 Err(error) => {
@@ -88,16 +90,40 @@ impl Heads {
         }
     }
 
-    /// Returns whether the log has the newest head that witnesses cosigned.
-    async fn write(&self) -> Result<bool, ApiError> {
-        let Some(covered) = self.ledger.covered().await? else { return Ok(false) };
+    /// Returns whether the log has the head that it should have, as far as the leader
+    /// says; `given` is the size of the one that it took last.
+    async fn write(&self, given: &mut Option<u64>) -> Result<bool, ApiError> {
+        let Some(next) = self.ledger.next_head().await? else { return Ok(false) };
         let known = self.replica.view().state.ledger_head(&self.node).map(|head| head.size);
-        if known.is_some_and(|known| known >= covered.size) {
+        if known.is_some_and(|known| known >= next.size) {
             return Ok(true);
         }
-        let LoggedHead { size, hash, root, signature } = covered;
+        if let Some(rows) = missing(given.take(), known) {
+            // The log is slow here, or its leader keeps entries back. Witnesses cosign
+            // nothing after ten minutes of that.
+            tracing::warn!(rows, known, "the leader took the head of this ledger, and the log does not show it here");
+        }
+        let LoggedHead { size, hash, root, signature } = next;
         let head = LedgerHead { node: self.node, size, hash, root, signature };
         registrar::submit(&self.client, &self.voters, Body::LedgerHead(head)).await?;
+        *given = Some(size);
         Ok(true)
+    }
+}
+
+/// The head that was given to the leader, if the log does not have it a turn later.
+fn missing(given: Option<u64>, known: Option<u64>) -> Option<u64> {
+    given.filter(|given| known.is_none_or(|known| known < *given))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_head_that_was_given_is_missed_until_the_log_has_it() {
+        assert_eq!(missing(None, None), None);
+        assert_eq!((missing(Some(5), None), missing(Some(5), Some(4))), (Some(5), Some(5)));
+        assert_eq!((missing(Some(5), Some(5)), missing(Some(5), Some(6))), (None, None));
     }
 }

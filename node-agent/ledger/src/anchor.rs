@@ -38,8 +38,9 @@ impl Anchor {
     ///
     /// `logged` is the log's newest head of that ledger, with its ledger's signature;
     /// `shown` the proof from there, as a request of its own for the same checkpoint;
-    /// `now_s` the wall clock in seconds. A clock that is set back gives more time, one
-    /// that is set forward less, until the next head.
+    /// `now_s` the wall clock in seconds. A clock that is set forward takes time away, and
+    /// one that was ahead gives none when it is set right, until the next head: the time
+    /// runs from the earliest time at which rows beyond the head were seen.
     ///
     /// # Errors
     /// [`Decision::Unanchored`], [`Decision::BadProof`], [`Decision::Unlogged`].
@@ -61,7 +62,7 @@ impl Anchor {
         let ahead_since_s = match () {
             () if new.size <= proven => None,
             () if proven > self.proven => Some(now_s),
-            () => Some(self.ahead_since_s.unwrap_or(now_s)),
+            () => Some(self.ahead_since_s.map_or(now_s, |since| since.min(now_s))),
         };
         if ahead_since_s.is_some_and(|since| now_s.saturating_sub(since) > LOGGED_WITHIN_S) {
             return Err(Decision::Unlogged);

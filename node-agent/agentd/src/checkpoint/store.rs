@@ -187,12 +187,15 @@ impl CheckpointStore {
         Ok(Some(note))
     }
 
-    /// Old checkpoints go, but for one of every 4,096 rows.
+    /// Old checkpoints go, but for one of every 4,096 rows and the newest of each number
+    /// of cosignatures: what enough witnesses cosigned last stays, however many came after.
     fn thin(&self) -> Result<(), StoreError> {
         self.conn.execute(
             "DELETE FROM checkpoints
              WHERE size < (SELECT size FROM checkpoints ORDER BY size DESC LIMIT 1 OFFSET ?1)
-               AND size NOT IN (SELECT max(size) FROM checkpoints GROUP BY size >> 12)",
+               AND size NOT IN (SELECT max(size) FROM checkpoints GROUP BY size >> 12)
+               AND size NOT IN (SELECT max(size) FROM
+                   (SELECT size, count(*) AS lines FROM cosignatures GROUP BY size) GROUP BY lines)",
             [KEPT_NEWEST],
         )?;
         Ok(())
@@ -201,4 +204,46 @@ impl CheckpointStore {
 
 fn signed(n: u64) -> i64 {
     i64::try_from(n).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ledger_key::{History, LedgerKey};
+
+    #[test]
+    fn what_enough_witnesses_cosigned_last_outlives_all_that_came_after() {
+        let root = osmoda_kit::testing::TempRoot::new();
+        let key = LedgerKey::load_or_generate(&root.path().join("key"), History::None).unwrap();
+        let chain = osmoda_ledger::record::ChainHash::from_stored("ab".repeat(32).as_bytes()).unwrap();
+        let root_hash = osmoda_ledger::tree::TreeHash::new([3; 32]);
+        let checkpoint = Checkpoint { origin: key.origin(), size: 7, root: root_hash, chain };
+        let note = checkpoint.sign(&key).unwrap();
+        let line = |name: &str| {
+            let line = note.to_string().lines().last().unwrap().to_owned();
+            NoteSignature::parse(&line.replacen(&key.origin(), name, 1)).unwrap()
+        };
+        let mut store = CheckpointStore::open(&root.path().join(FILE_NAME)).unwrap();
+        // One commit for all of it.
+        store.conn.execute_batch("BEGIN").unwrap();
+        for size in [100, 130, 200] {
+            store.put(size, &note).unwrap();
+            store.cosign(size, &line("one.example"), 1).unwrap();
+        }
+        for size in [100, 130] {
+            store.cosign(size, &line("two.example"), 1).unwrap();
+        }
+        let last = 201 + KEPT_NEWEST as u64 + THINNED_EVERY;
+        (201..last).for_each(|size| store.put(size, &note).unwrap());
+        store.conn.execute_batch("COMMIT").unwrap();
+        let sizes = |store: &CheckpointStore| {
+            let mut statement = store.conn.prepare("SELECT size FROM checkpoints WHERE size < 300").unwrap();
+            let sizes = statement.query_map([], |row| row.get::<_, i64>(0)).unwrap();
+            sizes.collect::<Result<Vec<_>, _>>().unwrap()
+        };
+        assert_eq!(sizes(&store), [130, 200]);
+        let cosigners = |note: Note| note.signatures().len();
+        assert_eq!(store.newest_cosigned(2).unwrap().map(cosigners), Some(3));
+        assert_eq!(store.newest_cosigned(1).unwrap().map(cosigners), Some(2));
+    }
 }

@@ -55,6 +55,8 @@ pub(crate) enum Turn {
     Cosigned(u64),
     /// It did not, and nothing is wrong with the ledger.
     Failed,
+    /// It does not until the fleet's log has a new head of the ledger.
+    Unlogged,
     /// It holds a past that this ledger does not have.
     Denied(&'static str),
 }
@@ -76,6 +78,12 @@ struct Standing {
     cosigned: u64,
     is_busy: bool,
     rests_until: Option<tokio::time::Instant>,
+}
+
+impl Standing {
+    fn rest(&mut self) {
+        self.rests_until = Some(tokio::time::Instant::now() + PAUSE);
+    }
 }
 
 impl<P: Post> Courier<P> {
@@ -206,8 +214,16 @@ impl<P: Post> Courier<P> {
                 self.coverage.send_modify(|coverage| coverage.cosigned(witness, rows));
                 metrics::gauge!("osmoda_ledger_covered_rows").set(self.coverage.borrow().rows() as f64);
             }
+            Turn::Unlogged => {
+                standing.rest();
+                self.coverage.send_modify(|coverage| {
+                    if coverage.waits_for_log(witness) {
+                        tracing::warn!(%witness, "a witness waits for a head of this ledger in the fleet's log");
+                    }
+                });
+            }
             Turn::Failed | Turn::Denied(_) => {
-                standing.rests_until = Some(tokio::time::Instant::now() + PAUSE);
+                standing.rest();
                 self.coverage.send_modify(|coverage| coverage.failed(witness));
                 if let Turn::Denied(text) = turn {
                     tracing::error!(%witness, text, "a witness holds another past of this ledger");
@@ -284,10 +300,7 @@ async fn try_turn<P: Post>(
             // A head of more rows than there are is the roster's to judge.
             Response::Unanchored { size: head } if (1..=size).contains(&head) => anchor = Some(head),
             Response::Unanchored { .. } => return Ok(Turn::Failed),
-            Response::Unlogged => {
-                tracing::warn!(%witness, rows = size, "the fleet's log has had no new head of this ledger for long");
-                return Ok(Turn::Failed);
-            }
+            Response::Unlogged => return Ok(Turn::Unlogged),
             Response::BadProof => return look(post, checkpoints, witness).await,
             // The log does not have this ledger's key at that node yet.
             Response::UnknownOrigin | Response::BadRequest | Response::BadSignature => return Ok(Turn::Failed),

@@ -39,6 +39,8 @@ struct Standing {
     rows: u64,
     /// Whether its last answer was a cosignature.
     answers: bool,
+    /// Whether its last answer was that it waits for a head of this ledger in the log.
+    waits_for_log: bool,
 }
 
 impl Coverage {
@@ -53,15 +55,29 @@ impl Coverage {
     /// A witness cosigned that many rows.
     pub fn cosigned(&mut self, witness: impl Into<Who>, rows: u64) {
         if let Some(standing) = self.cosigned.get_mut(&witness.into()) {
-            *standing = Standing { rows: rows.max(standing.rows), answers: true };
+            *standing = Standing { rows: rows.max(standing.rows), answers: true, waits_for_log: false };
         }
     }
 
     /// A witness did not cosign what it was asked to.
     pub fn failed(&mut self, witness: impl Into<Who>) {
         if let Some(standing) = self.cosigned.get_mut(&witness.into()) {
-            standing.answers = false;
+            *standing = Standing { rows: standing.rows, ..Standing::default() };
         }
+    }
+
+    /// A witness did not cosign, because the fleet's log had no new head of this ledger
+    /// for too long; returns whether that is news.
+    pub fn waits_for_log(&mut self, witness: impl Into<Who>) -> bool {
+        let Some(standing) = self.cosigned.get_mut(&witness.into()) else { return false };
+        let before = std::mem::replace(standing, Standing { rows: standing.rows, answers: false, waits_for_log: true });
+        !before.waits_for_log
+    }
+
+    /// How many witnesses wait for the fleet's log.
+    #[must_use]
+    pub fn waiting_for_log(&self) -> usize {
+        self.cosigned.values().filter(|standing| standing.waits_for_log).count()
     }
 
     /// Whether enough witnesses cosigned that many rows. Never without witnesses.
@@ -122,6 +138,13 @@ mod tests {
         assert!(coverage.is_ready());
         coverage.failed(node(1));
         assert!(!coverage.is_ready() && coverage.covers(10));
+        assert!(coverage.waits_for_log(node(1)) && !coverage.waits_for_log(node(1)));
+        assert_eq!((coverage.waiting_for_log(), coverage.is_ready(), coverage.rows()), (1, false, 10));
+        coverage.failed(node(1));
+        assert_eq!(coverage.waiting_for_log(), 0, "what it waits for is what it said last");
+        assert!(coverage.waits_for_log(node(1)) && !coverage.waits_for_log(node(9)));
+        coverage.cosigned(node(1), 10);
+        assert_eq!((coverage.waiting_for_log(), coverage.is_ready()), (0, true));
         coverage.set_witnesses([node(2)], 1);
         assert!(!coverage.covers(1));
         coverage.set_witnesses([PublicKey::from_bytes([7; 32])], 1);

@@ -41,10 +41,14 @@ impl WitnessGate {
             return Err(refusal("this node has no witness; only an approver named in break_glass can allow it"));
         }
         if coverage.is_ready() {
-            Ok(())
-        } else {
-            Err(refusal(&format!("fewer than {needed} of {of} witnesses answer")))
+            return Ok(());
         }
+        Err(refusal(&match coverage.waiting_for_log() {
+            0 => format!("fewer than {needed} of {of} witnesses answer"),
+            waiting => format!(
+                "fewer than {needed} of {of} witnesses cosign: {waiting} wait until the fleet's log has a newer head of this ledger"
+            ),
+        }))
     }
 
     async fn cover(&self, intent: u64) -> Result<(), ApiError> {

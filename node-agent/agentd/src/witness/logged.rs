@@ -32,6 +32,21 @@ pub(super) fn witnessed(head: &LoggedHead, key: &VerifierKey, time_s: u64) -> Op
     Some(WitnessedHead { size, root, note, time_s })
 }
 
+/// The head that the log should have next: the newest that enough witnesses cosigned.
+/// Where the log has that one and a witness waits for a newer one, the newest there is:
+/// fewer than enough may be up at a time, each of them may have cosigned beyond the log's
+/// head for as long as it does, and then no head would ever be cosigned by enough again.
+/// The witness that waits has seen that it continues what was cosigned.
+pub(super) fn next(
+    cosigned: Option<LoggedHead>,
+    newest: Option<LoggedHead>,
+    logged: Option<u64>,
+    is_waited_for: bool,
+) -> Option<LoggedHead> {
+    let is_new = cosigned.is_some_and(|head| logged.is_none_or(|size| head.size > size));
+    if is_new || !is_waited_for { cosigned } else { newest }
+}
+
 #[cfg(test)]
 mod tests {
     use osmoda_ledger::note::KeyKind;
@@ -39,6 +54,21 @@ mod tests {
 
     use super::*;
     use crate::ledger_key::{History, LedgerKey, witness_name};
+
+    #[test]
+    fn the_log_has_a_head_next_that_enough_cosigned_unless_a_witness_waits_for_another() {
+        let [hash, root] = [1, 2].map(|byte| LedgerHash::from_bytes([byte; 32]));
+        let head = |size| Some(LoggedHead { size, hash, root, signature: Signature::from_bytes([3; 64]) });
+        let size = |cosigned, logged, waited| next(cosigned, head(9), logged, waited).map(|head| head.size);
+        for is_waited_for in [false, true] {
+            assert_eq!(size(head(7), None, is_waited_for), Some(7));
+            assert_eq!(size(head(7), Some(6), is_waited_for), Some(7));
+        }
+        assert_eq!(size(head(7), Some(7), false), Some(7));
+        assert_eq!(size(head(7), Some(7), true), Some(9));
+        assert_eq!((size(None, Some(7), false), size(None, None, false)), (None, None));
+        assert_eq!((size(None, Some(7), true), size(None, None, true)), (Some(9), Some(9)));
+    }
 
     /// What the log checks is, byte for byte, what the ledger signs.
     #[test]

@@ -62,7 +62,7 @@ const ROSTER_EVERY: Duration = Duration::from_secs(2);
 pub(crate) struct Witnessing {
     /// What grave calls wait for.
     pub(crate) gate: WitnessGate,
-    /// `GET /ledger/witness`, `GET /ledger/covered`, `POST /ledger/cosign`.
+    /// `GET /ledger/witness`, `GET /ledger/next-head`, `POST /ledger/cosign`.
     pub(crate) router: Router,
 }
 
@@ -83,6 +83,7 @@ pub(crate) async fn start(
     let (say, roster) = watch::channel(None);
     cx.tasks().spawn(TaskKind::REQUEST, "witness roster", follow_roster(cx, say));
     let public = PublicKey::from_bytes(key.public());
+    let followed = roster.clone();
     let duty = Duty::new(DutyParts {
         store,
         key,
@@ -113,10 +114,18 @@ pub(crate) async fn start(
     cx.tasks().spawn(TaskKind::REQUEST, "witness courier", courier.run());
     serve(cx, &duty)?;
     let gate = WitnessGate { ledger: ledger.clone(), checkpoints: checkpoints.clone(), coverage: coverage.clone() };
-    let shown = Shown { public, ledger: ledger.clone(), checkpoints: checkpoints.clone(), coverage, duty, watched };
+    let shown = Shown {
+        public,
+        ledger: ledger.clone(),
+        checkpoints: checkpoints.clone(),
+        roster: followed,
+        coverage,
+        duty,
+        watched,
+    };
     let router = Router::new()
         .route("/ledger/witness", get(report_all))
-        .route("/ledger/covered", get(covered))
+        .route("/ledger/next-head", get(next_head))
         .with_state(shown)
         .merge(Router::new().route("/ledger/cosign", post(operator::cosign)).with_state(desk));
     Ok(Witnessing { gate, router })
@@ -179,6 +188,7 @@ struct Shown {
     public: PublicKey,
     ledger: Ledger,
     checkpoints: Checkpoints,
+    roster: watch::Receiver<Option<Arc<Roster>>>,
     coverage: watch::Receiver<Coverage>,
     duty: Duty,
     watched: watch::Receiver<Watched>,
@@ -200,12 +210,19 @@ async fn report_all(State(shown): State<Shown>) -> Result<Json<WitnessReport>, A
     }))
 }
 
-/// The head that enough witnesses cosigned, for the fleet's log.
-async fn covered(State(shown): State<Shown>) -> Result<Json<Option<LoggedHead>>, ApiError> {
-    let (needed, _) = shown.coverage.borrow().quorum();
+/// The head of this ledger that the fleet's log should have next.
+async fn next_head(State(shown): State<Shown>) -> Result<Json<Option<LoggedHead>>, ApiError> {
+    let (needed, is_waited_for) = {
+        let coverage = shown.coverage.borrow();
+        (coverage.quorum().0, coverage.waiting_for_log() > 0)
+    };
     if needed == 0 || shown.ledger.sealed().is_some() {
         return Ok(Json(None));
     }
-    let note = shown.checkpoints.newest_cosigned(needed).await.map_err(ApiError::from)?;
-    Ok(Json(note.and_then(|note| logged::head_of(&note, shown.checkpoints.verifier()))))
+    let logged = shown.roster.borrow().as_ref().and_then(|roster| roster.logged).map(|head| head.size);
+    let verifier = shown.checkpoints.verifier();
+    let cosigned = shown.checkpoints.newest_cosigned(needed).await.map_err(ApiError::from)?;
+    let cosigned = cosigned.and_then(|note| logged::head_of(&note, verifier));
+    let newest = shown.checkpoints.newest().and_then(|newest| logged::head_of(&newest.note, verifier));
+    Ok(Json(logged::next(cosigned, newest, logged, is_waited_for)))
 }

@@ -26,25 +26,24 @@ pub const FILE_NAME: &str = "witness.db";
 /// that was held up on the way and overtaken; a second one is no accident.
 const SHORTER_MAX: i64 = 2;
 
-const MIGRATIONS: &[(u32, &str)] = &[
-    (
-        1,
-        "CREATE TABLE heads (
-            origin TEXT PRIMARY KEY, node TEXT NOT NULL, size INTEGER NOT NULL,
-            note TEXT NOT NULL, time_s INTEGER NOT NULL, shorter INTEGER NOT NULL
-         ) WITHOUT ROWID;
-         CREATE TABLE alarms (
-            node TEXT NOT NULL, finding TEXT NOT NULL, held TEXT NOT NULL,
-            shown TEXT NOT NULL, time_s INTEGER NOT NULL,
-            UNIQUE (node, finding, held)
-         );",
-    ),
-    (
-        2,
-        "ALTER TABLE heads ADD COLUMN proven INTEGER NOT NULL DEFAULT 0;
-         ALTER TABLE heads ADD COLUMN ahead_since_s INTEGER;",
-    ),
-];
+const MIGRATIONS: &[(u32, &str)] = &[(
+    1,
+    "CREATE TABLE heads (
+        origin TEXT PRIMARY KEY, node TEXT NOT NULL, size INTEGER NOT NULL,
+        note TEXT NOT NULL, time_s INTEGER NOT NULL, shorter INTEGER NOT NULL
+     ) WITHOUT ROWID;
+     CREATE TABLE alarms (
+        node TEXT NOT NULL, finding TEXT NOT NULL, held TEXT NOT NULL,
+        shown TEXT NOT NULL, time_s INTEGER NOT NULL,
+        UNIQUE (node, finding, held)
+     );",
+)];
+
+/// What came later and what is there does not need. No new version: a host that is
+/// rolled back must be able to open the file (`tests::a_host_that_is_rolled_back…`).
+const ADDED: &str = "CREATE TABLE IF NOT EXISTS anchors (
+    origin TEXT PRIMARY KEY, proven INTEGER NOT NULL, ahead_since_s INTEGER
+ ) WITHOUT ROWID";
 
 /// The store cannot do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -93,9 +92,11 @@ impl WitnessStore {
     /// Opens or makes it.
     ///
     /// # Errors
-    /// [`WitnessError::Open`].
+    /// [`WitnessError::Open`], [`WitnessError::Database`].
     pub fn open(path: &Path) -> Result<Self, WitnessError> {
-        Ok(Self { conn: osmoda_kit::sqlite::open(path, MIGRATIONS)? })
+        let conn = osmoda_kit::sqlite::open(path, MIGRATIONS)?;
+        conn.execute_batch(ADDED)?;
+        Ok(Self { conn })
     }
 
     /// Judges a request of that node, whose ledger has that key, and stores what
@@ -222,7 +223,7 @@ fn held(conn: &Connection, key: &VerifierKey) -> Result<Option<WitnessedHead>, W
 
 fn anchor(conn: &Connection, key: &VerifierKey) -> Result<Anchor, WitnessError> {
     let read = |row: &Row<'_>| Ok((row.get::<_, i64>(0)?, row.get::<_, Option<i64>>(1)?));
-    let mut statement = conn.prepare_cached("SELECT proven, ahead_since_s FROM heads WHERE origin = ?1")?;
+    let mut statement = conn.prepare_cached("SELECT proven, ahead_since_s FROM anchors WHERE origin = ?1")?;
     let Some((proven, since)) = statement.query_row([key.name()], read).optional()? else {
         return Ok(Anchor::default());
     };
@@ -239,12 +240,15 @@ fn accept(
     let (size, time_s) = (signed(new.size)?, signed(new.time_s)?);
     let (proven, since) = (signed(anchor.proven)?, anchor.ahead_since_s.map(signed).transpose()?);
     tx.prepare_cached(
-        "INSERT INTO heads (origin, node, size, note, time_s, shorter, proven, ahead_since_s)
-         VALUES (?1, ?2, ?3, ?4, ?5, 0, ?6, ?7)
-         ON CONFLICT (origin) DO UPDATE
-         SET size = ?3, note = ?4, time_s = ?5, shorter = 0, proven = ?6, ahead_since_s = ?7",
+        "INSERT INTO heads (origin, node, size, note, time_s, shorter) VALUES (?1, ?2, ?3, ?4, ?5, 0)
+         ON CONFLICT (origin) DO UPDATE SET size = ?3, note = ?4, time_s = ?5, shorter = 0",
     )?
-    .execute((key.name(), node.to_string(), size, new.note.to_string(), time_s, proven, since))?;
+    .execute((key.name(), node.to_string(), size, new.note.to_string(), time_s))?;
+    tx.prepare_cached(
+        "INSERT INTO anchors (origin, proven, ahead_since_s) VALUES (?1, ?2, ?3)
+         ON CONFLICT (origin) DO UPDATE SET proven = ?2, ahead_since_s = ?3",
+    )?
+    .execute((key.name(), proven, since))?;
     Ok(())
 }
 
@@ -310,4 +314,25 @@ fn positive(number: i64) -> Result<u64, WitnessError> {
 
 fn signed(number: u64) -> Result<i64, WitnessError> {
     i64::try_from(number).map_err(|_| WitnessError::Damaged("a number beyond any ledger"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_that_is_rolled_back_opens_the_file_and_one_that_comes_back_too() {
+        let root = osmoda_kit::testing::TempRoot::new();
+        let path = root.path().join(FILE_NAME);
+        drop(WitnessStore::open(&path).unwrap());
+        // As the version before: what it knows, and nothing that was added.
+        let before = osmoda_kit::sqlite::open(&path, MIGRATIONS).unwrap();
+        let insert = "INSERT INTO heads (origin, node, size, note, time_s, shorter) VALUES ('o', 'n', 1, 'x', 1, 0)";
+        assert_eq!(before.execute(insert, []), Ok(1));
+        drop(before);
+        let again = WitnessStore::open(&path).unwrap();
+        let count = |sql| again.conn.query_row(sql, [], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!((count("SELECT count(*) FROM heads"), count("SELECT count(*) FROM anchors")), (1, 0));
+        assert_eq!(count("PRAGMA user_version"), 1);
+    }
 }

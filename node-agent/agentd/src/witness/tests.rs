@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::{BoxFuture, FutureExt};
-use osmoda_kit::clock::SystemClock;
+use osmoda_kit::clock::{SharedClock, SystemClock};
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::Isolation;
 use osmoda_kit::shutdown::{Shutdown, StopReason};
@@ -71,6 +71,8 @@ struct Fleet {
     roster: Vec<Peer>,
     duties: Arc<Mutex<BTreeMap<NodeId, Duty>>>,
     lies: Arc<Mutex<BTreeMap<NodeId, lies::Lie>>>,
+    /// The witnesses'.
+    clock: SharedClock,
 }
 
 impl Fleet {
@@ -84,7 +86,7 @@ impl Fleet {
             Peer { node: id(number), name: format!("n{number}"), key, logged: None }
         };
         let roster = (1..=count).map(peer).collect();
-        Self { root, roster, duties: Arc::default(), lies: Arc::default() }
+        Self { root, roster, duties: Arc::default(), lies: Arc::default(), clock: SystemClock::shared() }
     }
 
     fn dir(&self, number: u8) -> PathBuf {
@@ -111,7 +113,7 @@ impl Fleet {
             store: WitnessStore::open(&dir.join(FILE_NAME)).unwrap(),
             key,
             ledger: ledger.clone(),
-            clock: SystemClock::shared(),
+            clock: self.clock.clone(),
             tasks: tasks.clone(),
             isolation: Isolation::Users,
             roster: roster.clone(),

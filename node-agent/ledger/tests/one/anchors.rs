@@ -134,16 +134,47 @@ fn split_view_cannot_be_kept_by_writing_no_heads() {
         let request = ledger.request(held);
         assert_eq!(witness.judge(&request, head.as_ref(), None, late), Decision::Unlogged);
         assert_eq!(witness.held(), held);
-        // A clock that was set back is no reason to refuse, nor one to begin again.
-        let mut earlier = Bound { peer: Peer::of(&ledger, 1), anchor: witness.anchor };
-        earlier.peer.held = witness.peer.held.clone();
-        assert!(earlier.cosigns(&ledger, head.as_ref(), 0));
-        assert_eq!(earlier.anchor, witness.anchor);
+        // A clock that is set back is no reason to refuse, and the time runs from there.
+        let mut back = Bound { peer: Peer::of(&ledger, 1), anchor: witness.anchor };
+        back.peer.held = witness.peer.held.clone();
+        assert!(back.cosigns(&ledger, head.as_ref(), 7));
+        assert_eq!(back.anchor, Anchor { ahead_since_s: Some(7), ..witness.anchor });
+        let late = 7 + LOGGED_WITHIN_S + 1;
+        assert!(!back.cosigns(&ledger, head.as_ref(), late), "and not from when it was ahead");
     }
-    // What was cosigned last can still be written into the log, and then it goes on.
+    // The newest head can still be written into the log, and then it goes on.
     let head = logged(&ledger);
     assert!(witness.cosigns(&ledger, Some(&head), start + 10 * LOGGED_WITHIN_S));
     assert_eq!(witness.anchor.ahead_since_s, None);
+}
+
+/// Two of three witnesses are enough, and they come back one at a time: no head is
+/// cosigned by two before each of them waits for one. The newest head is one then, whoever
+/// cosigned it.
+#[test]
+fn witnesses_that_come_back_one_at_a_time_go_on_from_the_newest_head() {
+    let mut ledger = Ledger::of(20);
+    let mut witnesses = [1, 2].map(|number| Bound::of(&ledger, number));
+    witnesses.iter_mut().for_each(|witness| assert!(witness.cosigns(&ledger, None, 0)));
+    let cosigned_by_both = logged(&ledger);
+    let mut now_s = 0;
+    for witness in &mut witnesses {
+        now_s += 2 * LOGGED_WITHIN_S;
+        witness.anchor.ahead_since_s = None;
+        for at in [0, LOGGED_WITHIN_S] {
+            ledger.append("{}");
+            assert!(witness.cosigns(&ledger, Some(&cosigned_by_both), now_s + at), "alone, for its time");
+        }
+        ledger.append("{}");
+        let request = ledger.request(witness.held());
+        let late = now_s + LOGGED_WITHIN_S + 1;
+        assert_eq!(witness.judge(&request, Some(&cosigned_by_both), None, late), Decision::Unlogged);
+    }
+    let newest = logged(&ledger);
+    ledger.append("{}");
+    for witness in &mut witnesses {
+        assert!(witness.cosigns(&ledger, Some(&newest), 10 * LOGGED_WITHIN_S));
+    }
 }
 
 #[test]

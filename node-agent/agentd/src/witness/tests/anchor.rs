@@ -1,7 +1,13 @@
 //! The fleet's log binds what witnesses cosign: a ledger with two histories, one for
 //! each half of its witnesses, is caught by the log's next head.
 
+use axum::extract::State;
+use osmoda_kit::testing::FakeClock;
+use osmoda_ledger::anchor::LOGGED_WITHIN_S;
+
+use super::super::{Shown, next_head};
 use super::*;
+use crate::checkpoint::Watched;
 
 impl Node {
     /// Waits until this node holds that many rows of the other's ledger.
@@ -14,12 +20,45 @@ impl Node {
     }
 }
 
+impl Node {
+    /// Waits until that many witnesses wait for the log.
+    async fn waiting_for_log(&self, count: usize) {
+        let mut coverage = self.gate.coverage.clone();
+        let waits = coverage.wait_for(|coverage| coverage.waiting_for_log() == count);
+        tokio::time::timeout(LIMIT, waits).await.expect("so many wait for the log").unwrap();
+    }
+
+    /// The head that goes into the log next.
+    async fn next_head(&self) -> Option<LoggedHead> {
+        let shown = Shown {
+            public: PublicKey::from_bytes([0; 32]),
+            ledger: self.ledger.clone(),
+            checkpoints: self.gate.checkpoints.clone(),
+            roster: self.say.subscribe(),
+            coverage: self.gate.coverage.clone(),
+            duty: self.duty.clone(),
+            watched: watch::channel(Watched::default()).1,
+        };
+        next_head(State(shown)).await.unwrap().0
+    }
+}
+
 impl Fleet {
     /// Tells a node that the log has this head of node 1.
     fn log(&self, node: &Node, head: LoggedHead) {
         let mut roster = self.roster(node.number);
         roster.others.iter_mut().filter(|peer| peer.node == id(1)).for_each(|peer| peer.logged = Some(head));
         node.say.send_replace(Some(Arc::new(roster)));
+    }
+
+    /// Tells all of them that the log has this head of node 1.
+    fn log_everywhere(&self, nodes: &[&Node], head: LoggedHead) {
+        for node in nodes {
+            self.log(node, head);
+            if node.number == 1 {
+                node.say.send_replace(Some(Arc::new(Roster { logged: Some(head), ..self.roster(1) })));
+            }
+        }
     }
 
     /// The same node with its ledger as it was in that folder.
@@ -106,6 +145,40 @@ async fn split_view_for_two_halves_of_the_witnesses_is_caught_by_the_logs_next_h
     assert!(sizes[1] >= size);
     three.holds(1, size).await;
     drop(road);
+    for node in [one, two, three] {
+        fleet.stop(node).await;
+    }
+}
+
+/// Two of four must cosign, and after the newest head in the log they are up one at a
+/// time, each for longer than it cosigns beyond that head.
+#[tokio::test]
+async fn witnesses_that_come_back_one_at_a_time_go_on_with_the_logs_next_head() {
+    let clock = Arc::new(FakeClock::new());
+    let mut fleet = Fleet::of(5);
+    fleet.clock = clock.clone();
+    let [one, two, three] = [1, 2, 3].map(|number| fleet.start(number));
+    one.covered(5).await;
+    let logged = one.next_head().await.unwrap();
+    fleet.log_everywhere(&[&one, &two, &three], logged);
+    let away = |number: u8| fleet.duties.lock().unwrap().remove(&id(number)).unwrap();
+    for (number, witness, other) in [(2, &two, 3), (3, &three, 2)] {
+        let road = away(other);
+        let size = one.append(1).await;
+        witness.holds(1, size).await;
+        one.waiting_for_log(0).await;
+        assert_eq!(one.next_head().await, Some(logged), "no other head has enough cosignatures");
+        clock.advance(Duration::from_secs(LOGGED_WITHIN_S + 1));
+        one.append(1).await;
+        one.waiting_for_log(1).await;
+        let refused = one.gate.witnessed(1).await.unwrap_err();
+        assert!(refused.message.contains("1 wait until the fleet's log"), "{number}: {}", refused.message);
+        fleet.duties.lock().unwrap().insert(id(other), road);
+    }
+    let newest = one.next_head().await.unwrap();
+    assert!(newest.size > logged.size);
+    fleet.log_everywhere(&[&one, &two, &three], newest);
+    one.covered(1).await;
     for node in [one, two, three] {
         fleet.stop(node).await;
     }

@@ -132,16 +132,19 @@ pub(crate) async fn follow_members(
     }
 }
 
-/// Durable before in force, so that a crash never goes back. Who left is out at
-/// once even when the disk takes nothing.
+/// Who left is out at once even when the disk takes nothing.
 async fn take_over(handle: &MeshHandle, keys: &KeyChange, dir: &Path, members: Members) -> Result<(), ApiError> {
-    if let Err(error) = osmoda_mesh::state::store_members(dir, &members) {
+    if let Err(error) = keep(keys, dir, &members).await {
         handle.put_out(&members).await?;
-        return Err(error.into());
+        return Err(error);
     }
-    keys.members_come(&members).await?;
-    handle.update_members(members).await?;
-    Ok(())
+    Ok(handle.update_members(members).await?)
+}
+
+/// Durable before in force, so that a crash never goes back.
+async fn keep(keys: &KeyChange, dir: &Path, members: &Members) -> Result<(), ApiError> {
+    osmoda_mesh::state::store_members(dir, members)?;
+    keys.members_come(members).await
 }
 
 /// Between two tries to get the secret of an epoch.

@@ -146,24 +146,29 @@ impl PublicIdentity {
     }
 }
 
-/// Durable first, then in force. The log that ordered it is its record, so the
-/// ledger is not asked. Who left is out at once even when the disk takes nothing:
-/// a revocation must not wait for a disk that is full.
+/// The log that ordered it is its record, so the ledger is not asked. Who left is out at
+/// once even when the disk takes nothing: a revocation must not wait for a disk that is
+/// full.
 async fn members(State(api): State<Arc<Api>>, Json(members): Json<Members>) -> Result<Json<MembersInForce>, ApiError> {
     let _turn = api.one_writer.acquire().await.map_err(ApiError::internal)?;
-    let (dir, snapshot) = (api.dir.clone(), members.clone());
-    let stored = api.tasks.blocking("store members", move || state::store_members(&dir, &snapshot)).await;
-    let stored = stored.map_err(ApiError::internal)?;
-    if stored.is_err() {
+    if let Err(error) = take_over(&api, &members).await {
         api.handle.put_out(&members).await?;
         api.secrets.members_changed().await?;
-    }
-    if stored? {
-        api.keys.members_come(&members).await?;
-        api.handle.update_members(members).await?;
-        api.secrets.members_changed().await?;
+        return Err(error);
     }
     Ok(Json(MembersInForce { index: api.handle.members().index }))
+}
+
+/// Durable first, then in force.
+async fn take_over(api: &Api, members: &Members) -> Result<(), ApiError> {
+    let (dir, snapshot) = (api.dir.clone(), members.clone());
+    let stored = api.tasks.blocking("store members", move || state::store_members(&dir, &snapshot)).await;
+    if stored.map_err(ApiError::internal)?? {
+        api.keys.members_come(members).await?;
+        api.handle.update_members(members.clone()).await?;
+        api.secrets.members_changed().await?;
+    }
+    Ok(())
 }
 
 /// The log that ordered it is its record, as for the members.

@@ -73,6 +73,39 @@ async fn who_left_is_out_though_the_disk_takes_no_list() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_left_is_out_though_the_disk_takes_no_new_keys() {
+    let (mut a, mut b) = (Host::new(), Host::new());
+    a.start().await;
+    b.start().await;
+    let members = introduce([&a, &b], 2).await;
+    let expected = format!("voter {}:through two daemons", a.keys.node());
+    a.heard(b.keys.node(), Service::Raft, &expected).await;
+    let admin = UnixClient::new(a.root.paths().socket("mesh"), Credentials::none());
+    // The log refuses the first keys, and does not say what it thinks of the second.
+    for _ in 0..2 {
+        admin.post::<Value>("/identity/rotate", &json!({})).await.unwrap_err();
+    }
+    let dir = a.root.paths().state("mesh");
+    let (prepared, _) = rotation::prepared(&dir).unwrap().unwrap();
+    let mut left = Members { index: 3, ..members };
+    left.members.retain(|member| member.node == a.keys.node());
+    left.members[0].mesh_key = prepared.mesh_key;
+    left.members[0].identity_key = prepared.identity_key;
+    // A folder where the file belongs: no write can replace it, whoever writes.
+    let commit = dir.join("next").join("commit");
+    std::fs::create_dir_all(commit.join("taken")).unwrap();
+    for _ in 0..2 {
+        a.mesh("fleetd").set_members(&left).await.unwrap_err();
+        assert_eq!(a.mesh("watch").peers().await.unwrap(), [], "no peer, and the list is asked for again");
+    }
+    std::fs::remove_dir_all(&commit).unwrap();
+    assert_eq!(a.mesh("fleetd").set_members(&left).await.unwrap().index, 3);
+    assert_eq!(a.mesh("fleetd").identity().await.unwrap().mesh_key, prepared.mesh_key);
+    a.stop().await;
+    b.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_left_leaves_no_secret_whatever_the_disk_takes() {
     let (mut a, mut b) = (Host::new(), Host::new());
     let dir = a.root.paths().state("mesh");

@@ -10,6 +10,7 @@ use osmoda_kit::clock::SharedClock;
 use osmoda_kit::error::{ApiError, chain};
 use osmoda_kit::gather::Gather;
 use osmoda_kit::http::Isolation;
+use osmoda_kit::shutdown::Stage;
 use osmoda_kit::tasks::{TaskKind, Tasks};
 use osmoda_node_api::approval::{ApprovalClient, AskedCall, RunBegin, RunEnd, RunOutcome};
 use osmoda_node_api::approval_files::{load_policy, load_trust};
@@ -251,7 +252,8 @@ impl Executor {
     }
 
     /// A refusal is told whatever becomes of its row; the row is for whoever
-    /// looks for attempts later. The first of a kind is recorded at once.
+    /// looks for attempts later. The first of a kind is recorded at once; those that are
+    /// only counted by the reconciler, until it ends.
     async fn record_refusal(&self, request: &RunRequest, error: &ApiError) {
         let call = Call::from_value(&request.call).ok();
         let refused = Refused {
@@ -263,7 +265,12 @@ impl Executor {
         };
         metrics::counter!("osmoda_exec_refused_total", "code" => error.code.as_str()).increment(1);
         self.lock_refused().add(refused);
-        self.tell_refusals(Gather::due).await;
+        // After the reconciler's last look nobody else records what is not due.
+        let take: Take = match self.parts.tasks.shutdown().reached(Stage::RefuseNew) {
+            true => |gathered, _| gathered.rest(),
+            false => Gather::due,
+        };
+        self.tell_refusals(take).await;
     }
 
     /// Records the refusals that are due, or all; what the ledger does not take waits.

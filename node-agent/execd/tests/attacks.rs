@@ -21,18 +21,19 @@ use osmoda_execd::hands::{ActError, Answer as HandsAnswer, Hands, Restore, Syste
 use osmoda_execd::{Executor, Parts};
 use osmoda_kit::audit::Audit;
 use osmoda_kit::boot::Daemon;
+use osmoda_kit::clock::Clock as _;
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::testing::TestServer;
 use osmoda_kit::http::{Isolation, UnixClient};
 use osmoda_kit::shutdown::{Shutdown, StopReason};
 use osmoda_kit::tasks::{TaskKind, Tasks};
-use osmoda_kit::testing::FakeClock;
+use osmoda_kit::testing::{FakeClock, wait_for};
 use osmoda_node_api::agentd::{Event, EventQuery};
 use osmoda_node_api::approval::{ApprovalClient, AskedCall, PermitRequest, PermitView, RunBegin, RunBegun};
 use osmoda_node_api::approval_files::store_trust;
 use osmoda_node_api::execd::RunRequest;
-use osmoda_permit::testing::{approver, sign};
-use osmoda_permit::{Decision, EffectClass, HostTrust, State};
+use osmoda_permit::testing::{self, approver, sign};
+use osmoda_permit::{Call, Decision, EffectClass, HostTrust, Moment, Operation, Permit, SignedPermit, State};
 use osmoda_types::{ErrorCode, NetworkId, NodeId};
 use serde_json::{Map, Value, json};
 use tokio::sync::{Semaphore, watch};
@@ -170,6 +171,13 @@ impl Host {
         let mut events = file.events(&EventQuery { limit: -1, ..EventQuery::default() }).unwrap().events;
         events.reverse();
         events
+    }
+
+    /// How many refusals each of their rows tells of.
+    fn refusals(&self) -> Vec<u64> {
+        let events = self.events();
+        let refused = events.iter().filter(|event| event.kind == "exec.refused");
+        refused.map(|event| serde_json::from_str::<Value>(&event.payload).unwrap()["count"].as_u64().unwrap()).collect()
     }
 
     fn last_outcome(&self) -> String {
@@ -669,17 +677,59 @@ async fn refusals_in_a_loop_are_counted_and_do_not_grow_the_ledger() {
         let free = RunRequest { permit: None, ..request(&view) };
         assert_eq!(code(host.executor.run(free).await).unwrap_err(), ErrorCode::ApprovalRequired);
     }
-    let counts = || -> Vec<u64> {
-        let events = host.events();
-        let refused = events.iter().filter(|event| event.kind == "exec.refused");
-        refused.map(|event| serde_json::from_str::<Value>(&event.payload).unwrap()["count"].as_u64().unwrap()).collect()
-    };
-    assert_eq!(counts(), [1], "the first, before its answer");
+    assert_eq!(host.refusals(), [1], "the first, before its answer");
     let tasks = host.parts.tasks.clone();
     tasks.spawn(TaskKind::REQUEST, "reconcile", host.executor.clone().reconcile());
     tasks.shutdown().request(StopReason::Asked("test".to_owned()));
     assert!(tasks.drain(Duration::from_secs(20)).await.is_graceful());
-    assert_eq!(counts(), [1, 49], "the rest at the stop");
+    assert_eq!(host.refusals(), [1, 49], "the rest at the stop");
+    host.close().await;
+}
+
+/// A run that was accepted before a stop may be refused after the last look for counts.
+#[tokio::test]
+async fn a_refusal_that_is_only_counted_during_a_stop_is_recorded() {
+    let host = Host::new();
+    let (begun, mut seen) = watch::channel(0);
+    let go = Arc::new(Semaphore::new(1));
+    let hands = Hands { restore: Some(Arc::new(Slow { begun, go: go.clone() })), ..host.parts.hands.clone() };
+    let executor = Executor::open(Parts { hands, ..host.parts.clone() }).unwrap();
+    // Another object than the one that is seen.
+    let operation = Operation::BackupRestore { backup_id: "backup-1".into() };
+    let call = Call { tool: operation.tool(), operation, ..testing::call() };
+    let hash = call.hash().unwrap();
+    let not_after =
+        Moment { wall_ms: host.clock.now_wall().as_millis(), boot_ms: 3_600_000, boot_id: host.clock.boot_id() };
+    let permit = Permit { not_after: not_after.plus_ms(600_000), ..testing::permit(hash) };
+    let signatures = vec![sign(1, &permit, Decision::Approve)];
+    let permit = SignedPermit { permit, plan: Vec::new(), signatures };
+    let run = RunRequest { call: call.to_value(), permit: Some(permit), position: 0 };
+    assert_eq!(code(executor.run(run.clone()).await).unwrap_err(), ErrorCode::ObjectChanged);
+    assert_eq!(host.refusals(), [1]);
+    // The reconciler has looked, and sleeps: what was open is closed, and the turn is free.
+    let view = host.approved("file.write", write("/etc/motd")).await;
+    let begin = RunBegin { call: view.calls[0].clone(), permit: Some(view.signed.permit.id), position: 0 };
+    host.parts.approvals.begin(&begin).await.unwrap();
+    let tasks = host.parts.tasks.clone();
+    let mut reconciler = tasks.spawn(TaskKind::REQUEST, "reconcile", executor.clone().reconcile());
+    let closed = || async { host.events().iter().any(|event| event.kind == "exec.run.outcome").then_some(()) };
+    wait_for("the outcome", Duration::from_secs(20), closed).await;
+    assert_eq!(executor.close_open_runs().await.unwrap(), 0);
+    let late = executor.run(run);
+    let stop = async {
+        seen.wait_for(|begun| *begun == 2).await.unwrap();
+        tasks.shutdown().request(StopReason::Asked("test".to_owned()));
+        let last = async {
+            reconciler.finished().await;
+            assert_eq!(host.refusals(), [1], "nothing to record in its last look");
+            go.add_permits(1);
+        };
+        let (end, ()) = tokio::join!(tasks.drain(Duration::from_secs(20)), last);
+        assert!(end.is_graceful());
+    };
+    let (late, ()) = tokio::join!(late, stop);
+    assert_eq!(code(late).unwrap_err(), ErrorCode::ObjectChanged);
+    assert_eq!(host.refusals(), [1, 1]);
     host.close().await;
 }
 

@@ -11,7 +11,7 @@ use osmoda_types::{ErrorCode, PermitId};
 use serde_json::{Map, Value, json};
 
 use super::refusal::refused;
-use super::store::{self, NewPermit, StoredCall, unreadable};
+use super::store::{self, NewPermit, StoredCall, Wanted, unreadable};
 use super::{Approvals, now};
 use crate::api::{ledger_error, new_row};
 use crate::ledger::file::LedgerFile;
@@ -94,11 +94,17 @@ impl Approvals {
     /// Whether these may be asked for now, where so many others of the session have no
     /// permit yet; the transaction of the request asks again.
     async fn may_ask(&self, drafts: &[Call], session_id: &str, policy: &Policy, others: u32) -> Result<(), ApiError> {
-        let subjects = drafts.iter().map(Call::subject).collect::<Result<Vec<_>, _>>();
-        let subjects = subjects.map_err(|fault| call_error(fault.into()))?;
+        let (mut subjects, mut bytes) = (Vec::with_capacity(drafts.len()), 0);
+        for draft in drafts {
+            let fault = |fault: json::JsonFault| call_error(fault.into());
+            subjects.push(draft.subject().map_err(fault)?);
+            bytes += draft.canonical().map_err(fault)?.len() as u64;
+        }
         let (policy, session_id, now) = (policy.clone(), session_id.to_owned(), self.now());
-        let ask =
-            move |file: &LedgerFile| store::may_ask(file.connection(), (&session_id, others), &subjects, &policy, &now);
+        let ask = move |file: &LedgerFile| {
+            let wanted = Wanted { session_id: &session_id, others, subjects: &subjects, bytes };
+            store::may_ask(file.connection(), &wanted, &policy, &now)
+        };
         let answer = self.parts.ledger.read(ask).await.map_err(ledger_error)?.map_err(unreadable)?;
         answer.map_err(ApiError::from)
     }

@@ -8,7 +8,7 @@
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::Caller;
 use osmoda_node_api::approval::PermitView;
-use osmoda_permit::{ApproverSignature, Decision, Event, Moment, Refusal, State};
+use osmoda_permit::{ApproverSignature, Decision, Event, HostTrust, Moment, Policy, Refusal, State};
 use osmoda_types::{ErrorCode, PermitId};
 use serde_json::json;
 
@@ -18,6 +18,10 @@ use super::store::{self, Stored};
 use super::view::count;
 use super::{Approvals, denials, now};
 use crate::api::new_row;
+use crate::ledger::Guarded;
+
+/// What is told of a signature that is durable when the approval found no place.
+const KEPT: &str = "the signature is kept, the approval is not written down yet; hand the signature in again";
 
 impl Approvals {
     /// Takes an approver's signature, and acts on it when it is enough.
@@ -41,11 +45,13 @@ impl Approvals {
         }
         if signature.decision == Decision::Deny {
             self.deny(id, &name, Some(signature), caller).await?;
-            return self.show(id).await;
+            return self.show_made(id, &policy, &trust).await;
         }
         if is_kept(&stored, &signature) {
-            self.settle(id, caller).await?;
-            return self.show(id).await;
+            return match self.settle(&stored, &policy, &trust, caller).await? {
+                true => self.show_made(id, &policy, &trust).await,
+                false => self.show(id).await,
+            };
         }
         let payload = json!({ "permit": id, "approver": name, "decision": signature.decision.as_str() });
         let row = new_row("approval.signed".to_owned(), object(payload), &caller.who.to_string(), caller.isolation)?;
@@ -61,27 +67,43 @@ impl Approvals {
             store::add_signature(connection, &id, &signature)?;
             Ok(Ok(()))
         };
+        let refusal = match self.append_if(row, keep).await {
+            Ok(_) => None,
+            Err(Guarded::Refused(no)) => Some(no),
+            Err(error) => return Err(refused(error)),
+        };
+        let stored = self.stored_made(id).await?;
         // The same one may have come in at the same time.
-        if let Err(error) = self.append_if(row, keep).await
-            && !is_kept(&self.stored(id).await?, &kept)
+        if let Some(no) = refusal
+            && !is_kept(&stored, &kept)
         {
-            return Err(refused(error));
+            return Err(no.into());
         }
-        self.settle(id, caller).await?;
-        self.show(id).await
+        match self.settle(&stored, &policy, &trust, caller).await {
+            // "Busy" would say that the signature was not taken.
+            Err(busy) if busy.code == ErrorCode::Busy => Err(ApiError::new(ErrorCode::LedgerUnavailable, KEPT)),
+            settled => settled.map(|_| ()),
+        }?;
+        self.show_made(id, &policy, &trust).await
     }
 
     /// Approves the permit when its signatures are enough; again and again is fine.
-    async fn settle(&self, id: PermitId, caller: Caller) -> Result<(), ApiError> {
-        let (policy, trust) = self.rules().await?;
-        let stored = self.stored(id).await?;
-        let tally = count(&stored, &policy, &trust);
+    /// Says whether it wrote that down.
+    async fn settle(
+        &self,
+        stored: &Stored,
+        policy: &Policy,
+        trust: &HostTrust,
+        caller: Caller,
+    ) -> Result<bool, ApiError> {
+        let id = stored.signed.permit.id;
+        let tally = count(stored, policy, trust);
         let glass = tally.break_glass.clone();
         let is_new_glass = glass.is_some() && stored.break_glass.is_none();
         let is_due =
             stored.standing.state == State::Pending || (stored.standing.state == State::Approved && is_new_glass);
         if !is_due || !tally.is_enough(&stored.signed.permit) {
-            return Ok(());
+            return Ok(false);
         }
         let by: Vec<String> = tally.approved.iter().chain(&glass).cloned().collect();
         let by = by.join(", ");
@@ -105,8 +127,8 @@ impl Approvals {
         };
         match self.append_if(row, approve).await {
             // Another signature was enough at the same time.
-            Err(crate::ledger::Guarded::Refused(No { code: ErrorCode::Conflict, .. })) => Ok(()),
-            other => other.map(|_| ()).map_err(refused),
+            Err(Guarded::Refused(No { code: ErrorCode::Conflict, .. })) => Ok(false),
+            other => other.map(|_| true).map_err(refused),
         }
     }
 

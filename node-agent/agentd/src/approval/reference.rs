@@ -102,8 +102,9 @@ pub(super) async fn deny(
         Some(signature) if signature.decision == Decision::Deny => approvals.sign(id, signature, caller).await?,
         // Saying no needs no key: the worst it does is that nothing happens.
         _ => {
+            let (policy, trust) = approvals.rules().await?;
             approvals.deny(id, &caller.who.to_string(), None, caller).await?;
-            approvals.show(id).await?
+            approvals.show_made(id, &policy, &trust).await?
         }
     };
     Ok(Json(approval(&view, None)))

@@ -13,7 +13,7 @@ use super::refusal::{No, refused};
 use super::store::{self, unreadable};
 use super::{Approvals, now};
 use crate::api::{ledger_error, new_row};
-use crate::ledger::Guarded;
+use crate::ledger::{Guarded, LedgerError};
 
 /// Longest name of a source.
 const SOURCE_BYTES_MAX: usize = 256;
@@ -34,7 +34,12 @@ impl Approvals {
             Ok(if was_clean { Ok(()) } else { Err(No::new(ErrorCode::Conflict, "tainted already")) })
         };
         match self.append_if(row, mark).await {
-            Ok(_) | Err(Guarded::Refused(No { code: ErrorCode::Conflict, .. })) => self.session(session_id).await,
+            Ok(_) => {
+                let id = session_id.clone();
+                let read = self.parts.ledger.read_after_append(move |file| store::taint(file.connection(), &id)).await;
+                view(session_id, read)
+            }
+            Err(Guarded::Refused(No { code: ErrorCode::Conflict, .. })) => self.session(session_id).await,
             Err(error) => Err(refused(error)),
         }
     }
@@ -44,7 +49,15 @@ impl Approvals {
         check_session(&session_id).map_err(call_error)?;
         let id = session_id.clone();
         let read = self.parts.ledger.read(move |file| store::taint(file.connection(), &id)).await;
-        let (taint, source) = read.map_err(ledger_error)?.map_err(unreadable)?;
-        Ok(SessionView { session_id, tainted: taint == Taint::Tainted, source })
+        view(session_id, read)
     }
+}
+
+/// What was read of a session, as callers see it.
+fn view(
+    session_id: String,
+    read: Result<rusqlite::Result<(Taint, Option<String>)>, LedgerError>,
+) -> Result<SessionView, ApiError> {
+    let (taint, source) = read.map_err(ledger_error)?.map_err(unreadable)?;
+    Ok(SessionView { session_id, tainted: taint == Taint::Tainted, source })
 }

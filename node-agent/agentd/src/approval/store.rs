@@ -75,18 +75,27 @@ pub(crate) const SCHEMA: &str = "
 /// Most permits in one list; more cannot wait at once.
 const LIST_MAX: u32 = 200;
 
-/// Bytes of all calls that wait or may be used, from which on no more are asked for: a
-/// thousand usual ones, or 25 of the largest plans. A list shows each up to eight times
-/// as long as it is, and stays below what its readers take (24 MiB).
+/// Most bytes of all calls that wait or may be used: a thousand usual ones, or six of the
+/// largest plans of files (a body of [`TEXT_BYTES_MAX`](osmoda_permit::json::TEXT_BYTES_MAX)
+/// becomes some 160 KiB, with what was looked at). A list shows each up to eight times as
+/// long as it is, and stays below what its readers take (24 MiB).
 pub(super) const OPEN_BYTES_MAX: u64 = 1 << 20;
+
+/// Most of them of one session: one such plan, and three quarters are left to others for
+/// as long as a permit lives. With less it could not be asked for; with more one session
+/// shuts asking for everybody. Only a plan of paths of kilobytes, which its objects
+/// repeat, is longer, and has to be asked for in parts.
+const SESSION_BYTES_MAX: u64 = OPEN_BYTES_MAX / 4;
 
 /// Permits that are over since before a time, at most as many as one commit
 /// should remove. Their rows in the ledger stay.
 const PRUNABLE: &str = "SELECT id FROM permits WHERE state NOT IN ('pending', 'approved') AND wall_end < ?1
     AND NOT EXISTS (SELECT 1 FROM runs WHERE runs.permit = permits.id AND runs.outcome IS NULL) LIMIT 500";
 
-const OPEN_BYTES: &str = "SELECT coalesce(sum(length(CAST(call AS BLOB))), 0) FROM permit_calls
-    WHERE permit IN (SELECT id FROM permits WHERE state IN ('pending', 'approved'))";
+/// Bytes of calls that wait or may be used: of one session, and of all.
+const OPEN_BYTES: &str = "SELECT coalesce(sum(CASE WHEN session_id = ?1 THEN bytes END), 0), coalesce(sum(bytes), 0)
+    FROM (SELECT session_id, length(CAST(call AS BLOB)) AS bytes FROM permits
+          JOIN permit_calls ON permit_calls.permit = permits.id WHERE state IN ('pending', 'approved'))";
 
 /// One day and one minute, in milliseconds.
 const DAY_MS: i64 = 24 * 3_600_000;
@@ -125,6 +134,17 @@ pub(super) struct NewPermit {
     pub(super) session_id: String,
     pub(super) actor: String,
     pub(super) reason: String,
+}
+
+/// A request, as far as it is refused by a limit or a denial.
+#[derive(Debug)]
+pub(super) struct Wanted<'a> {
+    pub(super) session_id: &'a str,
+    /// Requests of the session beside this one that have no permit yet.
+    pub(super) others: u32,
+    pub(super) subjects: &'a [CallHash],
+    /// Bytes of the calls; before their objects were looked at, the least they will have.
+    pub(super) bytes: u64,
 }
 
 /// A value of the database that no version of ours wrote.
@@ -210,7 +230,9 @@ pub(super) fn insert(
     now: &Moment,
 ) -> rusqlite::Result<Result<(), No>> {
     let subjects: Vec<CallHash> = new.calls.iter().map(|call| call.subject).collect();
-    if let Err(no) = may_ask(connection, (&new.session_id, 0), &subjects, policy, now)? {
+    let bytes = new.calls.iter().map(|call| call.text.len() as u64).sum();
+    let wanted = Wanted { session_id: &new.session_id, others: 0, subjects: &subjects, bytes };
+    if let Err(no) = may_ask(connection, &wanted, policy, now)? {
         return Ok(Err(no));
     }
     let (permit, id) = (&new.permit, new.permit.id.to_string());
@@ -242,16 +264,16 @@ pub(super) fn insert(
 }
 
 /// Whether a session may ask for calls now: none of them is denied, and not too
-/// much was asked before; `others` of the session's requests have no permit yet.
+/// much was asked before.
 pub(super) fn may_ask(
     connection: &Connection,
-    (session_id, others): (&str, u32),
-    subjects: &[CallHash],
+    wanted: &Wanted<'_>,
     policy: &Policy,
     now: &Moment,
 ) -> rusqlite::Result<Result<(), No>> {
     use osmoda_types::ErrorCode::QuotaExceeded;
-    for subject in subjects {
+    let Wanted { session_id, others, .. } = *wanted;
+    for subject in wanted.subjects {
         if denied(connection, subject, now)? {
             return Ok(Err(No::denied()));
         }
@@ -274,10 +296,16 @@ pub(super) fn may_ask(
             return Ok(Err(No::new(QuotaExceeded, format!("{count} {what}, the limit is {limit}"))));
         }
     }
-    let bytes: i64 = connection.query_row(OPEN_BYTES, [], |row| row.get(0))?;
-    if u64::try_from(bytes).unwrap_or(u64::MAX) >= OPEN_BYTES_MAX {
-        let text = format!("calls of {bytes} bytes wait or may be used, the limit is {OPEN_BYTES_MAX}");
-        return Ok(Err(No::new(QuotaExceeded, text)));
+    let (of_session, of_all) =
+        connection.query_row(OPEN_BYTES, [session_id], |row| Ok((row.get::<_, i64>(0)?, row.get::<_, i64>(1)?)))?;
+    for (open, limit, whose) in
+        [(of_session, SESSION_BYTES_MAX, "calls of this session"), (of_all, OPEN_BYTES_MAX, "calls")]
+    {
+        let bytes = u64::try_from(open).unwrap_or(u64::MAX).saturating_add(wanted.bytes);
+        if bytes > limit {
+            let text = format!("with these, {whose} that wait or may be used have {bytes} bytes, the limit is {limit}");
+            return Ok(Err(No::new(QuotaExceeded, text)));
+        }
     }
     Ok(Ok(()))
 }

@@ -11,25 +11,29 @@ use osmoda_types::{ErrorCode, PermitId};
 use super::Approvals;
 use super::store::{self, Stored, unreadable};
 use crate::api::ledger_error;
+use crate::ledger::LedgerError;
 
 impl Approvals {
     /// One permit as it is stored.
     pub(super) async fn stored(&self, id: PermitId) -> Result<Stored, ApiError> {
         let read = self.parts.ledger.read(move |file| store::load(file.connection(), &id)).await;
-        let stored = read.map_err(ledger_error)?.map_err(unreadable)?;
-        stored.ok_or_else(|| ApiError::new(ErrorCode::NotFound, format!("no permit {id}")))
+        found(id, read)
     }
 
-    /// A permit that was stored a moment ago.
+    /// One permit whose change the caller has just appended.
+    pub(super) async fn stored_made(&self, id: PermitId) -> Result<Stored, ApiError> {
+        let read = self.parts.ledger.read_after_append(move |file| store::load(file.connection(), &id)).await;
+        found(id, read)
+    }
+
+    /// The same, as callers see it.
     pub(super) async fn show_made(
         &self,
         id: PermitId,
         policy: &Policy,
         trust: &HostTrust,
     ) -> Result<PermitView, ApiError> {
-        let read = self.parts.ledger.read_after_append(move |file| store::load(file.connection(), &id)).await;
-        let stored = read.map_err(ledger_error)?.map_err(unreadable)?;
-        let stored = stored.ok_or_else(|| ApiError::new(ErrorCode::NotFound, format!("no permit {id}")))?;
+        let stored = self.stored_made(id).await?;
         Ok(view(stored, policy, trust, &self.now()))
     }
 
@@ -79,6 +83,11 @@ impl Approvals {
         });
         read.await.map_err(ledger_error)?.map_err(unreadable)
     }
+}
+
+fn found(id: PermitId, read: Result<rusqlite::Result<Option<Stored>>, LedgerError>) -> Result<Stored, ApiError> {
+    let stored = read.map_err(ledger_error)?.map_err(unreadable)?;
+    stored.ok_or_else(|| ApiError::new(ErrorCode::NotFound, format!("no permit {id}")))
 }
 
 /// One permit of a list. A call whose schema an upgrade changed cannot be read

@@ -1,16 +1,27 @@
 //! What many or large requests, and many readers, may not do to others.
 
 use std::pin::Pin;
+use std::sync::atomic::Ordering::SeqCst;
 use std::time::Duration;
 
 use axum::http::Method;
 use osmoda_kit::testing::wait_for;
-use osmoda_node_api::approval::{PlanRequest, RunEnd, RunOutcome};
+use osmoda_node_api::approval::{AskedCall, PlanRequest, RunEnd, RunOutcome};
+use osmoda_permit::testing::sign;
+use osmoda_permit::{Call, Decision};
 use osmoda_types::ErrorCode;
+use serde_json::json;
 
 use crate::host::{Host, begin, request, write};
 
 const LIMIT: Duration = Duration::from_secs(20);
+
+/// Bytes of the calls of all permits that are listed.
+async fn open_bytes(host: &Host) -> usize {
+    let views = host.admin().list().await.unwrap();
+    let calls = views.iter().flat_map(|view| &view.calls);
+    calls.map(|call| Call::from_value(call).unwrap().canonical().unwrap().len()).sum()
+}
 
 /// However much is asked for, all that waits can be told: large permits do not hide
 /// those that come later.
@@ -20,7 +31,7 @@ async fn p19_permits_that_wait_are_not_more_than_a_list_can_show() {
     let wide = "\u{1f600}";
     let plan = |n: usize| PlanRequest {
         calls: (0..64).map(|call| write(&format!("/etc/{n}-{call}-{}", wide.repeat(30)))).collect(),
-        session_id: format!("s-{}", n / 10),
+        session_id: format!("s-{}", n / 5),
         reason: wide.repeat(256),
         ttl_secs: None,
     };
@@ -34,11 +45,44 @@ async fn p19_permits_that_wait_are_not_more_than_a_list_can_show() {
         assert!(asked < 90, "no limit of bytes");
     };
     assert_eq!(refused.code, ErrorCode::QuotaExceeded);
-    assert!(refused.message.contains("bytes"), "{}", refused.message);
+    assert!(refused.message.contains("bytes") && !refused.message.contains("session"), "{}", refused.message);
+    let bytes = open_bytes(&host).await;
+    assert!(bytes <= 1 << 20 && bytes > 900 << 10, "{bytes} bytes, the last plan with them");
     let client = host.server.client().with_answer_limit(24 << 20);
     let (_, list) = client.exchange(Method::GET, "/permit/list", None).await.unwrap();
     assert!(list.len() < 12 << 20, "{} bytes of {asked} plans", list.len());
     assert_eq!(host.admin().list().await.unwrap().len(), asked);
+    host.close().await;
+}
+
+/// What one session asks for, and has approved, shuts nobody else out.
+#[tokio::test]
+async fn p19_one_session_has_its_share_of_what_may_wait() {
+    let host = Host::new();
+    let plan = |n: usize, bytes: usize| PlanRequest {
+        calls: (0..64)
+            .map(|call| {
+                let args = json!({ "path": format!("/etc/{n}-{call}"), "content": "x".repeat(bytes) });
+                AskedCall { tool: "file.write".into(), args }
+            })
+            .collect(),
+        session_id: "s-1".into(),
+        reason: String::new(),
+        ttl_secs: Some(8 * 3600),
+    };
+    // As large as a body may be.
+    let permit = host.admin().plan(&plan(0, 1900)).await.unwrap().signed.permit;
+    host.admin().sign(&permit.id, &sign(1, &permit, Decision::Approve)).await.unwrap();
+    assert!(host.admin().plan(&plan(1, 2000)).await.is_err(), "a body has 128 KiB");
+    let looks = host.eyes.1.load(SeqCst);
+    let refused = host.admin().plan(&plan(2, 1900)).await.map(|view| view.state).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::QuotaExceeded);
+    assert!(refused.message.contains("of this session"), "{}", refused.message);
+    assert_eq!(host.eyes.1.load(SeqCst), looks, "what is too much without its objects is not looked at");
+    host.admin().plan(&plan(3, 900)).await.unwrap();
+    let bytes = open_bytes(&host).await;
+    assert!(bytes <= 256 << 10 && bytes > 200 << 10, "{bytes}");
+    host.admin().request(&request("/etc/issue", "s-2")).await.unwrap();
     host.close().await;
 }
 

@@ -1,6 +1,6 @@
 //! A host with approvals over a real socket, for the tests beside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU32, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -10,6 +10,7 @@ use osmoda_agentd::approval::{Answer, Approvals, Parts, Resolver};
 use osmoda_agentd::ledger::file::{FILE_NAME, LedgerFile};
 use osmoda_agentd::ledger::{Ledger, LedgerThreads, WriterOptions};
 use osmoda_kit::boot::Daemon;
+use osmoda_kit::clock::{Clock, Timestamp};
 use osmoda_kit::error::ApiError;
 use osmoda_kit::http::Isolation;
 use osmoda_kit::http::testing::TestServer;
@@ -53,11 +54,51 @@ impl HeadGate for Witnesses {
     }
 }
 
+/// The clock of approvals. Who looks at it runs what was left there for it: a guard
+/// looks at it in its transaction, on the writer's thread.
+#[derive(Default)]
+pub(crate) struct Looked {
+    clock: FakeClock,
+    then: Mutex<VecDeque<Box<dyn FnOnce() + Send>>>,
+}
+
+impl Looked {
+    /// Leaves that for the look after those that have something left for them.
+    pub(crate) fn leave(&self, then: impl FnOnce() + Send + 'static) {
+        self.then.lock().unwrap().push_back(Box::new(then));
+    }
+}
+
+impl std::fmt::Debug for Looked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.clock.fmt(f)
+    }
+}
+
+impl Clock for Looked {
+    fn now_wall(&self) -> Timestamp {
+        let then = self.then.lock().unwrap().pop_front();
+        if let Some(then) = then {
+            then();
+        }
+        self.clock.now_wall()
+    }
+
+    fn now_boot(&self) -> Duration {
+        self.clock.now_boot()
+    }
+
+    fn boot_id(&self) -> String {
+        self.clock.boot_id()
+    }
+}
+
 pub(crate) struct Host {
     pub(crate) server: TestServer,
     pub(crate) ledger: Ledger,
     pub(crate) threads: Option<LedgerThreads>,
-    pub(crate) clock: Arc<FakeClock>,
+    pub(crate) clock: FakeClock,
+    pub(crate) looked: Arc<Looked>,
     pub(crate) eyes: Arc<Eyes>,
     pub(crate) approvals: Approvals,
     pub(crate) tasks: Tasks,
@@ -81,8 +122,9 @@ impl Host {
         isolation: Isolation,
     ) -> Self {
         let path = dir.path().join(FILE_NAME);
-        let clock = Arc::new(FakeClock::new());
-        let (ledger, threads, _) = Ledger::open(&path, WriterOptions::default(), clock.clone()).unwrap();
+        let looked = Arc::new(Looked::default());
+        let clock = looked.clock.clone();
+        let (ledger, threads, _) = Ledger::open(&path, WriterOptions::default(), Arc::new(clock.clone())).unwrap();
         std::fs::write(dir.path().join("approvals.toml"), policy).unwrap();
         let trust = HostTrust {
             network_id: NetworkId::from_bytes([1; 32]),
@@ -95,7 +137,7 @@ impl Host {
         let tasks = Tasks::new(Shutdown::new());
         let approvals = Approvals::new(Parts {
             ledger: ledger.clone(),
-            clock: clock.clone(),
+            clock: looked.clone(),
             tasks: tasks.clone(),
             state_dir: dir.path().to_owned(),
             policy: dir.path().join("approvals.toml"),
@@ -106,7 +148,7 @@ impl Host {
         let table = osmoda_agentd::Agentd::callers();
         let table = osmoda_kit::http::CallerTable { daemons: DAEMONS, ..table };
         let server = TestServer::with_table(approvals.clone().router(), table);
-        Self { server, ledger, threads: Some(threads), clock, eyes, approvals, tasks, dir }
+        Self { server, ledger, threads: Some(threads), clock, looked, eyes, approvals, tasks, dir }
     }
 
     pub(crate) fn admin(&self) -> ApprovalClient {

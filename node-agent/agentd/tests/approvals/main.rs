@@ -4,6 +4,7 @@
 #![allow(clippy::unwrap_used, reason = "helpers of tests: the line that surprised is what is wanted")]
 
 mod bounds;
+mod busy;
 mod host;
 mod permits;
 mod plans;

@@ -8,6 +8,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::extract::Request;
+use axum::middleware::{Next, from_fn};
+use axum::response::IntoResponse as _;
 use osmoda_agentd::api::Api;
 use osmoda_agentd::approval::gate::HeadGate;
 use osmoda_agentd::approval::{Answer, Approvals};
@@ -89,6 +92,8 @@ struct Host {
     units: Arc<Notes>,
     backups: NodeBackups,
     parts: Parts,
+    /// Why the ledger tells nothing of its rows, if it does not.
+    silent: Arc<Mutex<Option<ErrorCode>>>,
     _wire: tempfile::TempDir,
 }
 
@@ -140,6 +145,18 @@ impl Host {
         let restoring = Restoring { backups: planned, approvals: approvals.clone(), executor: call_execd };
         let api = Api::new(ledger, tasks.clone()).unwrap();
         let router = api.router().merge(approvals.router()).merge(backup::router(restoring));
+        let silent = Arc::<Mutex<Option<ErrorCode>>>::default();
+        let said = silent.clone();
+        let answer = move |request: Request, next: Next| {
+            let refused = said.lock().unwrap().filter(|_| request.uri().path() == "/events/log");
+            async move {
+                match refused {
+                    Some(code) => ApiError::new(code, "not now").into_response(),
+                    None => next.run(request).await,
+                }
+            }
+        };
+        let router = router.layer(from_fn(answer));
         let agentd = TestServer::with_table(router, osmoda_agentd::Agentd::callers());
         let source = |name: &str| Source { name: name.to_owned(), folder: dir.path().join(name) };
         let backups = NodeBackups::new(NodeBackupsParts {
@@ -170,7 +187,7 @@ impl Host {
         let executor = Executor::open(parts.clone()).unwrap();
         let execd = TestServer::open(executor.router().merge(osmoda_execd::backups(backups.clone())));
         std::os::unix::fs::symlink(execd.client().socket(), wire(&wires)).unwrap();
-        let host = Self { dir, agentd, execd, threads: Some(threads), units, backups, parts, _wire: wires };
+        let host = Self { dir, agentd, execd, threads: Some(threads), units, backups, parts, silent, _wire: wires };
         host.write("old");
         host
     }
@@ -192,11 +209,15 @@ impl Host {
         AgentdClient::new(self.agentd.client())
     }
 
-    async fn permit(&self, id: &str) -> PermitView {
-        let approvals = ApprovalClient::new(self.agentd.client());
+    async fn ask(&self, id: &str) -> Result<PermitView, ApiError> {
         let call = AskedCall { tool: "backup.restore".into(), args: json!({ "backup_id": id }) };
         let request = PermitRequest { call, session_id: "s-1".into(), reason: String::new(), ttl_secs: None };
-        let view = approvals.request(&request).await.unwrap();
+        ApprovalClient::new(self.agentd.client()).request(&request).await
+    }
+
+    async fn permit(&self, id: &str) -> PermitView {
+        let view = self.ask(id).await.unwrap();
+        let approvals = ApprovalClient::new(self.agentd.client());
         approvals.sign(&view.signed.permit.id, &sign(1, &view.signed.permit, Decision::Approve)).await.unwrap()
     }
 
@@ -280,6 +301,24 @@ async fn a_backup_that_was_tampered_with_is_refused_whole() {
     let look = ExecdClient::new(host.execd.client()).resolve(&call).await.unwrap_err();
     assert_eq!(look.code, ErrorCode::Conflict, "the executor looks by itself");
     assert_eq!(host.state()[0], "new");
+    host.close().await;
+}
+
+/// Root has read the backup's list by the time the ledger is asked: that is a look.
+#[tokio::test]
+async fn looks_that_a_ledger_without_time_cut_short_count_against_their_session() {
+    let host = Host::new();
+    let made = host.made().await;
+    for code in [ErrorCode::Busy, ErrorCode::DaemonUnavailable] {
+        *host.silent.lock().unwrap() = Some(code);
+        for n in 1..=5 {
+            let refused = host.ask(&made.backup_id).await.map(|view| view.state).unwrap_err();
+            assert_eq!(refused.code, ErrorCode::LedgerUnavailable, "{code}, the {n}th");
+        }
+    }
+    *host.silent.lock().unwrap() = None;
+    let refused = host.ask(&made.backup_id).await.map(|view| view.state).unwrap_err();
+    assert_eq!(refused.code, ErrorCode::QuotaExceeded, "the eleventh in a minute");
     host.close().await;
 }
 

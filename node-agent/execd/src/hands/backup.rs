@@ -221,7 +221,7 @@ impl NodeBackups {
     async fn recorded(&self, id: &str) -> Result<Option<String>, ApiError> {
         let kind = Some("backup.create.outcome".to_owned());
         let query = EventQuery { kind, limit: OUTCOMES_MAX, ..EventQuery::default() };
-        let events = self.parts.ledger.events(&query).await?;
+        let events = self.parts.ledger.events(&query).await.map_err(not_asked)?;
         let hash = |payload: &str| {
             let payload: Value = serde_json::from_str(payload).ok()?;
             (payload["backup_id"] == id).then(|| payload["manifest_sha256"].as_str().map(str::to_owned))?
@@ -306,6 +306,18 @@ impl Restore for NodeBackups {
 
     fn restore<'a>(&'a self, backup_id: &'a str, object: &'a Object) -> Answer<'a, String, ActError> {
         Box::pin(self.put_back(backup_id, object))
+    }
+}
+
+/// "Busy" and "unavailable" of the ledger would be taken for the executor's own: said of
+/// a look that nobody made. By then the list of the backup was read.
+fn not_asked(error: ApiError) -> ApiError {
+    match error.code {
+        ErrorCode::Busy | ErrorCode::DaemonUnavailable => {
+            let text = "the ledger could not be asked what it recorded of the backup";
+            ApiError::new(ErrorCode::LedgerUnavailable, text).with_source(error)
+        }
+        _ => error,
     }
 }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{Next, from_fn};
 use axum::response::IntoResponse as _;
@@ -115,6 +116,19 @@ fn believe(dir: &tempfile::TempDir) {
     }
 }
 
+/// agentd, with a ledger that tells nothing of its rows while there is a reason.
+fn silenced(router: Router, why: Arc<Mutex<Option<ErrorCode>>>) -> Router {
+    router.layer(from_fn(move |request: Request, next: Next| {
+        let refused = why.lock().unwrap().filter(|_| request.uri().path() == "/events/log");
+        async move {
+            match refused {
+                Some(code) => ApiError::new(code, "not now").into_response(),
+                None => next.run(request).await,
+            }
+        }
+    }))
+}
+
 impl Host {
     fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
@@ -146,17 +160,7 @@ impl Host {
         let api = Api::new(ledger, tasks.clone()).unwrap();
         let router = api.router().merge(approvals.router()).merge(backup::router(restoring));
         let silent = Arc::<Mutex<Option<ErrorCode>>>::default();
-        let said = silent.clone();
-        let answer = move |request: Request, next: Next| {
-            let refused = said.lock().unwrap().filter(|_| request.uri().path() == "/events/log");
-            async move {
-                match refused {
-                    Some(code) => ApiError::new(code, "not now").into_response(),
-                    None => next.run(request).await,
-                }
-            }
-        };
-        let router = router.layer(from_fn(answer));
+        let router = silenced(router, silent.clone());
         let agentd = TestServer::with_table(router, osmoda_agentd::Agentd::callers());
         let source = |name: &str| Source { name: name.to_owned(), folder: dir.path().join(name) };
         let backups = NodeBackups::new(NodeBackupsParts {

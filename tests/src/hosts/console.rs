@@ -82,10 +82,15 @@ impl<'a> Console<'a> {
 
 /// Asks on a host that a file be written, which is destructive there.
 pub(super) async fn ask_to_write(host: &Host, path: &str, content: &str) -> anyhow::Result<PermitId> {
+    ask_to_write_in(host, "operator", path, content).await
+}
+
+/// Like [`ask_to_write`], in a session of that name.
+pub(super) async fn ask_to_write_in(host: &Host, session: &str, path: &str, content: &str) -> anyhow::Result<PermitId> {
     let (path, content) = (format!("path={path}"), format!("content={content}"));
-    let words =
-        ["approval", "request", "file.write", &path, &content, "--reason", "hosts", "--root", "/", "-o", "json"];
-    let view = osmoda(host, &words).await?.json()?;
+    let call = ["approval", "request", "file.write", &path, &content, "--reason", "hosts"];
+    let rest = ["--session", session, "--root", "/", "-o", "json"];
+    let view = osmoda(host, &[call.as_slice(), &rest].concat()).await?.json()?;
     ensure!(view["signed"]["permit"]["class"] == "destructive", "{view}");
     let id = view["signed"]["permit"]["id"].as_str().context("a permit has an id")?;
     id.parse().with_context(|| view.to_string())

@@ -17,6 +17,7 @@ mod fleet;
 mod generation;
 mod host;
 mod inbox;
+mod killed;
 mod network;
 mod prerequisites;
 mod programs;

@@ -16,7 +16,7 @@ use super::command::until;
 use super::fleet::{Fleet, Release};
 use super::generation::{Generation, Signed};
 use super::host::{Host, Systems};
-use super::{controller, inbox, uids, witnesses};
+use super::{controller, inbox, killed, uids, witnesses};
 
 /// How long the last rows of a ledger may take after everything is at rest.
 const LEDGER_TIME_MAX: Duration = Duration::from_secs(30);
@@ -46,6 +46,8 @@ pub enum Scenario {
     /// A call waits in the controller's inbox, is approved and runs once; another
     /// is denied.
     Inbox,
+    /// The executor is killed in the middle of approved calls.
+    ExecutorKilled,
     /// A destructive call with one witness down is done.
     WitnessDown,
     /// A destructive call with every witness down is refused.
@@ -63,7 +65,7 @@ pub enum Scenario {
 
 impl Scenario {
     /// All of them, in an order in which each finds what it needs.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Good,
         Self::Bad,
         Self::Cut,
@@ -72,6 +74,7 @@ impl Scenario {
         Self::Uids,
         Self::Controller,
         Self::Inbox,
+        Self::ExecutorKilled,
         Self::WitnessDown,
         Self::QuorumDown,
         Self::LedgerFault,
@@ -92,6 +95,7 @@ impl Scenario {
             Self::Uids => "uids",
             Self::Controller => "controller",
             Self::Inbox => "inbox",
+            Self::ExecutorKilled => "executor-killed",
             Self::WitnessDown => "witness-down",
             Self::QuorumDown => "quorum-down",
             Self::LedgerFault => "ledger-fault",
@@ -148,6 +152,7 @@ pub async fn run_scenarios(
             Scenario::Uids => uids::run(bed).await,
             Scenario::Controller => controller::run(bed).await,
             Scenario::Inbox => inbox::run(bed, &fleet).await,
+            Scenario::ExecutorKilled => killed::run(bed, &fleet).await,
             Scenario::WitnessDown => witnesses::one_down(bed, &fleet).await,
             Scenario::QuorumDown => witnesses::all_down(bed, &fleet).await,
             Scenario::LedgerFault => witnesses::fault(bed, &fleet).await,

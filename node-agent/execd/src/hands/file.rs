@@ -1,7 +1,9 @@
 //! `file.write`: replaces a file whole, or makes one.
 //!
 //! The path is walked below the host root without following any link, and the
-//! object is the folder and the file themselves: device, inode, mount, content.
+//! object is the folder and the file themselves: device, inode, content. Not the mount
+//! that shows them: its number is another one each time the executor starts, and what
+//! is mounted over the folder has another device or inode.
 //! Invariant: what is put out of place is what was looked at. Old and new name
 //! are exchanged in one step, then the old one is checked; another one than
 //! expected is exchanged back. Neither a rename nor a link in between wins (P9).
@@ -120,7 +122,7 @@ fn find(root: &Path, path: &str) -> Result<Found, ApiError> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let parent = openat2(&root, if folder.is_empty() { "." } else { folder }, flags, Mode::empty(), PLAIN)
         .map_err(|error| on_the_way(path, error))?;
-    let at = statx(&parent, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS | StatxFlags::MNT_ID)
+    let at = statx(&parent, "", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)
         .map_err(|error| system("look at the folder", error))?;
     let old = old(&parent, name, path)?;
     let file = old.as_ref().map_or(Value::Null, |old| {
@@ -130,10 +132,7 @@ fn find(root: &Path, path: &str) -> Result<Found, ApiError> {
             "sha256": data_encoding::HEXLOWER.encode(&Sha256::digest(&old.content)),
         })
     });
-    let folder = json!({
-        "dev": format!("{}:{}", at.stx_dev_major, at.stx_dev_minor), "ino": at.stx_ino.to_string(),
-        "mount": at.stx_mnt_id.to_string(),
-    });
+    let folder = json!({ "dev": format!("{}:{}", at.stx_dev_major, at.stx_dev_minor), "ino": at.stx_ino.to_string() });
     let object = [("path".to_owned(), Value::from(path)), ("folder".to_owned(), folder), ("file".to_owned(), file)];
     Ok(Found { parent, name: name.to_owned(), old, object: object.into_iter().collect() })
 }

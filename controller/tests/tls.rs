@@ -37,6 +37,7 @@ fn files(name: &str) -> TlsFiles {
 async fn controller(certificate: &str) -> (TestController, SocketAddr, tempfile::TempDir) {
     let (dir, _tasks, voter, database) = fleet();
     let controller = TestController::start(&voter, &database).await;
+    controller.caught_up(&voter).await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
     let listener = TlsListener::start(listener, &files(certificate), &controller.tasks).unwrap();

@@ -27,8 +27,11 @@ use crate::sockets::MeshSocket;
 /// How long anything may take on a busy machine.
 const LIMIT: Duration = Duration::from_secs(60);
 
-/// What a node says that was started a moment ago and is not there yet.
-const NOT_READY: [&str; 2] = ["ledger_unavailable", "does not answer"];
+/// What a node says that was started a moment ago and is not there yet, or that
+/// finds no leader just now. The prepared keys stay, so it may be asked again, also
+/// where the first answer was lost.
+const NOT_READY: [&str; 6] =
+    ["(ledger_unavailable)", "does not answer", "(raft_unavailable)", "(peer_offline)", "(outcome_unknown)", "(busy)"];
 
 /// How long stolen keys are tried: their pauses between two tries begin with
 /// fractions of a second and grow to two.
@@ -68,8 +71,10 @@ fn all(fleet: &Fleet) -> anyhow::Result<()> {
     }
     test.died_before_it_heard(n4, &stolen)?;
     test.killed_in_the_middle(n2)?;
+    fleet.wait_until_whole().context("after the changes")?;
     let mut demo = Demo::new(fleet)?;
     demo.good(&mut Reporter::new(Style::Json)).context("a rollout after the changes")?;
+    fleet.wait_until_whole().context("after the rollout")?;
     test.revoked(n1, n4)
 }
 
@@ -107,7 +112,7 @@ impl Test<'_> {
         let what = format!("new keys for {}", member.name);
         let said = until(&what, || match self.ask_to_rotate(member) {
             Ok(said) => Ok(Some(said)),
-            // Its daemons start one after the other; nothing was begun.
+            // Its daemons start one after the other, and leaders change.
             Err(error) if NOT_READY.iter().any(|word| format!("{error:#}").contains(word)) => Ok(None),
             Err(error) => Err(error),
         });

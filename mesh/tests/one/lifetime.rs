@@ -194,6 +194,10 @@ async fn a_new_epoch_moves_the_links_to_its_secret_without_a_gap() {
     let clock = FakeClock::new();
     let (a, b, mut accepted) = linked(&clock).await;
     let mut pipe = Pipe::open(&a, &b, &mut accepted).await;
+    // Nor does a crossed dial with the old secret end after the change.
+    for node in [&a, &b] {
+        wait_for("no handshakes", LIMIT, async || (node.handle.handshakes() == 0).then_some(())).await;
+    }
     for node in [&a, &b] {
         node.handle.install_epoch(epoch(2, [2; 32])).await.unwrap();
     }

@@ -90,8 +90,18 @@ pub(crate) fn at(socket: UdpSocket, identity: Option<&Identity>) -> Endpoint {
 
 /// Dials; silence ends after two seconds.
 pub(crate) async fn dial(endpoint: &Endpoint, claim: Claim, to: SocketAddr) -> Result<Connection, String> {
+    dial_within(Duration::from_secs(2), endpoint, claim, to).await
+}
+
+/// Dials; silence ends after so long.
+pub(crate) async fn dial_within(
+    limit: Duration,
+    endpoint: &Endpoint,
+    claim: Claim,
+    to: SocketAddr,
+) -> Result<Connection, String> {
     let connecting = endpoint.connect_with(claim.client(), to, "mesh").map_err(|error| error.to_string())?;
-    match tokio::time::timeout(Duration::from_secs(2), connecting).await {
+    match tokio::time::timeout(limit, connecting).await {
         Ok(Ok(connection)) => Ok(connection),
         Ok(Err(error)) => Err(error.to_string()),
         Err(_) => Err("silence".to_owned()),

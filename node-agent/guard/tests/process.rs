@@ -10,12 +10,17 @@ use osmoda_journal::{
 };
 use osmoda_kit::testing::look_until;
 use osmoda_types::{AttemptId, ErrorCode, FleetEpoch, StorePath};
+use std::io::Write as _;
 use std::os::unix::fs::PermissionsExt;
 use std::process::{Child, Stdio};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(30);
 const ATTEMPT: AttemptId = AttemptId(1);
+
+/// How long contact may be lost where the test is about something else: longer
+/// than anything here takes.
+const DEAD_MAN_MS: u64 = 60_000;
 
 struct Host {
     root: tempfile::TempDir,
@@ -26,6 +31,10 @@ struct Host {
 
 impl Host {
     fn new() -> Self {
+        Self::with_dead_man(DEAD_MAN_MS)
+    }
+
+    fn with_dead_man(dead_man_ms: u64) -> Self {
         let root = tempfile::tempdir().unwrap();
         std::fs::create_dir_all(root.path().join("run")).unwrap();
         std::fs::write(root.path().join("boot_id"), "one").unwrap();
@@ -42,11 +51,11 @@ impl Host {
         let journal = Journal::new(root.path().join(JOURNAL_FILE));
         let mut host = Self { root, journal, a, b };
         SymlinkStore::new(host.root.path().join("profiles/system")).set(&host.a).unwrap();
-        host.write(host.grant());
+        host.write(host.grant(dead_man_ms));
         host
     }
 
-    fn grant(&self) -> Entry {
+    fn grant(&self, dead_man_ms: u64) -> Entry {
         Entry::Granted(Box::new(Plan {
             epoch: FleetEpoch(1),
             origin: Origin::Fleet,
@@ -58,7 +67,7 @@ impl Host {
             periods: Periods {
                 healthy_ms: 100,
                 check_deadline_ms: 60_000,
-                dead_man_ms: Some(1_000),
+                dead_man_ms: Some(dead_man_ms),
                 activation_ms: 10_000,
                 accept_ms: None,
             },
@@ -121,12 +130,13 @@ impl Host {
 
 #[test]
 fn lost_contact_restores_the_baseline_without_anyone() {
-    let mut host = Host::new();
+    let mut host = Host::with_dead_man(3_000);
     let mut guard = host.start_armed();
     host.write(Entry::Activating);
     host.activate_target();
-    host.write(Entry::Probation { exit: Some(0) });
+    // While it is activated, no contact is asked for.
     assert_eq!(host.running(), host.b);
+    host.write(Entry::Probation { exit: Some(0) });
     assert!(guard.wait().unwrap().success());
     let state = host.journal.read().unwrap().clone();
     assert_eq!(state.phase, Phase::RolledBack);
@@ -171,10 +181,9 @@ fn a_damaged_journal_stops_the_guard_and_changes_nothing() {
     let mut host = Host::new();
     let mut guard = host.start_armed();
     host.activate_target();
-    let path = host.root.path().join(JOURNAL_FILE);
-    let mut bytes = std::fs::read(&path).unwrap();
-    bytes.extend(b"OMJ1 3 nonsense\n");
-    std::fs::write(&path, bytes).unwrap();
+    // Appended, as the journal is written: the guard sees no half of the file.
+    let mut journal = std::fs::OpenOptions::new().append(true).open(host.root.path().join(JOURNAL_FILE)).unwrap();
+    journal.write_all(b"OMJ1 3 nonsense\n").unwrap();
     assert_eq!(guard.wait().unwrap().code(), Some(1));
     assert_eq!(host.running(), host.b, "the host stays on what it runs");
     assert!(host.root.path().join(ALARM_FILE).exists());

@@ -72,7 +72,7 @@ pub async fn full(say: &mut dyn FnMut(&str)) -> Result<(), FaultError> {
 async fn on_fleet(fleet: &Fleet, disk: &Tmpfs, say: &mut dyn FnMut(&str)) -> anyhow::Result<()> {
     let [first, second, third] = fleet.nodes.as_slice() else { bail!("a fleet of three") };
     fleet.up(say).context("starting the fleet")?;
-    order(fleet, "set")?;
+    order_led(fleet, "set").await?;
     let before = same(fleet, &[first, second, third]).await.context("a fleet in step")?;
     let incarnation = incarnation(fleet, third)?;
 
@@ -83,14 +83,16 @@ async fn on_fleet(fleet: &Fleet, disk: &Tmpfs, say: &mut dyn FnMut(&str)) -> any
         if has_stopped(fleet, third)? {
             break;
         }
-        order(fleet, if frozen { "lift" } else { "set" }).context("an order while one disk is full")?;
+        let verb = if frozen { "lift" } else { "set" };
+        order_led(fleet, verb).await.context("an order while one disk is full")?;
         frozen = !frozen;
     }
     until("the third voter to stop with disk_full", TIME, || async { Ok(has_stopped(fleet, third)?.then_some(())) })
         .await?;
 
     say("the other two go on");
-    order(fleet, if frozen { "lift" } else { "set" }).context("an order without the third voter")?;
+    let verb = if frozen { "lift" } else { "set" };
+    order_led(fleet, verb).await.context("an order without the third voter")?;
     let without = same(fleet, &[first, second]).await.context("two voters in step")?;
     ensure!(without.applied_index > before.applied_index, "nothing was committed: {without:?}");
 
@@ -121,6 +123,19 @@ async fn on_fleet(fleet: &Fleet, disk: &Tmpfs, say: &mut dyn FnMut(&str)) -> any
 fn order(fleet: &Fleet, verb: &str) -> anyhow::Result<String> {
     let key = fleet.layout.operator_key().display().to_string();
     Ok(fleet.osmoda(&["freeze", verb, "faults", "--key", &key])?)
+}
+
+/// The same, asked again while there is no leader: the one that stopped may have led.
+/// Then nothing was decided; what else is answered ends it.
+async fn order_led(fleet: &Fleet, verb: &str) -> anyhow::Result<String> {
+    until("a leader for an order", TIME, || async {
+        match order(fleet, verb) {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if format!("{error:#}").contains("(raft_unavailable)") => Ok(None),
+            Err(error) => Err(error),
+        }
+    })
+    .await
 }
 
 /// Waits until these voters say the same with a leader, and returns it.

@@ -2,6 +2,7 @@
 //! node on that host or against the controller.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use osmoda_types::PermitId;
@@ -15,6 +16,9 @@ use super::host::Host;
 
 /// Where the operator's key is, on the controller's host.
 const KEY: &str = "/root/operator.key";
+
+/// Cosignatures of all rows are there within seconds of the last row.
+pub(super) const WITNESSED_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// What a command printed and how it ended.
 #[derive(Debug, Clone)]
@@ -94,6 +98,16 @@ pub(super) async fn ask_to_write_in(host: &Host, session: &str, path: &str, cont
     ensure!(view["signed"]["permit"]["class"] == "destructive", "{view}");
     let id = view["signed"]["permit"]["id"].as_str().context("a permit has an id")?;
     id.parse().with_context(|| view.to_string())
+}
+
+/// Runs what was approved, again while too few witnesses have signed: the permit is
+/// kept then. What else it ends with is for the caller.
+pub(super) async fn run_witnessed(host: &Host, permit: &PermitId) -> anyhow::Result<Said> {
+    until("witnesses of a run", WITNESSED_TIME_MAX, || async move {
+        let ran = run_permit(host, permit).await?;
+        Ok((ran.exit == 0 || !ran.text.contains("witness_unavailable")).then_some(ran))
+    })
+    .await
 }
 
 /// Runs what was approved.

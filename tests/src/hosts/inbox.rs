@@ -6,7 +6,7 @@ use anyhow::ensure;
 
 use super::bed::Bed;
 use super::command::until;
-use super::console::{Console, ask_to_write, osmoda, run_permit};
+use super::console::{Console, ask_to_write, osmoda, run_permit, run_witnessed};
 use super::controller::VIEW_TIME_MAX;
 use super::fleet::Fleet;
 
@@ -29,7 +29,7 @@ pub(super) async fn run(bed: &Bed, fleet: &Fleet) -> anyhow::Result<Vec<String>>
     }
     let signed = console.decide("approve", &permit).await?;
     ensure!(signed.exit == 0 && signed.text.contains("approved"), "{}", signed.text);
-    let ran = run_permit(host, &permit).await?;
+    let ran = run_witnessed(host, &permit).await?;
     ensure!(ran.exit == 0 && ran.text.contains("done"), "exit code {}: {}", ran.exit, ran.text);
     ensure!(host.run(&["cat", APPROVED]).await? == "approved by a person", "something else was written");
     host.run(&["rm", APPROVED]).await?;

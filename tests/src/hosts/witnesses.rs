@@ -16,16 +16,13 @@ use osmoda_types::{NodeId, PermitId};
 use super::attack::Attack;
 use super::bed::Bed;
 use super::command::until;
-use super::console::{Console, Said, ask_to_write, run_permit};
+use super::console::{Console, Said, WITNESSED_TIME_MAX, ask_to_write, run_permit, run_witnessed};
 use super::fleet::Fleet;
 use super::host::Host;
 use super::programs;
 
 /// A live ledger makes a checkpoint at least this often (docs/ledger.md).
 const CHECKPOINT_INTERVAL: Duration = Duration::from_secs(60);
-
-/// Cosignatures of all rows are there within seconds of the last row.
-const COVERED_TIME_MAX: Duration = Duration::from_secs(30);
 
 /// Where agentd has its state.
 const STATE: &str = "/var/lib/osmoda/agentd";
@@ -50,7 +47,7 @@ pub(super) async fn one_down(bed: &Bed, fleet: &Fleet) -> anyhow::Result<Vec<Str
     stop(witness).await?;
     let ran = async {
         let permit = approved(&console, acting, path, "one is enough").await?;
-        run_permit(acting, &permit).await
+        run_witnessed(acting, &permit).await
     };
     let ran = ran.await;
     start(witness).await?;
@@ -85,12 +82,8 @@ pub(super) async fn all_down(bed: &Bed, fleet: &Fleet) -> anyhow::Result<Vec<Str
     start(first).await?;
     start(second).await?;
     let refusal = refusal?;
-    let ran = until("the same permit with its witnesses back", COVERED_TIME_MAX, || async move {
-        let ran = run_permit(acting, &permit).await?;
-        ensure!(ran.exit == 0 || ran.text.contains("witness_unavailable"), "{}", ran.text);
-        Ok((ran.exit == 0).then_some(ran))
-    });
-    ensure!(ran.await?.text.contains("done"), "the permit was not good for the call");
+    let ran = run_witnessed(acting, &permit).await.context("the same permit with its witnesses back")?;
+    ensure!(ran.exit == 0 && ran.text.contains("done"), "the permit was not good for the call: {}", ran.text);
     let why = refusal.text.lines().find(|line| line.contains("witness_unavailable")).unwrap_or_default().trim();
     Ok(vec![
         format!("exit code {}, {why}; nothing was written", refusal.exit),
@@ -196,7 +189,7 @@ pub(super) async fn fault(bed: &Bed, fleet: &Fleet) -> anyhow::Result<Vec<String
 /// Waits until `osmoda node ls` ends a host's line with that word; a ledger that was
 /// caught before says so for good.
 async fn shown(console: &Console<'_>, host: &Host, word: &str) -> anyhow::Result<String> {
-    until("what `osmoda node ls` shows of a ledger", COVERED_TIME_MAX, || async move {
+    until("what `osmoda node ls` shows of a ledger", WITNESSED_TIME_MAX, || async move {
         let nodes = console.run(&["node", "ls"]).await?;
         let line = nodes.text.lines().find(|line| line.starts_with(&host.name())).unwrap_or_default();
         let last = line.split_whitespace().last().unwrap_or_default();
@@ -303,7 +296,7 @@ async fn newest_alarm(host: &Host, node: NodeId) -> anyhow::Result<Option<Alarm>
 /// with 3; `osmoda status` and `osmoda node ls` say so too.
 async fn evidence(console: &Console<'_>, victim: &Host) -> anyhow::Result<String> {
     let name = victim.name();
-    let said = until("the evidence at the controller", COVERED_TIME_MAX, || {
+    let said = until("the evidence at the controller", WITNESSED_TIME_MAX, || {
         let name = name.clone();
         async move {
             let said = console.run(&["ledger", "verify", "--all", "--wait", "1"]).await?;
@@ -333,7 +326,7 @@ fn of(text: &str, name: &str) -> String {
 
 /// Waits until every other host has cosigned all rows of a ledger.
 async fn covered(bed: &Bed, victim: &Host, node: NodeId) -> anyhow::Result<()> {
-    until("a ledger that every witness has cosigned", COVERED_TIME_MAX, || async move {
+    until("a ledger that every witness has cosigned", WITNESSED_TIME_MAX, || async move {
         let Ok(own) = witness_report(victim).await else { return Ok(None) };
         ensure!(own.refused.is_none(), "{} takes no rows: {:?}", victim.name(), own.refused);
         for host in bed.hosts().iter().filter(|host| host.index != victim.index) {

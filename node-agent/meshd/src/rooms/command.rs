@@ -89,6 +89,9 @@ pub(crate) enum Command {
     /// Let the store grow to so many pages at most.
     #[cfg(test)]
     LimitPages { pages: u32, reply: Reply<()> },
+    /// Whom this node pushes to.
+    #[cfg(test)]
+    Links { reply: Reply<Vec<NodeId>> },
     /// A link is up; frames for the peer go here.
     LinkUp { peer: NodeId, queue: Queue },
     /// It is down.

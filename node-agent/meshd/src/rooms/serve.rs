@@ -70,6 +70,8 @@ impl Owner {
                 self.prune(batch);
                 batch.then(move |_, _| answer(reply, ()));
             }
+            #[cfg(test)]
+            Command::Links { reply } => answer(reply, self.links.keys().copied().collect()),
             Command::LinkUp { peer, queue } => self.link_up(peer, queue, batch),
             Command::LinkDown { peer } => self.link_down(&peer),
         }

@@ -88,6 +88,8 @@ async fn a_partition_heals_and_a_restarted_node_goes_on() {
     same(room, &[&a, &b, &c], 2).await;
     introduce(3, &[&a, &b]).await;
     introduce(3, &[&c]).await;
+    // Its rooms hear of the end of its links a moment later.
+    wait_for("no links", LIMIT, async || c.links().await.is_empty().then_some(())).await;
     for n in 0..50 {
         a.rooms.send(room, format!("left {n}")).await.unwrap();
         let alone = c.rooms.send(room, format!("right {n}")).await.unwrap();
@@ -385,8 +387,11 @@ async fn who_leaves_without_the_creator_and_joins_again_gets_all_from_the_others
     introduce(3, &[&b, &c]).await;
     introduce(3, &[&a]).await;
     c.rooms.leave(room, None).await.unwrap();
+    // Alone, so that nobody brings it the messages before they are looked for.
+    introduce(4, &[&c]).await;
     // The record is the same as before; nothing but the messages is new here.
     assert!(c.rooms.join(room, None).await.unwrap().messages.is_empty());
+    introduce(5, &[&b, &c]).await;
     same(room, &[&b, &c], 2).await;
     for node in [a, b, c] {
         node.stop().await;

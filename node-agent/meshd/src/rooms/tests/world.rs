@@ -14,6 +14,7 @@ use osmoda_node_api::rooms::{CreateRoom, JoinRule};
 use osmoda_types::{MeshEpoch, NetworkId, NodeId, Role};
 use tokio::sync::mpsc;
 
+use crate::rooms::command::Command;
 use crate::rooms::{Rooms, RoomsConfig};
 
 const NETWORK: NetworkId = NetworkId::from_bytes([7; 32]);
@@ -106,6 +107,11 @@ impl Node {
             retain_days: None,
         };
         self.rooms.create(&create).await.unwrap().id.parse().unwrap()
+    }
+
+    /// Whom its rooms hold for linked.
+    pub(super) async fn links(&self) -> Vec<NodeId> {
+        self.rooms.cx.ask(|reply| Command::Links { reply }).await.unwrap()
     }
 
     pub(super) async fn ids(&self, room: RoomId) -> Vec<MessageId> {

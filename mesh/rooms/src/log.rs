@@ -292,12 +292,15 @@ impl RoomLog {
 
     /// Forgets the oldest messages: those before `cutoff_ms`, then so many that
     /// at most `messages` and `bytes` are left. Whole milliseconds go at a time,
-    /// so that the horizon says exactly what is kept.
+    /// so that the horizon says exactly what is kept. It is behind the newest of what was
+    /// forgotten, and not at the cutoff: that comes from a clock, and one that was wrong
+    /// once would keep all out that is said until then. So something old that was not here
+    /// may come in once more; it goes with the next pruning, and the horizon is behind it.
     pub fn prune(&mut self, cutoff_ms: u64, messages: usize, bytes: u64) -> Vec<MessageId> {
-        let mut horizon = self.summary.horizon_ms.max(cutoff_ms);
+        let mut horizon = self.summary.horizon_ms;
         let (mut left, mut left_bytes) = (self.entries.len(), self.bytes);
         for (wall_ms, id) in &self.by_time {
-            if left <= messages && left_bytes <= bytes && *wall_ms >= horizon {
+            if left <= messages && left_bytes <= bytes && *wall_ms >= cutoff_ms.max(horizon) {
                 break;
             }
             left -= 1;

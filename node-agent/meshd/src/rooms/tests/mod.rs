@@ -2,6 +2,7 @@
 //! clock and a disk that the test decides about.
 
 mod alone;
+mod clock;
 mod endpoints;
 mod keys;
 mod links;

@@ -72,7 +72,8 @@ pub const CREATOR_MESSAGES_MAX: usize = NODE_MESSAGES_MAX / 5 * 2;
 
 /// Messages of one author in all rooms of one other creator on a node: two fifths, so that
 /// one who fills what it may of each of them does not bring those rooms to their bound,
-/// where they forget what everybody said.
+/// where they forget what everybody said. Whoever made them counts its own messages too,
+/// as the others refuse them from here on.
 pub const AUTHOR_OF_CREATOR_MAX: usize = CREATOR_MESSAGES_MAX / 5 * 2;
 
 /// Messages of one author in all rooms of a node, for the same reason. What the node says

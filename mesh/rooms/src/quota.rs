@@ -30,7 +30,7 @@ pub enum OverQuota {
     #[error("the room keeps {0} messages or {AUTHOR_BYTES_MAX} bytes of one author at most")]
     Author(u32),
     /// The author fills the rooms of this room's creator.
-    #[error("this node keeps {AUTHOR_OF_CREATOR_MAX} messages of one author in rooms of one other creator at most")]
+    #[error("this node keeps {AUTHOR_OF_CREATOR_MAX} messages of one author in rooms of one creator at most")]
     AuthorOfCreator,
     /// The author fills the rooms of this node.
     #[error("this node keeps {AUTHOR_OF_NODE_MAX} messages of one other author at most")]
@@ -95,8 +95,8 @@ pub struct Kept {
     pub node: usize,
     /// Those in rooms of the same creator; none are counted of this node's own.
     pub creator: usize,
-    /// Those of the author among `creator`; need not be counted while all of them are fewer
-    /// than its share.
+    /// Those of the author in rooms of the same creator; need not be counted while all
+    /// messages there are fewer than its share. In this node's own rooms only its own are.
     pub author_of_creator: usize,
     /// Those of the author among `node`, in the same way; none are counted of this node.
     pub author_of_node: usize,

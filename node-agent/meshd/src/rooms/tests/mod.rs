@@ -8,5 +8,6 @@ mod keys;
 mod links;
 mod members;
 mod owner;
+mod quota;
 mod sessions;
 mod world;

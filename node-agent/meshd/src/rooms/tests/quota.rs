@@ -1,0 +1,46 @@
+//! The owner alone: `send` refuses what the other members would.
+
+use osmoda_mesh_rooms::limits::AUTHOR_OF_CREATOR_MAX;
+use osmoda_mesh_rooms::{Record, RoomId, Verdict};
+use osmoda_types::ErrorCode;
+
+use super::alone::{World, said, unsigned};
+use crate::rooms::command::{Command, Way};
+use crate::rooms::owner::Batch;
+
+impl World {
+    async fn says(&self, room: RoomId, text: &str) -> Result<(), ErrorCode> {
+        let sent = self.ask(|reply| Command::Send { room, text: text.to_owned(), reply }).await;
+        sent.map(drop).map_err(|error| error.code)
+    }
+}
+
+#[tokio::test]
+async fn who_makes_the_rooms_is_told_when_the_others_take_no_more_of_it() {
+    let (world, mut owner, commands, signed) = World::at_rest(50_000, 16);
+    let (now, own) = (world.now_ms(), world.keyring.now());
+    let share = AUTHOR_OF_CREATOR_MAX as u64 / 4;
+    let rooms = [1, 2, 3, 4].map(|n| {
+        let record = Record { nonce: [n; 16], ..signed.record().clone() };
+        let signed = record.sign(|bytes| own.sign(bytes)).unwrap();
+        let room = signed.id();
+        owner.adopt(signed, &mut Batch::default());
+        let log = &mut owner.rooms.get_mut(&room).unwrap().log;
+        for n in 0..if room == world.room { share - 1 } else { share } {
+            log.insert(&unsigned(room, &own, (n + 1, now - share + n)));
+        }
+        room
+    });
+    let trap = world.trap(&world.other, 1).sign(|bytes| world.other.sign(bytes)).unwrap();
+    owner.adopt(trap.clone(), &mut Batch::default());
+    world.run(owner, commands);
+    assert_eq!(world.says(rooms[3], "the last one").await, Ok(()));
+    for room in rooms {
+        assert_eq!(world.says(room, "one more").await, Err(ErrorCode::QuotaExceeded));
+    }
+    // In rooms of others it has its share of those, and in its own the others have theirs.
+    assert_eq!(world.says(trap.id(), "hello").await, Ok(()));
+    let message = said(rooms[0], &world.other, (1, now), "hello".to_owned());
+    assert_eq!(world.ingest(Way::Healed, vec![message.clone()]).await, [(message.id(), Verdict::Kept)]);
+    world.stop().await;
+}

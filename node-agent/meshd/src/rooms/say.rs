@@ -2,7 +2,9 @@
 
 use osmoda_kit::clock::Timestamp;
 use osmoda_kit::error::ApiError;
-use osmoda_mesh_rooms::limits::{AHEAD_QUARANTINED, ROOMS_EVER_PER_CREATOR_MAX, ROOMS_MAX, ROOMS_PER_CREATOR_MAX};
+use osmoda_mesh_rooms::limits::{
+    AHEAD_QUARANTINED, MESSAGE_BYTES_MAX, ROOMS_EVER_PER_CREATOR_MAX, ROOMS_MAX, ROOMS_PER_CREATOR_MAX, TEXT_BYTES_MAX,
+};
 use osmoda_mesh_rooms::{
     Ahead, Blob, Body, Frame, Hlc, Inserted, Join, Message, MessageError, RecordError, RoomId, RoomLog, Signed, fits,
     judge,
@@ -59,7 +61,9 @@ impl Owner {
         let horizon_ms = room.log.summary().horizon_ms;
         may_date(self.hlc.last().max(Hlc::at(horizon_ms)), now_ms)?;
         let sign = identity.signer(key).ok_or_else(lost_key)?;
-        fits(&room.log, room.signed.record().retention, &key, text.len(), kept).map_err(over_quota)?;
+        // Others count the whole message, which is known when it is signed.
+        let bytes_max = text.len() + (MESSAGE_BYTES_MAX - TEXT_BYTES_MAX);
+        fits(&room.log, room.signed.record().retention, &key, bytes_max, kept).map_err(over_quota)?;
         self.meter.take(*id, key, now_ms).map_err(over_quota)?;
         let known = room.log.author(&key);
         let message = Message {

@@ -1,7 +1,7 @@
 //! The owner alone: `send` refuses what the other members would.
 
-use osmoda_mesh_rooms::limits::AUTHOR_OF_CREATOR_MAX;
-use osmoda_mesh_rooms::{Record, RoomId, Verdict};
+use osmoda_mesh_rooms::limits::{AUTHOR_BYTES_MAX, AUTHOR_OF_CREATOR_MAX, MESSAGE_BYTES_MAX, TEXT_BYTES_MAX};
+use osmoda_mesh_rooms::{Record, Retention, RoomId, Verdict};
 use osmoda_types::ErrorCode;
 
 use super::alone::{World, said, unsigned};
@@ -42,5 +42,31 @@ async fn who_makes_the_rooms_is_told_when_the_others_take_no_more_of_it() {
     assert_eq!(world.says(trap.id(), "hello").await, Ok(()));
     let message = said(rooms[0], &world.other, (1, now), "hello".to_owned());
     assert_eq!(world.ingest(Way::Healed, vec![message.clone()]).await, [(message.id(), Verdict::Kept)]);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_sent_has_a_place_with_all_its_bytes() {
+    let (world, mut owner, commands, signed) = World::at_rest(50_000, 16);
+    let (now, own, room) = (world.now_ms(), world.keyring.now(), world.room);
+    assert_eq!(signed.record().retention, Retention { messages: 50_000, days: 1 });
+    owner.adopt(signed, &mut Batch::default());
+    let (log, key) = (&mut owner.rooms.get_mut(&room).unwrap().log, own.identity_key());
+    let mut left = AUTHOR_BYTES_MAX;
+    for n in 1.. {
+        let message = said(room, &own, (n, now - 10_000 + n), "x".repeat(TEXT_BYTES_MAX));
+        if message.wire().len() as u64 > left {
+            break;
+        }
+        log.insert(&message);
+        left = AUTHOR_BYTES_MAX - log.author(&key).bytes;
+    }
+    let left = usize::try_from(left).unwrap();
+    assert!((2_000..TEXT_BYTES_MAX).contains(&left), "{left}");
+    world.run(owner, commands);
+    // The text alone would fit.
+    assert_eq!(world.says(room, &"x".repeat(left)).await, Err(ErrorCode::QuotaExceeded));
+    let fits = left - (MESSAGE_BYTES_MAX - TEXT_BYTES_MAX);
+    assert_eq!(world.says(room, &"x".repeat(fits)).await, Ok(()));
     world.stop().await;
 }

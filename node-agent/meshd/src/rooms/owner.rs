@@ -278,11 +278,14 @@ impl Owner {
         let creator = self.rooms.get(room).and_then(|room| room.creator);
         let of_creator = || self.rooms.values().filter(|room| creator.is_some() && room.creator == creator);
         let of_author = |room: &Room| room.log.author(author).messages as usize;
-        let count = of_creator().map(|room| room.log.len()).sum();
+        let sum = of_creator().map(|room| (room.log.len(), room.log.bytes()));
+        let (count, bytes) = sum.fold((0, 0), |sum, more| (sum.0 + more.0, sum.1 + more.1));
         let (is_own, is_ours) = (creator == Some(self.own), self.keyring.now().holds(author));
         let mut kept = Kept {
             node: self.rooms.values().map(|room| room.log.len()).sum(),
             creator: if is_own { 0 } else { count },
+            node_bytes: self.rooms.values().map(|room| room.log.bytes()).sum(),
+            creator_bytes: if is_own { 0 } else { bytes },
             ..Kept::default()
         };
         // For each message that comes: not counted where it cannot matter.

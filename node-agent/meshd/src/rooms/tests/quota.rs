@@ -70,3 +70,28 @@ async fn what_is_sent_has_a_place_with_all_its_bytes() {
     assert_eq!(world.says(room, &"x".repeat(fits)).await, Ok(()));
     world.stop().await;
 }
+
+#[tokio::test]
+async fn bytes_count_for_the_creator_of_a_room_and_for_the_node() {
+    let (world, mut owner, _commands, signed) = World::at_rest(100, 1);
+    let (own, now, other) = (world.room, world.now_ms(), world.other.identity_key());
+    let traps = [1, 2].map(|n| world.trap(&world.other, n).sign(|bytes| world.other.sign(bytes)).unwrap());
+    let rooms = [own, traps[0].id(), traps[1].id()];
+    let sizes = [signed].into_iter().chain(traps).zip([100, 2_000, 30_000]).map(|(signed, length)| {
+        let message = said(signed.id(), &world.other, (1, now), "x".repeat(length));
+        owner.adopt(signed.clone(), &mut Batch::default());
+        let room = owner.rooms.get_mut(&signed.id()).unwrap();
+        room.log.insert(&message);
+        let bytes = message.wire().len() as u64;
+        assert_eq!((room.share().messages, room.share().bytes), (1, bytes));
+        bytes
+    });
+    let sizes: Vec<u64> = sizes.collect();
+    let of_creator = [0, sizes[1] + sizes[2], sizes[1] + sizes[2]];
+    for (room, creator_bytes) in rooms.iter().zip(of_creator) {
+        let kept = owner.kept(room, &other);
+        assert_eq!((kept.node_bytes, kept.creator_bytes), (sizes.iter().sum(), creator_bytes));
+    }
+    drop(owner);
+    world.stop().await;
+}

@@ -1,11 +1,13 @@
 //! How much one author may send and keep. *Pure: time is an argument.*
 //!
-//! The rate counts what an author sends to us directly, this node's own
-//! messages included; what healing brings in from others was counted where it
-//! was sent, and only what is kept counts. Invariant: the meter knows authors that the
-//! newest records of this node's rooms name, and no others: a creator can name other
-//! keys in each record, so those that are not named any more are forgotten
-//! (`tests::the_meter_forgets_whom_the_record_names_no_more`).
+//! The rate counts what is pushed to us, for its author, whoever pushes it: its signature
+//! says who said it. This node's own messages count too. What healing brings in is not
+//! counted, and only what is kept is bounded: so one who pushes another's messages has that
+//! one's next ones come by healing, and keeps none out.
+//!
+//! Invariant: the meter knows authors that the newest records of this node's rooms name, and
+//! no others: a creator can name other keys in each record, so those that are not named any
+//! more are forgotten (`tests::the_meter_forgets_whom_the_record_names_no_more`).
 
 use std::collections::{BTreeMap, BTreeSet};
 

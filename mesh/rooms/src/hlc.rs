@@ -78,6 +78,12 @@ impl Clock {
         Self { last }
     }
 
+    /// The newest moment that it gave or followed.
+    #[must_use]
+    pub const fn last(&self) -> Hlc {
+        self.last
+    }
+
     /// The time for a new message: later than all before it.
     pub fn tick(&mut self, wall_ms: u64) -> Hlc {
         self.last = self.last.next().max(Hlc::at(wall_ms));

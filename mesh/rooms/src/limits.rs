@@ -70,9 +70,25 @@ pub const NODE_MESSAGES_MAX: usize = 200_000;
 /// one who fills its rooms there is space for those of others.
 pub const CREATOR_MESSAGES_MAX: usize = NODE_MESSAGES_MAX / 5 * 2;
 
+/// Bytes in all rooms on one node, on its disk: a room that is full has 64 MiB, and there
+/// are [`ROOMS_MAX`]. One author that fills its share of each stays under it, and so do
+/// all messages that a node may keep if they have 10 KiB on average: where people and
+/// models write, those are counted first. With more, whoever makes rooms fills a small
+/// disk; with less, a few rooms of long answers forget what they would keep alone.
+pub const NODE_BYTES_MAX: u64 = 32 * ROOM_BYTES_MAX;
+
+/// Bytes in all rooms of one other creator on a node: eight full rooms of its sixteen, or
+/// 6 KiB for each of [`CREATOR_MESSAGES_MAX`]. A quarter, so that three who fill their rooms
+/// leave space for others; and more than one author may have in all of them.
+pub const CREATOR_BYTES_MAX: u64 = NODE_BYTES_MAX / 4;
+
+const _: () = assert!(ROOMS_PER_CREATOR_MAX as u64 * AUTHOR_BYTES_MAX < CREATOR_BYTES_MAX);
+const _: () = assert!(ROOMS_MAX as u64 * AUTHOR_BYTES_MAX < NODE_BYTES_MAX);
+
 /// Messages of one author in all rooms of one other creator on a node: two fifths, so that
 /// one who fills what it may of each of them does not bring those rooms to their bound,
-/// where they forget what everybody said.
+/// where they forget what everybody said. Whoever made them counts its own messages too,
+/// as the others refuse them from here on.
 pub const AUTHOR_OF_CREATOR_MAX: usize = CREATOR_MESSAGES_MAX / 5 * 2;
 
 /// Messages of one author in all rooms of a node, for the same reason. What the node says

@@ -114,8 +114,10 @@ pub struct RoomLog {
     entries: BTreeMap<MessageId, Entry>,
     order: BTreeSet<Key>,
     by_time: BTreeSet<(u64, MessageId)>,
-    /// Who depends on a message, whether that one is here or not.
-    children: BTreeMap<MessageId, Vec<MessageId>>,
+    /// A message, here or not, and one that depends on it. One set of pairs: thousands may
+    /// name the same message, and each goes alone; most have one child, for which a set of
+    /// its own would be large.
+    children: BTreeSet<(MessageId, MessageId)>,
     heads: BTreeSet<MessageId>,
     chain: BTreeMap<(PublicKey, u64), MessageId>,
     authors: BTreeMap<PublicKey, Author>,
@@ -178,10 +180,10 @@ impl RoomLog {
         entry.late = self.order.last().is_some_and(|last| *last > entry.key(id));
         let late = entry.late;
         for dependency in &entry.dependencies {
-            self.children.entry(*dependency).or_default().push(id);
+            self.children.insert((*dependency, id));
             self.heads.remove(dependency);
         }
-        if !self.children.contains_key(&id) {
+        if self.children_of(&id).next().is_none() {
             self.heads.insert(id);
         }
         self.order.insert(entry.key(id));
@@ -229,12 +231,18 @@ impl RoomLog {
         let is_lie = content
             .dependencies()
             .any(|before| self.entries.get(&before).is_some_and(|before| before.hlc >= content.hlc));
-        let children = self.children.get(&id).into_iter().flatten();
-        let liars = children.filter_map(|child| self.entries.get(child)).filter(|child| child.hlc <= content.hlc);
+        let liars =
+            self.children_of(&id).filter_map(|child| self.entries.get(child)).filter(|child| child.hlc <= content.hlc);
         let mut liars: BTreeSet<PublicKey> =
             liars.map(|child| child.author).chain(is_lie.then_some(content.author)).collect();
         liars.retain(|liar| !std::mem::replace(&mut self.authors.entry(*liar).or_default().forked, true));
         liars
+    }
+
+    /// Those that are here and depend on a message.
+    fn children_of(&self, id: &MessageId) -> impl Iterator<Item = &MessageId> {
+        let all = (*id, MessageId::from_bytes([0; 32]))..=(*id, MessageId::from_bytes([0xff; 32]));
+        self.children.range(all).map(|(_, child)| child)
     }
 
     /// Removes one message, as if it had never come, but for what is known of
@@ -248,14 +256,9 @@ impl RoomLog {
             self.chain.remove(&(entry.author, entry.seq));
         }
         for dependency in &entry.dependencies {
-            if let btree_map::Entry::Occupied(mut children) = self.children.entry(*dependency) {
-                children.get_mut().retain(|child| child != id);
-                if children.get().is_empty() {
-                    children.remove();
-                    if self.entries.contains_key(dependency) {
-                        self.heads.insert(*dependency);
-                    }
-                }
+            self.children.remove(&(*dependency, *id));
+            if self.entries.contains_key(dependency) && self.children_of(dependency).next().is_none() {
+                self.heads.insert(*dependency);
             }
         }
         self.bytes -= u64::from(entry.bytes);
@@ -292,12 +295,15 @@ impl RoomLog {
 
     /// Forgets the oldest messages: those before `cutoff_ms`, then so many that
     /// at most `messages` and `bytes` are left. Whole milliseconds go at a time,
-    /// so that the horizon says exactly what is kept.
+    /// so that the horizon says exactly what is kept. It is behind the newest of what was
+    /// forgotten, and not at the cutoff: that comes from a clock, and one that was wrong
+    /// once would keep all out that is said until then. So something old that was not here
+    /// may come in once more; it goes with the next pruning, and the horizon is behind it.
     pub fn prune(&mut self, cutoff_ms: u64, messages: usize, bytes: u64) -> Vec<MessageId> {
-        let mut horizon = self.summary.horizon_ms.max(cutoff_ms);
+        let mut horizon = self.summary.horizon_ms;
         let (mut left, mut left_bytes) = (self.entries.len(), self.bytes);
         for (wall_ms, id) in &self.by_time {
-            if left <= messages && left_bytes <= bytes && *wall_ms >= horizon {
+            if left <= messages && left_bytes <= bytes && *wall_ms >= cutoff_ms.max(horizon) {
                 break;
             }
             left -= 1;

@@ -1,11 +1,13 @@
 //! How much one author may send and keep. *Pure: time is an argument.*
 //!
-//! The rate counts what an author sends to us directly, this node's own
-//! messages included; what healing brings in from others was counted where it
-//! was sent, and only what is kept counts. Invariant: the meter knows authors that the
-//! newest records of this node's rooms name, and no others: a creator can name other
-//! keys in each record, so those that are not named any more are forgotten
-//! (`tests::the_meter_forgets_whom_the_record_names_no_more`).
+//! The rate counts what is pushed to us, for its author, whoever pushes it: its signature
+//! says who said it. This node's own messages count too. What healing brings in is not
+//! counted, and only what is kept is bounded: so one who pushes another's messages has that
+//! one's next ones come by healing, and keeps none out.
+//!
+//! Invariant: the meter knows authors that the newest records of this node's rooms name, and
+//! no others: a creator can name other keys in each record, so those that are not named any
+//! more are forgotten (`tests::the_meter_forgets_whom_the_record_names_no_more`).
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -14,8 +16,8 @@ use osmoda_types::{NodeId, PublicKey};
 use crate::id::RoomId;
 use crate::limits::{
     AUTHOR_BURST, AUTHOR_BYTES_MAX, AUTHOR_MESSAGES_MAX, AUTHOR_MESSAGES_MIN, AUTHOR_OF_CREATOR_MAX,
-    AUTHOR_OF_NODE_MAX, AUTHOR_RATE, CREATOR_MESSAGES_MAX, FULL_SLACK_PERCENT, MESSAGE_BYTES_MAX, NODE_MESSAGES_MAX,
-    PRUNE_SLACK_PERCENT, ROOM_BYTES_MAX, ROOM_MESSAGES_MAX, ROOM_MESSAGES_MIN,
+    AUTHOR_OF_NODE_MAX, AUTHOR_RATE, CREATOR_BYTES_MAX, CREATOR_MESSAGES_MAX, FULL_SLACK_PERCENT, MESSAGE_BYTES_MAX,
+    NODE_BYTES_MAX, NODE_MESSAGES_MAX, PRUNE_SLACK_PERCENT, ROOM_BYTES_MAX, ROOM_MESSAGES_MAX, ROOM_MESSAGES_MIN,
 };
 use crate::log::{Author, RoomLog};
 use crate::record::Retention;
@@ -30,7 +32,7 @@ pub enum OverQuota {
     #[error("the room keeps {0} messages or {AUTHOR_BYTES_MAX} bytes of one author at most")]
     Author(u32),
     /// The author fills the rooms of this room's creator.
-    #[error("this node keeps {AUTHOR_OF_CREATOR_MAX} messages of one author in rooms of one other creator at most")]
+    #[error("this node keeps {AUTHOR_OF_CREATOR_MAX} messages of one author in rooms of one creator at most")]
     AuthorOfCreator,
     /// The author fills the rooms of this node.
     #[error("this node keeps {AUTHOR_OF_NODE_MAX} messages of one other author at most")]
@@ -39,10 +41,12 @@ pub enum OverQuota {
     #[error("the room is full until it has forgotten its oldest, which takes a second")]
     Room,
     /// The rooms of this room's creator are full.
-    #[error("this node keeps {CREATOR_MESSAGES_MAX} messages in rooms of one other creator at most")]
+    #[error(
+        "this node keeps {CREATOR_MESSAGES_MAX} messages or {CREATOR_BYTES_MAX} bytes in rooms of one other creator at most"
+    )]
     Creator,
     /// The rooms of this node are full.
-    #[error("this node keeps {NODE_MESSAGES_MAX} messages of all rooms at most")]
+    #[error("this node keeps {NODE_MESSAGES_MAX} messages or {NODE_BYTES_MAX} bytes of all rooms at most")]
     Node,
 }
 
@@ -95,8 +99,12 @@ pub struct Kept {
     pub node: usize,
     /// Those in rooms of the same creator; none are counted of this node's own.
     pub creator: usize,
-    /// Those of the author among `creator`; need not be counted while all of them are fewer
-    /// than its share.
+    /// Bytes of all rooms.
+    pub node_bytes: u64,
+    /// Those in rooms of the same creator, counted as `creator`.
+    pub creator_bytes: u64,
+    /// Those of the author in rooms of the same creator; need not be counted while all
+    /// messages there are fewer than its share. In this node's own rooms only its own are.
     pub author_of_creator: usize,
     /// Those of the author among `node`, in the same way; none are counted of this node.
     pub author_of_node: usize,
@@ -111,27 +119,43 @@ pub struct Share {
     pub creator: Option<NodeId>,
     /// Messages kept of it.
     pub messages: usize,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// The rooms that must forget so that anything new can be kept: of each other creator
 /// at its bound the largest one, and when the node is at its own, the largest of whoever
-/// made the most. So neither many rooms nor large ones drive out those of others.
+/// made the most. So neither many rooms nor large ones drive out those of others. Who is
+/// at a bound of bytes has the room with the most bytes forget: that of others with more
+/// messages would lose them in vain.
 #[must_use]
 pub fn too_full(own: &NodeId, rooms: &[Share]) -> BTreeSet<RoomId> {
-    let mut makers: BTreeMap<Option<NodeId>, (usize, Share)> = BTreeMap::new();
+    let messages = |share: &Share| share.messages as u64;
+    let mut full = full_by(own, rooms, (CREATOR_MESSAGES_MAX as u64, NODE_MESSAGES_MAX as u64), messages);
+    full.extend(full_by(own, rooms, (CREATOR_BYTES_MAX, NODE_BYTES_MAX), |share| share.bytes));
+    full
+}
+
+/// The same by one measure, with the bounds of a creator and of the node.
+fn full_by(
+    own: &NodeId,
+    rooms: &[Share],
+    (creator_max, node_max): (u64, u64),
+    size: impl Fn(&Share) -> u64,
+) -> BTreeSet<RoomId> {
+    let mut makers: BTreeMap<Option<NodeId>, (u64, Share)> = BTreeMap::new();
     for share in rooms {
         let (sum, largest) = makers.entry(share.creator).or_insert((0, *share));
-        *sum += share.messages;
-        if share.messages > largest.messages {
+        *sum += size(share);
+        if size(share) > size(largest) {
             *largest = *share;
         }
     }
-    let is_over = |creator: &Option<NodeId>, sum: usize| {
-        creator.is_some_and(|creator| creator != *own) && sum >= CREATOR_MESSAGES_MAX
-    };
+    let is_over =
+        |creator: &Option<NodeId>, sum: u64| creator.is_some_and(|creator| creator != *own) && sum >= creator_max;
     let over = makers.iter().filter(|(creator, (sum, _))| is_over(creator, *sum));
     let mut rooms: BTreeSet<RoomId> = over.map(|(_, (_, largest))| largest.room).collect();
-    if makers.values().map(|(sum, _)| sum).sum::<usize>() >= NODE_MESSAGES_MAX {
+    if makers.values().map(|(sum, _)| sum).sum::<u64>() >= node_max {
         let most = makers.values().max_by_key(|(sum, _)| *sum);
         rooms.extend(most.map(|(_, largest)| largest.room));
     }
@@ -187,10 +211,11 @@ pub fn fits(
     if is_full(retention, (log.len(), log.bytes())) {
         return Err(OverQuota::Room);
     }
-    if kept.creator >= CREATOR_MESSAGES_MAX {
+    // As `too_full` asks, or what does not fit would wait for what is not forgotten.
+    if kept.creator >= CREATOR_MESSAGES_MAX || kept.creator_bytes >= CREATOR_BYTES_MAX {
         return Err(OverQuota::Creator);
     }
-    if kept.node >= NODE_MESSAGES_MAX {
+    if kept.node >= NODE_MESSAGES_MAX || kept.node_bytes >= NODE_BYTES_MAX {
         return Err(OverQuota::Node);
     }
     Ok(())
@@ -239,14 +264,19 @@ mod tests {
     fn the_largest_room_of_whoever_is_at_a_bound_forgets() {
         let [own, one, two] = [1, 2, 3].map(|n| NodeId::from_bytes([n; 32]));
         let id = |n: u8| RoomId::from_bytes([n; 16]);
-        let check = |rooms: &[(NodeId, usize)], expected: &[u8]| {
-            let share = |(n, (creator, messages)): (u8, &(NodeId, usize))| Share {
+        let check_both = |rooms: &[(NodeId, usize, u64)], expected: &[u8]| {
+            let share = |(n, (creator, messages, bytes)): (u8, &(NodeId, usize, u64))| Share {
                 room: id(n),
                 creator: Some(*creator),
                 messages: *messages,
+                bytes: *bytes,
             };
             let shares: Vec<_> = (0..).zip(rooms).map(share).collect();
             assert_eq!(too_full(&own, &shares), expected.iter().copied().map(id).collect(), "{rooms:?}");
+        };
+        let check = |rooms: &[(NodeId, usize)], expected: &[u8]| {
+            let rooms: Vec<_> = rooms.iter().map(|(creator, messages)| (*creator, *messages, 0)).collect();
+            check_both(&rooms, expected);
         };
         let (bound, all) = (CREATOR_MESSAGES_MAX, NODE_MESSAGES_MAX);
         check(&[], &[]);
@@ -262,6 +292,13 @@ mod tests {
         check(&[&small[..], &large].concat(), &[17]);
         let large = [(own, bound / 2), (two, bound / 2)];
         check(&[&small[..], &large, &[(NodeId::from_bytes([4; 32]), bound / 2 + 16)]].concat(), &[0]);
+        // Few and large ones are as much; the room with the most messages has none to give.
+        let (bytes, all_bytes) = (CREATOR_BYTES_MAX, NODE_BYTES_MAX);
+        check_both(&[(one, 9, bytes - 1), (two, 9, 1)], &[]);
+        check_both(&[(one, bound - 10, 1), (one, 9, bytes - 1), (two, 9, bytes - 1)], &[1]);
+        check_both(&[(one, bound - 9, 1), (one, 9, bytes - 1), (two, 9, 1)], &[0, 1]);
+        check_both(&[(own, 9, all_bytes - 2), (own, all / 2, 1)], &[]);
+        check_both(&[(own, 9, all_bytes - 2), (own, all / 2, 1), (one, 9, 1)], &[0]);
     }
 
     #[test]
@@ -295,8 +332,13 @@ mod tests {
         assert_eq!(fits(NODE_MESSAGES_MAX - 1, CREATOR_MESSAGES_MAX - 1), Ok(()));
         assert_eq!(fits(CREATOR_MESSAGES_MAX, CREATOR_MESSAGES_MAX), Err(OverQuota::Creator));
         assert_eq!(fits(NODE_MESSAGES_MAX, 0), Err(OverQuota::Node));
+        let in_bytes = |node_bytes, creator_bytes| check(Kept { node_bytes, creator_bytes, ..Kept::default() });
+        assert_eq!(in_bytes(NODE_BYTES_MAX - 1, CREATOR_BYTES_MAX - 1), Ok(()));
+        assert_eq!(in_bytes(CREATOR_BYTES_MAX, CREATOR_BYTES_MAX), Err(OverQuota::Creator));
+        assert_eq!(in_bytes(NODE_BYTES_MAX, 0), Err(OverQuota::Node));
         let of_author = |author_of_creator, author_of_node| {
-            check(Kept { node: author_of_node, creator: author_of_creator, author_of_creator, author_of_node })
+            let (node, creator) = (author_of_node, author_of_creator);
+            check(Kept { node, creator, author_of_creator, author_of_node, ..Kept::default() })
         };
         let (of_creator, of_node) = (AUTHOR_OF_CREATOR_MAX, AUTHOR_OF_NODE_MAX);
         assert_eq!(of_author(of_creator - 1, of_node - 1), Ok(()));

@@ -112,6 +112,50 @@ proptest! {
     }
 }
 
+/// The newest eight of those that nothing here depends on: by looking at all of them.
+fn heads(here: &[&Verified]) -> Vec<MessageId> {
+    let named: BTreeSet<_> = here.iter().flat_map(|message| message.message().dependencies()).collect();
+    let heads: Vec<_> = here.iter().filter(|message| !named.contains(&message.id())).copied().cloned().collect();
+    let mut newest = expected(&heads).split_off(heads.len().saturating_sub(8));
+    newest.sort_unstable();
+    newest
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(96))]
+
+    #[test]
+    fn what_comes_and_goes_leaves_the_heads_of_what_is_here(
+        steps in steps(),
+        changes in proptest::collection::vec((any::<bool>(), any::<u64>()), 1..12),
+        cutoff in 0..45u64,
+    ) {
+        let (messages, stranger) = (history(&steps), crate::world::public(9));
+        let mut log = RoomLog::default();
+        for (comes, seed) in changes {
+            // About half of all, whatever names them.
+            let is_meant = |message: &Verified| message.id().as_bytes()[(seed % 32) as usize] & 1 == 1;
+            if comes {
+                for message in messages.iter().filter(|message| is_meant(message)) {
+                    log.insert(message);
+                }
+            } else {
+                let gone: BTreeSet<_> = messages
+                    .iter()
+                    .filter(|message| is_meant(message))
+                    .map(|message| (message.message().author, message.message().hlc))
+                    .collect();
+                log.remove_unless(|author, at| !gone.contains(&(*author, at)));
+            }
+            let here: Vec<_> = messages.iter().filter(|message| log.contains(&message.id())).collect();
+            prop_assert_eq!(log.parents(&stranger), heads(&here));
+        }
+        log.prune(cutoff, usize::MAX, u64::MAX);
+        let here: Vec<_> = messages.iter().filter(|message| log.contains(&message.id())).collect();
+        prop_assert_eq!(log.parents(&stranger), heads(&here));
+    }
+}
+
 #[test]
 fn a_chain_of_one_time_handed_out_backwards_moves_nothing_and_flags_its_author() {
     let mut chain: Vec<Verified> = Vec::new();

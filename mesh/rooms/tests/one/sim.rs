@@ -127,6 +127,18 @@ struct World {
 }
 
 impl World {
+    fn new(nodes: u8, seed: u64) -> Self {
+        Self {
+            nodes: (0..nodes).map(Node::new).collect(),
+            random: Random(seed),
+            sessions: vec![],
+            now: Duration::ZERO,
+            bytes: 0,
+            repeated: 0,
+            pairs: BTreeSet::new(),
+        }
+    }
+
     fn place(&self, id: NodeId) -> usize {
         (0..NODES).position(|n| node(n) == id).unwrap()
     }
@@ -209,6 +221,18 @@ impl World {
         }
     }
 
+    /// A whole session at once, from the later horizon of the two on.
+    fn compare(&mut self, opener: usize, answerer: usize) {
+        let (mine, theirs) = (self.nodes[opener].snapshot(), self.nodes[answerer].snapshot());
+        let horizon_ms = mine.horizon_ms.max(theirs.horizon_ms);
+        let (mut machine, _) = Opener::new(room(), 1, mine, BTreeSet::new());
+        let opened = Frame::Opened { horizon_ms, equal: false, record: None, wants_record: false };
+        let Do::Send(first) = machine.frame(opened).unwrap() else { panic!("ranges follow") };
+        let state = Some((machine, Answerer::new(theirs.from(horizon_ms)).unwrap()));
+        let mut session = Session { opener, answerer, tickets: None, state, to_answerer: first, bytes: 0 };
+        while self.advance(&mut session) {}
+    }
+
     fn end(&mut self, opener: usize, answerer: usize, tickets: Option<(Ticket, Ticket)>) {
         let Some((opening, answering)) = tickets else { return };
         self.nodes[opener].slot.release(opening, self.now);
@@ -270,15 +294,7 @@ fn reread(frame: &Frame) -> Frame {
 #[test]
 fn two_halves_of_sixteen_nodes_heal_with_little_more_than_what_was_missing() {
     assert!(record(NODES).members.len() == usize::from(NODES));
-    let mut world = World {
-        nodes: (0..NODES).map(Node::new).collect(),
-        random: Random(0x5eed_0003),
-        sessions: vec![],
-        now: Duration::ZERO,
-        bytes: 0,
-        repeated: 0,
-        pairs: BTreeSet::new(),
-    };
+    let mut world = World::new(NODES, 0x5eed_0003);
     world.write_side(0..8, PER_SIDE, 1_000);
     world.write_side(8..16, PER_SIDE, 1_000);
     let orders: Vec<Vec<_>> = world.nodes.iter().map(|node| node.log.ids().collect()).collect();
@@ -313,35 +329,37 @@ fn two_halves_of_sixteen_nodes_heal_with_little_more_than_what_was_missing() {
 
 #[test]
 fn what_one_side_pruned_is_neither_fetched_nor_offered() {
-    let mut world = World {
-        nodes: (0..2).map(Node::new).collect(),
-        random: Random(7),
-        sessions: vec![],
-        now: Duration::ZERO,
-        bytes: 0,
-        repeated: 0,
-        pairs: BTreeSet::new(),
-    };
+    let mut world = World::new(2, 7);
     world.write_side(0..1, 100, 1_000);
     world.write_side(1..2, 100, 1_010);
     let pruned = world.nodes[0].log.prune(1_015, usize::MAX, u64::MAX);
     assert!(!pruned.is_empty());
     let before = world.nodes[1].log.len();
     for opener in [0, 1] {
-        let (own, peer) = (opener, 1 - opener);
-        let theirs = world.nodes[peer].snapshot();
-        let mine = world.nodes[own].snapshot();
-        let horizon_ms = mine.horizon_ms.max(theirs.horizon_ms);
-        let (mut machine, _) = Opener::new(room(), 1, mine, BTreeSet::new());
-        let opened = Frame::Opened { horizon_ms, equal: false, record: None, wants_record: false };
-        let Do::Send(first) = machine.frame(opened).unwrap() else { panic!("ranges follow") };
-        let state = Some((machine, Answerer::new(theirs.from(horizon_ms)).unwrap()));
-        let mut session = Session { opener: own, answerer: peer, tickets: None, state, to_answerer: first, bytes: 0 };
-        while world.advance(&mut session) {}
+        world.compare(opener, 1 - opener);
     }
     assert_eq!(world.repeated, 0);
     assert!(world.nodes[0].log.items_from(0).all(|(wall_ms, _)| wall_ms >= 1_015));
     assert!(world.nodes[1].log.len() > before, "the newer ones came over");
     let common = |node: &Node| node.log.items_from(1_015).collect::<Vec<_>>();
     assert_eq!(common(&world.nodes[0]), common(&world.nodes[1]));
+}
+
+#[test]
+fn what_is_too_old_on_one_side_only_is_fetched_once_at_most() {
+    let mut world = World::new(2, 8);
+    // The second one's clock is behind: it keeps what the first finds too old.
+    world.write_side(0..1, 10, 1_000);
+    world.write_side(1..2, 10, 1_010);
+    world.write_side(0..1, 10, 2_000);
+    let prune = |world: &mut World| world.nodes[0].log.prune(1_500, usize::MAX, u64::MAX).len();
+    assert_eq!(prune(&mut world), 10);
+    world.compare(0, 1);
+    // Those of the other side came once, and are forgotten as well.
+    assert_eq!((prune(&mut world), world.nodes[0].delivered), (10, 30));
+    for opener in [0, 1] {
+        world.compare(opener, 1 - opener);
+    }
+    assert_eq!((prune(&mut world), world.nodes[0].delivered, world.nodes[0].log.len()), (0, 30, 10));
+    assert_eq!((world.nodes[1].log.len(), world.repeated), (20, 0));
 }

@@ -108,7 +108,7 @@ pub(crate) struct Delivered {
 /// How messages came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
-    /// The author pushed them: its rate counts.
+    /// Some member pushed them: the rate of their author counts.
     Pushed,
     /// In a session of healing.
     Healed,

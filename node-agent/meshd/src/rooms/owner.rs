@@ -272,21 +272,27 @@ impl Owner {
     }
 
     /// What is kept of all rooms, and of those that the maker of this one made, where one
-    /// more of this author is to come in.
+    /// more of this author is to come in. In its own rooms this node counts only what it
+    /// says itself: the others do, and would refuse what it was told is sent.
     pub(crate) fn kept(&self, room: &RoomId, author: &PublicKey) -> Kept {
-        let creator = self.rooms.get(room).and_then(|room| room.creator).filter(|creator| *creator != self.own);
+        let creator = self.rooms.get(room).and_then(|room| room.creator);
         let of_creator = || self.rooms.values().filter(|room| creator.is_some() && room.creator == creator);
         let of_author = |room: &Room| room.log.author(author).messages as usize;
+        let sum = of_creator().map(|room| (room.log.len(), room.log.bytes()));
+        let (count, bytes) = sum.fold((0, 0), |sum, more| (sum.0 + more.0, sum.1 + more.1));
+        let (is_own, is_ours) = (creator == Some(self.own), self.keyring.now().holds(author));
         let mut kept = Kept {
             node: self.rooms.values().map(|room| room.log.len()).sum(),
-            creator: of_creator().map(|room| room.log.len()).sum(),
+            creator: if is_own { 0 } else { count },
+            node_bytes: self.rooms.values().map(|room| room.log.bytes()).sum(),
+            creator_bytes: if is_own { 0 } else { bytes },
             ..Kept::default()
         };
         // For each message that comes: not counted where it cannot matter.
-        if kept.creator >= AUTHOR_OF_CREATOR_MAX {
+        if count >= AUTHOR_OF_CREATOR_MAX && (is_ours || !is_own) {
             kept.author_of_creator = of_creator().map(of_author).sum();
         }
-        if kept.node >= AUTHOR_OF_NODE_MAX && !self.keyring.now().holds(author) {
+        if kept.node >= AUTHOR_OF_NODE_MAX && !is_ours {
             kept.author_of_node = self.rooms.values().map(of_author).sum();
         }
         kept

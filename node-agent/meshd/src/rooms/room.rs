@@ -8,7 +8,7 @@ use osmoda_mesh_rooms::limits::{
     FULL_FORGETS_PERCENT, QUARANTINE_BYTES_MAX, QUARANTINE_MAX, REFUSED_MAX, ROOM_BYTES_MAX, ROOM_MESSAGES_MAX,
 };
 use osmoda_mesh_rooms::{
-    MessageId, OverQuota, Record, RoomLog, Seen, Signed, Slot, Snapshot, Verdict, Verified, is_over_retention,
+    MessageId, OverQuota, Record, RoomLog, Seen, Share, Signed, Slot, Snapshot, Verdict, Verified, is_over_retention,
 };
 use osmoda_types::{NodeId, PublicKey};
 use tokio::sync::broadcast;
@@ -213,6 +213,12 @@ impl Room {
     /// Whether it is more than a little over its retention.
     pub(crate) fn is_over_retention(&self) -> bool {
         is_over_retention(&self.log, self.signed.record().retention)
+    }
+
+    /// What counts for its creator and this node.
+    pub(crate) fn share(&self) -> Share {
+        let (messages, bytes) = (self.log.len(), self.log.bytes());
+        Share { room: self.signed.id(), creator: self.creator, messages, bytes }
     }
 
     /// Forgets what is over the room's retention: everything too old, and the

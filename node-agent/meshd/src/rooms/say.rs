@@ -1,9 +1,13 @@
 //! What this node itself says and decides: messages, rooms, members of its rooms.
 
+use osmoda_kit::clock::Timestamp;
 use osmoda_kit::error::ApiError;
-use osmoda_mesh_rooms::limits::{ROOMS_EVER_PER_CREATOR_MAX, ROOMS_MAX, ROOMS_PER_CREATOR_MAX};
+use osmoda_mesh_rooms::limits::{
+    AHEAD_QUARANTINED, MESSAGE_BYTES_MAX, ROOMS_EVER_PER_CREATOR_MAX, ROOMS_MAX, ROOMS_PER_CREATOR_MAX, TEXT_BYTES_MAX,
+};
 use osmoda_mesh_rooms::{
-    Blob, Body, Frame, Hlc, Inserted, Join, Message, MessageError, RecordError, RoomId, RoomLog, Signed, fits,
+    Ahead, Blob, Body, Frame, Hlc, Inserted, Join, Message, MessageError, RecordError, RoomId, RoomLog, Signed, fits,
+    judge,
 };
 use osmoda_types::{ErrorCode, NodeId, PublicKey};
 
@@ -53,8 +57,13 @@ impl Owner {
         let key = self.member_room(id)?.own_key(&own, &identity);
         let kept = self.kept(id, &key);
         let room = self.rooms.get_mut(id).ok_or_else(unknown_room)?;
+        // What is forgotten may be ahead of this node's wall clock.
+        let horizon_ms = room.log.summary().horizon_ms;
+        may_date(self.hlc.last().max(Hlc::at(horizon_ms)), now_ms)?;
         let sign = identity.signer(key).ok_or_else(lost_key)?;
-        fits(&room.log, room.signed.record().retention, &key, text.len(), kept).map_err(over_quota)?;
+        // Others count the whole message, which is known when it is signed.
+        let bytes_max = text.len() + (MESSAGE_BYTES_MAX - TEXT_BYTES_MAX);
+        fits(&room.log, room.signed.record().retention, &key, bytes_max, kept).map_err(over_quota)?;
         self.meter.take(*id, key, now_ms).map_err(over_quota)?;
         let known = room.log.author(&key);
         let message = Message {
@@ -63,8 +72,7 @@ impl Owner {
             seq: known.seq + 1,
             prev: known.head,
             parents: room.log.parents(&key),
-            // What is forgotten may be ahead of this node's wall clock.
-            hlc: self.hlc.tick(now_ms.max(room.log.summary().horizon_ms)),
+            hlc: self.hlc.tick(now_ms.max(horizon_ms)),
             body: Body::Text(text),
         };
         let signed = message.sign(sign).map_err(|error| match error {
@@ -183,7 +191,11 @@ impl Owner {
                 if !is_creator && (change.by != node || !was_in) {
                     return Err(ChangeRefused::NotFound);
                 }
-                let at: Hlc = self.hlc.tick(u64::try_from(self.clock.now_wall().as_millis()).unwrap_or(0));
+                let now_ms = self.now_ms();
+                if record.has(&node) {
+                    may_date(self.hlc.last(), now_ms).map_err(ChangeRefused::Store)?;
+                }
+                let at: Hlc = self.hlc.tick(now_ms);
                 record.without(&node, at)
             }
         };
@@ -312,6 +324,19 @@ impl Owner {
         // A queue that is full is one of a peer that gets it when its link is up again.
         self.push(nodes, &frame);
     }
+}
+
+/// Whether others would take what this node dates after this moment. When its clock was
+/// ahead and was set back, they would not, and whoever is told that it is sent would not know.
+fn may_date(last: Hlc, now_ms: u64) -> Result<(), ApiError> {
+    if judge(last, now_ms) != Ahead::Refused {
+        return Ok(());
+    }
+    let ahead_ms = u64::try_from(AHEAD_QUARANTINED.as_millis()).unwrap_or(u64::MAX);
+    let until_ms = last.wall_ms().saturating_sub(ahead_ms);
+    let until = Timestamp::from_millis(i64::try_from(until_ms).unwrap_or(i64::MAX));
+    let text = format!("this node's clock was set back; others would refuse this until {until}");
+    Err(ApiError::new(ErrorCode::Conflict, text))
 }
 
 /// The answer when a commit failed.

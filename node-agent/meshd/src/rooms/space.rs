@@ -45,8 +45,7 @@ impl Owner {
         for room in self.rooms.values_mut().filter(|room| room.is_over_retention()) {
             batch.writes.extend(room.prune(now_ms));
         }
-        let share = |room: &Room| Share { room: room.signed.id(), creator: room.creator, messages: room.log.len() };
-        let shares: Vec<Share> = self.rooms.values().map(share).collect();
+        let shares: Vec<Share> = self.rooms.values().map(Room::share).collect();
         for id in too_full(&self.own, &shares) {
             if let Some(room) = self.rooms.get_mut(&id) {
                 batch.writes.extend(room.make_space());

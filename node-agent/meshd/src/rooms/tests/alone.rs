@@ -21,6 +21,7 @@ use crate::rooms::owner::{Owner, Parts};
 
 pub(super) struct World {
     pub(super) clock: FakeClock,
+    pub(super) keyring: Arc<Keyring>,
     pub(super) other: Arc<Identity>,
     pub(super) own_member: Member,
     pub(super) owner: mpsc::Sender<Command>,
@@ -50,15 +51,6 @@ impl World {
         let own = state::create_identity(&roots[0].paths().state("mesh")).unwrap();
         let other = state::create_identity(&roots[1].paths().state("mesh")).unwrap();
         let (tasks, clock, wake) = (Tasks::new(Shutdown::new()), FakeClock::new(), Arc::new(Notify::new()));
-        let parts = Parts {
-            keyring: Arc::new(Keyring::new(own.clone())),
-            clock: Arc::new(clock.clone()),
-            path: roots[0].path().join("rooms.db"),
-            tasks: tasks.clone(),
-            wake: Arc::clone(&wake),
-            heal_every: Duration::from_secs(3600),
-        };
-        let owner = Owner::open(parts).unwrap();
         let (sender, commands) = mpsc::channel(waiting);
         let record = Record {
             creator: own.identity_key(),
@@ -72,8 +64,32 @@ impl World {
         };
         let signed = record.sign(|bytes| own.sign(bytes)).unwrap();
         let (room, own_member) = (signed.id(), signed.record().members[0]);
-        let world = Self { clock, other, own_member, owner: sender, room, wake, tasks, roots };
+        let keyring = Arc::new(Keyring::new(own));
+        let world = Self { clock, keyring, other, own_member, owner: sender, room, wake, tasks, roots };
+        let owner = world.open();
         (world, owner, commands, signed)
+    }
+
+    fn open(&self) -> Owner {
+        let parts = Parts {
+            keyring: Arc::clone(&self.keyring),
+            clock: Arc::new(self.clock.clone()),
+            path: self.path(),
+            tasks: self.tasks.clone(),
+            wake: Arc::clone(&self.wake),
+            heal_every: Duration::from_secs(3600),
+        };
+        Owner::open(parts).unwrap()
+    }
+
+    /// Ends the owner and begins another one with what is on disk.
+    pub(super) async fn restarted(mut self) -> Self {
+        let (owner, commands) = mpsc::channel(16);
+        let before = std::mem::replace(&mut self.tasks, Tasks::new(Shutdown::new()));
+        self.owner = owner;
+        assert!(before.drain(LIMIT).await.is_graceful());
+        self.run(self.open(), commands);
+        self
     }
 
     pub(super) fn run(&self, owner: Owner, commands: mpsc::Receiver<Command>) {

@@ -2,10 +2,12 @@
 //! clock and a disk that the test decides about.
 
 mod alone;
+mod clock;
 mod endpoints;
 mod keys;
 mod links;
 mod members;
 mod owner;
+mod quota;
 mod sessions;
 mod world;

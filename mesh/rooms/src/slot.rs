@@ -45,9 +45,10 @@ struct Taken {
     peer: NodeId,
     side: Side,
     ticket: Ticket,
+    since: Duration,
 }
 
-/// A session that was.
+/// A session that was, or a question that took as long as one.
 #[derive(Debug, Clone, Copy)]
 struct Last {
     /// With whom, whoever opened it.
@@ -107,7 +108,7 @@ impl Slot {
         // Below the length, so it fits.
         let peer = may[(random % may.len() as u64) as usize];
         self.waiting.retain(|waiting| *waiting != peer);
-        Some((peer, self.take(peer, Side::Asking)))
+        Some((peer, self.take(peer, Side::Asking, now)))
     }
 
     /// Takes the slot for a session that the peer opens, if it may begin. When
@@ -125,7 +126,7 @@ impl Slot {
         self.begun(peer, now);
         // This session does what the waiting one would do.
         self.forget(&peer);
-        Some(self.take(peer, Side::Answerer))
+        Some(self.take(peer, Side::Answerer, now))
     }
 
     fn begun(&mut self, peer: NodeId, now: Duration) {
@@ -151,10 +152,10 @@ impl Slot {
             || self.turned_away.iter().any(|(other, away)| other != peer && goes_first(away))
     }
 
-    fn take(&mut self, peer: NodeId, side: Side) -> Ticket {
+    fn take(&mut self, peer: NodeId, side: Side, now: Duration) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
-        self.taken = Some(Taken { peer, side, ticket });
+        self.taken = Some(Taken { peer, side, ticket, since: now });
         ticket
     }
 
@@ -172,12 +173,18 @@ impl Slot {
         }
     }
 
-    /// A session is over.
+    /// A session is over. One that was asked for and did not begin counts as one too, if
+    /// it had the slot for as long as others go first: a peer that is silent when it is
+    /// asked, and that this node soon wants again, would have the slot always.
     pub fn release(&mut self, ticket: Ticket, now: Duration) {
-        if let Some(taken) = self.taken.take_if(|taken| taken.ticket == ticket)
-            && taken.side != Side::Asking
-            && let Some(last) = &mut self.last
-        {
+        let Some(taken) = self.taken.take_if(|taken| taken.ticket == ticket) else { return };
+        if taken.side == Side::Asking {
+            if now.saturating_sub(taken.since) < OTHERS_FIRST {
+                return;
+            }
+            self.begun(taken.peer, taken.since);
+        }
+        if let Some(last) = &mut self.last {
             last.ended = now;
         }
     }
@@ -336,6 +343,37 @@ mod tests {
         assert_eq!(slot.open(NOW, 0), None);
         assert!(slot.is_ready());
         assert_eq!(slot.open(NOW + OTHERS_FIRST, 0).map(|(next, _)| next), Some(peer));
+    }
+
+    /// Those that say nothing when they are asked, and are wanted again at once: their other
+    /// rooms have this node ask.
+    #[test]
+    fn those_that_are_silent_when_they_are_asked_do_not_keep_another_one_out() {
+        let (own, honest, silence) = (node(9), node(8), Duration::from_secs(15));
+        for stallers in [1, 2, 5] {
+            let mut slot = Slot::default();
+            (1..=stallers).for_each(|n| slot.want(node(n)));
+            let (peer, ticket) = slot.open(NOW, 0).unwrap();
+            assert_eq!(slot.answer(&own, honest, NOW), None);
+            let (end, mut asked) = (NOW + silence, NOW);
+            while asked < end {
+                assert_eq!(slot.answer(&own, honest, asked), None);
+                asked += Duration::from_millis(120);
+            }
+            slot.release(ticket, end);
+            slot.want(peer);
+            assert_eq!(slot.open(end, 0), None, "{stallers}");
+            assert!(slot.answer(&own, honest, end).is_some(), "{stallers}");
+        }
+        // One that waits no more than once holds up nobody for long.
+        let mut slot = Slot::default();
+        slot.want(node(1));
+        let (peer, ticket) = slot.open(NOW, 0).unwrap();
+        assert_eq!(slot.answer(&own, honest, NOW), None);
+        slot.release(ticket, NOW + silence);
+        slot.want(peer);
+        assert_eq!(slot.open(NOW + silence, 0), None);
+        assert!(slot.open(NOW + silence + OTHERS_FIRST, 0).is_some());
     }
 
     #[test]

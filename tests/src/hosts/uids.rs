@@ -96,7 +96,8 @@ async fn secrets_off_disk(host: &Host) -> anyhow::Result<String> {
         let (pid, swap) = said.trim().split_once('\n').with_context(|| said.clone())?;
         ensure!(swap == "0", "{unit}: up to {swap} bytes of it may be swapped");
         let limits = host.run(&["cat", &format!("/proc/{pid}/limits")]).await?;
-        let core = limits.lines().find(|line| line.starts_with("Max core file size")).with_context(|| limits.clone())?;
+        let core =
+            limits.lines().find(|line| line.starts_with("Max core file size")).with_context(|| limits.clone())?;
         let is_none = core.split_whitespace().filter(|word| *word == "0").count() == 2;
         ensure!(is_none, "{unit}: {core}");
         kept.push(daemon.name);

@@ -272,9 +272,12 @@ async fn found_out(
     ensure!(since_start < CHECKPOINT_INTERVAL, "found out after {since_start:?}");
     // A witness stores its alarm before it answers, so the caught one learns of it later.
     let rest = CHECKPOINT_INTERVAL.saturating_sub(since_start);
-    let sealed = until("the seal of the ledger with another past", rest, || async move {
-        Ok(witness_report(victim).await?.refused)
-    });
+    let sealed =
+        until(
+            "the seal of the ledger with another past",
+            rest,
+            || async move { Ok(witness_report(victim).await?.refused) },
+        );
     let sealed = sealed.await?;
     let evidence = evidence(console, victim).await?;
     Ok(vec![

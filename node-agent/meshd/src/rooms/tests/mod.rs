@@ -8,4 +8,5 @@ mod links;
 mod members;
 mod owner;
 mod sessions;
+mod streams;
 mod world;

@@ -11,8 +11,8 @@ use std::time::Duration;
 use osmoda_types::NodeId;
 
 /// How long the peer of the last session lets others go first after it has ended. Who
-/// was told that it is busy asks again within an eighth of this (`heal::BUSY_PAUSE_MS`),
-/// and a peer may be in another room's session meanwhile. Shorter, and one that asks
+/// was told that it is busy asks again within an eighth of this (`heal::BUSY_PAUSE_MS`), or
+/// half of it in the end, and a peer may be in another room's session meanwhile. Shorter, and one that asks
 /// on many streams at once has the slot always; longer, and a room stands still for
 /// those who went elsewhere.
 const OTHERS_FIRST: Duration = Duration::from_secs(1);
@@ -77,6 +77,9 @@ pub struct Slot {
     /// Who was told that it is busy and had no session since. Bounded by the members, who
     /// alone may ask, and by those who were members within [`AWAY_KEPT`].
     turned_away: BTreeMap<NodeId, Away>,
+    /// How often this node asked whom since the last session with it. Bounded by the peers
+    /// that are linked.
+    in_vain: BTreeMap<NodeId, u32>,
 }
 
 impl Slot {
@@ -92,6 +95,13 @@ impl Slot {
     pub fn forget(&mut self, peer: &NodeId) {
         self.waiting.retain(|waiting| waiting != peer);
         self.turned_away.remove(peer);
+        self.in_vain.remove(peer);
+    }
+
+    /// How often this node asked a peer since the last session with it.
+    #[must_use]
+    pub fn in_vain(&self, peer: &NodeId) -> u32 {
+        self.in_vain.get(peer).copied().unwrap_or(0)
     }
 
     /// Takes the slot for a session that this node opens, with one of those that
@@ -108,6 +118,8 @@ impl Slot {
         // Below the length, so it fits.
         let peer = may[(random % may.len() as u64) as usize];
         self.waiting.retain(|waiting| *waiting != peer);
+        let in_vain = self.in_vain.entry(peer).or_insert(0);
+        *in_vain = in_vain.saturating_add(1);
         Some((peer, self.take(peer, Side::Asking, now)))
     }
 
@@ -132,6 +144,7 @@ impl Slot {
     fn begun(&mut self, peer: NodeId, now: Duration) {
         self.last = Some(Last { peer, began: now, ended: now });
         self.turned_away.remove(&peer);
+        self.in_vain.remove(&peer);
     }
 
     /// Whether a peer waits although the slot is free: the last session was with it and
@@ -263,12 +276,14 @@ mod tests {
     }
 
     /// One, two or more that take turns as fast as they can: one of them asks in the moment
-    /// in which the slot is free, and the honest one eight times a second.
+    /// in which the slot is free, and the honest one two or eight times a second.
     #[test]
     fn those_that_take_turns_do_not_keep_another_one_out() {
         let (own, honest) = (node(9), node(8));
         let lengths = [Duration::from_millis(1), Duration::from_secs(120)];
-        for (length, turns) in lengths.into_iter().flat_map(|length| [1, 2, 5].map(|turns| (length, turns))) {
+        let cases = lengths.into_iter().flat_map(|length| [1, 2, 5].map(|turns| (length, turns)));
+        let pauses = [120, 480].map(Duration::from_millis);
+        for ((length, turns), pause) in cases.flat_map(|case| pauses.map(|pause| (case, pause))) {
             let mut slot = Slot::default();
             let (mut now, mut asked, mut waited) = (NOW, NOW, None);
             for turn in 0..10_000_u32 {
@@ -279,12 +294,12 @@ mod tests {
                     if waited.is_some() {
                         break;
                     }
-                    asked += Duration::from_millis(120);
+                    asked += pause;
                     continue;
                 };
                 while asked < now + length {
                     assert_eq!(slot.answer(&own, honest, asked), None);
-                    asked += Duration::from_millis(120);
+                    asked += pause;
                 }
                 now += length;
                 slot.release(ticket, now);
@@ -313,6 +328,34 @@ mod tests {
         slot.release(third, late);
         assert_eq!(slot.answer(&own, node(2), late), None);
         assert!(slot.answer(&own, node(3), late).is_some());
+    }
+
+    #[test]
+    fn it_is_counted_how_often_a_peer_is_asked_in_vain() {
+        let mut slot = Slot::default();
+        for n in 1..=3 {
+            slot.want(node(1));
+            let (peer, ticket) = slot.open(NOW, 0).unwrap();
+            assert_eq!(slot.in_vain(&peer), n);
+            slot.release(ticket, NOW);
+        }
+        slot.want(node(1));
+        let (peer, ticket) = slot.open(NOW, 0).unwrap();
+        assert!(slot.answered(ticket, NOW));
+        assert_eq!(slot.in_vain(&peer), 0);
+        slot.release(ticket, NOW);
+        // As much as a session that it opened itself, or when it is gone.
+        for is_gone in [true, false] {
+            slot.want(node(1));
+            let (_, ticket) = slot.open(NOW, 0).unwrap();
+            slot.release(ticket, NOW);
+            if is_gone {
+                slot.forget(&node(1));
+            } else {
+                assert!(slot.answer(&node(9), node(1), NOW).is_some());
+            }
+            assert_eq!(slot.in_vain(&node(1)), 0);
+        }
     }
 
     #[test]

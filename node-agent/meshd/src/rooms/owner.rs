@@ -30,7 +30,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::command::{Command, Queue, newest};
 use super::room::Room;
+use super::session::SESSIONS;
 use super::store::{Loaded, Store, StoreError, Write};
+use crate::pace::PerPeer;
 
 /// Commands taken into one commit: more than all links of a full mesh ask at once.
 pub(crate) const COMMANDS_MAX: usize = 128;
@@ -100,6 +102,8 @@ pub(crate) struct Owner {
     pub(crate) rooms: BTreeMap<RoomId, Room>,
     pub(crate) seen: Seen,
     pub(crate) links: BTreeMap<NodeId, Queue>,
+    /// Sessions that peers open.
+    pub(crate) sessions: PerPeer,
     /// Wakes whoever opens sessions.
     pub(crate) wake: Arc<Notify>,
     pub(crate) heal_every: Duration,
@@ -128,6 +132,7 @@ impl Owner {
         let store = Store::open(&path)?;
         let mut owner = Self {
             own: keyring.node(),
+            sessions: PerPeer::new(SESSIONS, clock.clone()),
             keyring,
             clock,
             hlc: Clock::default(),

@@ -18,7 +18,7 @@ use crate::rooms::wire::{FrameReader, send, send_bytes};
 const TIME: Duration = Duration::from_secs(5);
 
 /// What a peer answers to one or two frames on a stream of its own.
-async fn exchange(from: &Node, to: &Node, frames: &[Frame]) -> Frame {
+pub(super) async fn exchange(from: &Node, to: &Node, frames: &[Frame]) -> Frame {
     answered(from, to, frames).await.unwrap()
 }
 

@@ -11,6 +11,7 @@ use tokio::sync::{mpsc, oneshot};
 use super::alone::{World, said};
 use super::world::LIMIT;
 use crate::rooms::command::{Answered, Asked, Change, Command, Healed, Membership, Release, Way};
+use crate::rooms::session::SESSIONS;
 
 impl World {
     /// One more member of the room.
@@ -52,6 +53,56 @@ async fn who_opens_many_sessions_at_once_has_one_before_others_have_theirs() {
         assert_eq!(refused.await.unwrap().unwrap_err(), Refusal::Busy);
     }
     assert!(waited.await.unwrap().is_ok());
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn who_opens_sessions_without_end_has_so_many_and_others_have_theirs() {
+    let world = World::new(100, None).await;
+    let (other, third) = (world.other.node(), world.third().await);
+    let opened = async |count: u32| {
+        let mut opened = 0;
+        for _ in 0..count {
+            match world.opens(other).await.unwrap() {
+                Ok(answered) => {
+                    opened += 1;
+                    world.release(other, answered.ticket);
+                }
+                Err(refusal) => assert_eq!(refusal, Refusal::Busy),
+            }
+        }
+        opened
+    };
+    assert_eq!(opened(400).await, SESSIONS.burst);
+    let answered = world.opens(third).await.unwrap().unwrap();
+    // Who is told that it is busy because another one has the slot uses up nothing.
+    world.clock.advance(Duration::from_secs(1));
+    assert_eq!(opened(100).await, 0);
+    world.release(third, answered.ticket);
+    assert_eq!(opened(100).await, SESSIONS.per_second);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_is_always_busy_is_known_by_how_often_it_was_asked() {
+    let world = World::new(100, None).await;
+    let (room, peer) = (world.room, world.other.node());
+    let begun = async || {
+        assert!(world.owner.try_send(Command::Want { room, peer }).is_ok());
+        world.ask(|reply| Command::Begin { reply }).await.pop().unwrap()
+    };
+    // Nobody reads the queue: it is there so that the peer is linked.
+    let (queue, _frames) = mpsc::channel(8);
+    assert!(world.owner.try_send(Command::LinkUp { peer, queue }).is_ok());
+    for n in 1..=3 {
+        let begin = begun().await;
+        assert_eq!(begin.in_vain, n);
+        world.release(peer, begin.ticket);
+    }
+    let ticket = begun().await.ticket;
+    assert!(world.ask(|reply| Command::Answered { room, ticket, reply }).await);
+    world.release(peer, ticket);
+    assert_eq!(begun().await.in_vain, 1);
     world.stop().await;
 }
 

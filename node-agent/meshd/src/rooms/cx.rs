@@ -28,6 +28,8 @@ pub(crate) struct Cx {
     pub(crate) pace: Arc<Pace>,
     /// Questions of peers to this node as a room's creator.
     pub(crate) questions: Arc<PerPeer>,
+    /// Records that peers push.
+    pub(crate) records: Arc<PerPeer>,
     pub(crate) wake: Arc<Notify>,
 }
 

@@ -33,6 +33,12 @@ const PUSHES_MAX: usize = 128;
 /// that left all its rooms while this one was away asks for each when it is linked again.
 pub(crate) const QUESTIONS: Rate = Rate { per_second: 16, burst: 256 };
 
+/// Records that one peer pushes: those of all rooms that it can share with this node, twice,
+/// and then a member that comes or goes in each once a second. What is over it is not
+/// looked at: a signature takes 50 µs of an async thread, and only the newest record of a
+/// room matters, which the next session brings.
+pub(crate) const RECORDS: Rate = Rate { per_second: 64, burst: 128 };
+
 /// Push streams and questions of one peer beside its sessions: one stream, and a few
 /// that are ending or ask.
 const BESIDE_SESSIONS: usize = 16;
@@ -107,9 +113,10 @@ async fn pushes(
         while let Some(frame) = next {
             match frame {
                 Frame::Post(blob) => posts.push(blob),
-                Frame::Record(Blob(wire)) => {
+                Frame::Record(Blob(wire)) if cx.records.take(peer) => {
                     take_record(cx, peer, &wire).await?;
                 }
+                Frame::Record(_) => tracing::debug!(%peer, "a peer pushes too many records"),
                 _ => return Err(out_of_turn()),
             }
             next = if posts.len() < PUSHES_MAX { frames.ready()? } else { None };

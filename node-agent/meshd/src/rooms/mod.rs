@@ -132,6 +132,7 @@ impl Rooms {
             traffic: Arc::new(Traffic::default()),
             pace: Arc::new(Pace::new(HEAL_RATE)),
             questions: Arc::new(PerPeer::new(inbound::QUESTIONS, clock.clone())),
+            records: Arc::new(PerPeer::new(inbound::RECORDS, clock.clone())),
             wake,
         };
         tasks.spawn(TaskKind::STORE, "rooms", owner.run(commands));

@@ -145,7 +145,8 @@ impl Owner {
     /// Wakes whoever opens sessions for rooms in which somebody lets others go first, who
     /// did not come.
     pub(crate) fn wake_for_waiting(&self) {
-        if self.rooms.values().any(|room| room.slot.is_ready()) {
+        // In a room that was left nobody is asked any more.
+        if self.rooms.values().any(|room| room.is_of(&self.own) && room.slot.is_ready()) {
             self.wake.notify_one();
         }
     }

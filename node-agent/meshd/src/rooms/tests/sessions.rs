@@ -7,6 +7,7 @@ use osmoda_mesh::state;
 use osmoda_mesh_rooms::{Hlc, Refusal, Snapshot, Ticket, Verdict};
 use osmoda_types::NodeId;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::alone::{World, said};
 use super::world::LIMIT;
@@ -131,6 +132,25 @@ async fn a_session_that_waits_for_others_is_opened_when_they_do_not_come() {
         }
     };
     assert_eq!(tokio::time::timeout(LIMIT, opened).await.unwrap(), other);
+    world.stop().await;
+}
+
+/// Time goes on only while this waits.
+#[tokio::test(start_paused = true)]
+async fn nobody_is_woken_for_who_waits_in_a_room_that_was_left() {
+    let world = World::new(100, None).await;
+    let (room, peer) = (world.room, world.other.node());
+    // Nobody reads the queue: it is there so that the peer is linked.
+    let (queue, _frames) = mpsc::channel(8);
+    assert!(world.owner.try_send(Command::LinkUp { peer, queue }).is_ok());
+    assert!(world.owner.try_send(Command::Want { room, peer }).is_ok());
+    for _ in 0..3 {
+        assert!(timeout(LIMIT, world.wake.notified()).await.is_ok());
+    }
+    world.ask(|reply| Command::LeaveHere { room, reply }).await.unwrap();
+    // What was said before.
+    drop(timeout(Duration::from_millis(1), world.wake.notified()).await);
+    assert!(timeout(LIMIT, world.wake.notified()).await.is_err());
     world.stop().await;
 }
 

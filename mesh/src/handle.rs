@@ -80,6 +80,7 @@ impl Mesh {
             handshakes: 0.into(),
             incarnation: random(),
             members,
+            put_out: 0.into(),
             epochs: ArcSwap::from_pointee(epochs),
             rejoin: secrets.rejoin,
             counters: Counters::default(),
@@ -362,9 +363,9 @@ impl MeshHandle {
     }
 
     /// Puts a newer snapshot in force: when this returns, links of removed
-    /// members are closed and no new one can come up. An older one is ignored.
-    /// Storing it durably comes before, and is the caller's
-    /// (`state::store_members`).
+    /// members are closed and no new one can come up. An older one is ignored, and one
+    /// that is older than what was put out: it would bring that back. Storing it durably
+    /// comes before, and is the caller's (`state::store_members`).
     ///
     /// # Errors
     /// [`MeshError::Members`], [`MeshError::Stopping`]; [`MeshError::Socket`]
@@ -372,6 +373,10 @@ impl MeshHandle {
     /// snapshot is in force then, and diallers try the port again.
     pub async fn update_members(&self, members: Members) -> Result<(), MeshError> {
         members.check()?;
+        if members.index < self.shared.put_out.load(Ordering::Relaxed) {
+            tracing::debug!(index = members.index, "snapshot older than what was put out ignored");
+            return Ok(());
+        }
         self.hub.members(members).await.ok_or(MeshError::Stopping)?
     }
 
@@ -379,7 +384,7 @@ impl MeshHandle {
     /// those that have others in it, when that could not be stored: a revocation must
     /// not wait for a disk that is full. This node stays, or all links of a node whose
     /// disk is full would end. The snapshot's index is not taken over, so it is news when
-    /// it comes again.
+    /// it comes again; one that is older than a snapshot in force or put out says nothing.
     ///
     /// # Errors
     /// As [`MeshHandle::update_members`].
@@ -395,14 +400,15 @@ impl MeshHandle {
                 now.clone_into(member);
             }
         }
-        if members.index < before.index || left == *before {
+        let newest = self.shared.put_out.fetch_max(members.index, Ordering::Relaxed);
+        if members.index < newest.max(before.index) || left == *before {
             return Ok(());
         }
         tracing::warn!(
             index = members.index,
             "members and keys that a list leaves out are out of force; the disk did not take it"
         );
-        self.update_members(left).await
+        self.hub.members(left).await.ok_or(MeshError::Stopping)?
     }
 
     /// Closes the link to a peer; returns whether there was one. A member is

@@ -5,7 +5,10 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Arc, atomic::AtomicUsize},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize},
+    },
 };
 
 use arc_swap::ArcSwap;
@@ -32,6 +35,9 @@ pub(crate) struct Shared {
     /// Random per start: see `tie`.
     pub(crate) incarnation: u64,
     pub(crate) members: Arc<ArcSwap<Members>>,
+    /// The index of the newest snapshot of which only what it leaves out is in force
+    /// (`MeshHandle::put_out`); 0 before there is one.
+    pub(crate) put_out: AtomicU64,
     pub(crate) epochs: ArcSwap<Epochs>,
     /// This node's own secret for coming back.
     pub(crate) rejoin: Option<SecretBytes>,

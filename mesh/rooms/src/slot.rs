@@ -11,8 +11,8 @@ use std::time::Duration;
 use osmoda_types::NodeId;
 
 /// How long the peer of the last session lets others go first after it has ended. Who
-/// was told that it is busy asks again within an eighth of this (`heal::BUSY_PAUSE_MS`),
-/// and a peer may be in another room's session meanwhile. Shorter, and one that asks
+/// was told that it is busy asks again within an eighth of this (`heal::BUSY_PAUSE_MS`), or
+/// half of it in the end, and a peer may be in another room's session meanwhile. Shorter, and one that asks
 /// on many streams at once has the slot always; longer, and a room stands still for
 /// those who went elsewhere.
 const OTHERS_FIRST: Duration = Duration::from_secs(1);
@@ -45,9 +45,10 @@ struct Taken {
     peer: NodeId,
     side: Side,
     ticket: Ticket,
+    since: Duration,
 }
 
-/// A session that was.
+/// A session that was, or a question that took as long as one.
 #[derive(Debug, Clone, Copy)]
 struct Last {
     /// With whom, whoever opened it.
@@ -76,6 +77,9 @@ pub struct Slot {
     /// Who was told that it is busy and had no session since. Bounded by the members, who
     /// alone may ask, and by those who were members within [`AWAY_KEPT`].
     turned_away: BTreeMap<NodeId, Away>,
+    /// How often this node asked whom since the last session with it. Bounded by the peers
+    /// that are linked.
+    in_vain: BTreeMap<NodeId, u32>,
 }
 
 impl Slot {
@@ -91,6 +95,13 @@ impl Slot {
     pub fn forget(&mut self, peer: &NodeId) {
         self.waiting.retain(|waiting| waiting != peer);
         self.turned_away.remove(peer);
+        self.in_vain.remove(peer);
+    }
+
+    /// How often this node asked a peer since the last session with it.
+    #[must_use]
+    pub fn in_vain(&self, peer: &NodeId) -> u32 {
+        self.in_vain.get(peer).copied().unwrap_or(0)
     }
 
     /// Takes the slot for a session that this node opens, with one of those that
@@ -107,7 +118,9 @@ impl Slot {
         // Below the length, so it fits.
         let peer = may[(random % may.len() as u64) as usize];
         self.waiting.retain(|waiting| *waiting != peer);
-        Some((peer, self.take(peer, Side::Asking)))
+        let in_vain = self.in_vain.entry(peer).or_insert(0);
+        *in_vain = in_vain.saturating_add(1);
+        Some((peer, self.take(peer, Side::Asking, now)))
     }
 
     /// Takes the slot for a session that the peer opens, if it may begin. When
@@ -125,12 +138,13 @@ impl Slot {
         self.begun(peer, now);
         // This session does what the waiting one would do.
         self.forget(&peer);
-        Some(self.take(peer, Side::Answerer))
+        Some(self.take(peer, Side::Answerer, now))
     }
 
     fn begun(&mut self, peer: NodeId, now: Duration) {
         self.last = Some(Last { peer, began: now, ended: now });
         self.turned_away.remove(&peer);
+        self.in_vain.remove(&peer);
     }
 
     /// Whether a peer waits although the slot is free: the last session was with it and
@@ -151,10 +165,10 @@ impl Slot {
             || self.turned_away.iter().any(|(other, away)| other != peer && goes_first(away))
     }
 
-    fn take(&mut self, peer: NodeId, side: Side) -> Ticket {
+    fn take(&mut self, peer: NodeId, side: Side, now: Duration) -> Ticket {
         self.tickets += 1;
         let ticket = Ticket(self.tickets);
-        self.taken = Some(Taken { peer, side, ticket });
+        self.taken = Some(Taken { peer, side, ticket, since: now });
         ticket
     }
 
@@ -172,12 +186,18 @@ impl Slot {
         }
     }
 
-    /// A session is over.
+    /// A session is over. One that was asked for and did not begin counts as one too, if
+    /// it had the slot for as long as others go first: a peer that is silent when it is
+    /// asked, and that this node soon wants again, would have the slot always.
     pub fn release(&mut self, ticket: Ticket, now: Duration) {
-        if let Some(taken) = self.taken.take_if(|taken| taken.ticket == ticket)
-            && taken.side != Side::Asking
-            && let Some(last) = &mut self.last
-        {
+        let Some(taken) = self.taken.take_if(|taken| taken.ticket == ticket) else { return };
+        if taken.side == Side::Asking {
+            if now.saturating_sub(taken.since) < OTHERS_FIRST {
+                return;
+            }
+            self.begun(taken.peer, taken.since);
+        }
+        if let Some(last) = &mut self.last {
             last.ended = now;
         }
     }
@@ -256,12 +276,14 @@ mod tests {
     }
 
     /// One, two or more that take turns as fast as they can: one of them asks in the moment
-    /// in which the slot is free, and the honest one eight times a second.
+    /// in which the slot is free, and the honest one two or eight times a second.
     #[test]
     fn those_that_take_turns_do_not_keep_another_one_out() {
         let (own, honest) = (node(9), node(8));
         let lengths = [Duration::from_millis(1), Duration::from_secs(120)];
-        for (length, turns) in lengths.into_iter().flat_map(|length| [1, 2, 5].map(|turns| (length, turns))) {
+        let cases = lengths.into_iter().flat_map(|length| [1, 2, 5].map(|turns| (length, turns)));
+        let pauses = [120, 480].map(Duration::from_millis);
+        for ((length, turns), pause) in cases.flat_map(|case| pauses.map(|pause| (case, pause))) {
             let mut slot = Slot::default();
             let (mut now, mut asked, mut waited) = (NOW, NOW, None);
             for turn in 0..10_000_u32 {
@@ -272,12 +294,12 @@ mod tests {
                     if waited.is_some() {
                         break;
                     }
-                    asked += Duration::from_millis(120);
+                    asked += pause;
                     continue;
                 };
                 while asked < now + length {
                     assert_eq!(slot.answer(&own, honest, asked), None);
-                    asked += Duration::from_millis(120);
+                    asked += pause;
                 }
                 now += length;
                 slot.release(ticket, now);
@@ -309,6 +331,34 @@ mod tests {
     }
 
     #[test]
+    fn it_is_counted_how_often_a_peer_is_asked_in_vain() {
+        let mut slot = Slot::default();
+        for n in 1..=3 {
+            slot.want(node(1));
+            let (peer, ticket) = slot.open(NOW, 0).unwrap();
+            assert_eq!(slot.in_vain(&peer), n);
+            slot.release(ticket, NOW);
+        }
+        slot.want(node(1));
+        let (peer, ticket) = slot.open(NOW, 0).unwrap();
+        assert!(slot.answered(ticket, NOW));
+        assert_eq!(slot.in_vain(&peer), 0);
+        slot.release(ticket, NOW);
+        // As much as a session that it opened itself, or when it is gone.
+        for is_gone in [true, false] {
+            slot.want(node(1));
+            let (_, ticket) = slot.open(NOW, 0).unwrap();
+            slot.release(ticket, NOW);
+            if is_gone {
+                slot.forget(&node(1));
+            } else {
+                assert!(slot.answer(&node(9), node(1), NOW).is_some());
+            }
+            assert_eq!(slot.in_vain(&node(1)), 0);
+        }
+    }
+
+    #[test]
     fn a_session_that_this_node_opened_counts_as_one_that_it_answered() {
         let own = node(9);
         let mut slot = Slot::default();
@@ -336,6 +386,37 @@ mod tests {
         assert_eq!(slot.open(NOW, 0), None);
         assert!(slot.is_ready());
         assert_eq!(slot.open(NOW + OTHERS_FIRST, 0).map(|(next, _)| next), Some(peer));
+    }
+
+    /// Those that say nothing when they are asked, and are wanted again at once: their other
+    /// rooms have this node ask.
+    #[test]
+    fn those_that_are_silent_when_they_are_asked_do_not_keep_another_one_out() {
+        let (own, honest, silence) = (node(9), node(8), Duration::from_secs(15));
+        for stallers in [1, 2, 5] {
+            let mut slot = Slot::default();
+            (1..=stallers).for_each(|n| slot.want(node(n)));
+            let (peer, ticket) = slot.open(NOW, 0).unwrap();
+            assert_eq!(slot.answer(&own, honest, NOW), None);
+            let (end, mut asked) = (NOW + silence, NOW);
+            while asked < end {
+                assert_eq!(slot.answer(&own, honest, asked), None);
+                asked += Duration::from_millis(120);
+            }
+            slot.release(ticket, end);
+            slot.want(peer);
+            assert_eq!(slot.open(end, 0), None, "{stallers}");
+            assert!(slot.answer(&own, honest, end).is_some(), "{stallers}");
+        }
+        // One that waits no more than once holds up nobody for long.
+        let mut slot = Slot::default();
+        slot.want(node(1));
+        let (peer, ticket) = slot.open(NOW, 0).unwrap();
+        assert_eq!(slot.answer(&own, honest, NOW), None);
+        slot.release(ticket, NOW + silence);
+        slot.want(peer);
+        assert_eq!(slot.open(NOW + silence, 0), None);
+        assert!(slot.open(NOW + silence + OTHERS_FIRST, 0).is_some());
     }
 
     #[test]

@@ -72,7 +72,7 @@ pub enum Refusal {
     /// The asker is no member here, or there is no such room: one answer for
     /// both, so that nobody learns which rooms exist.
     NotFound,
-    /// Another session of the room is going on.
+    /// Another session of the room is going on, or the asker asks too often.
     Busy,
     /// The record has no room for another member.
     Full,

@@ -236,9 +236,19 @@ async fn a_list_that_the_disk_does_not_take_puts_out_who_left_and_old_keys_only(
     assert_eq!((now.index, now.members.len()), (2, 2));
     assert_eq!([now.by_node(&a.id()), now.by_node(&b.id())], [Some(&own), Some(&other)]);
     assert_eq!(a.handle.local_role(), Some(Role::Voter));
+    // An older one that comes late does not bring them back, whatever the disk says by then.
+    let late = members(2, vec![a.member(), b.member(), c.member()]);
+    a.handle.put_out(&late).await.unwrap();
+    assert_eq!(a.handle.members(), now);
+    a.handle.update_members(late).await.unwrap();
+    assert_eq!(a.handle.members(), now);
     // Nor is this node out when it is in no list any more: that is for the others.
     a.handle.put_out(&members(4, vec![other.clone()])).await.unwrap();
     assert_eq!(a.handle.members().by_node(&a.id()), Some(&own));
+    // The newest is news when it comes again.
+    let newest = members(4, vec![own, other]);
+    a.handle.update_members(newest.clone()).await.unwrap();
+    assert_eq!(*a.handle.members(), newest);
     for node in [a, b, c] {
         node.stop().await;
     }

@@ -65,6 +65,9 @@ struct Hashes {
     fetched: BTreeSet<[u8; 32]>,
     /// Whoever would fetch one of these or remove it as well waits.
     removed: BTreeSet<[u8; 32]>,
+    /// How many that are.
+    #[cfg(test)]
+    waiting: usize,
 }
 
 /// A blob to send from.
@@ -292,8 +295,19 @@ impl InUse {
 
     /// The same once nobody removes this one. Blocks.
     fn settled(&self, hash: &Hash) -> MutexGuard<'_, Hashes> {
-        let is_removed = |hashes: &mut Hashes| hashes.removed.contains(hash.as_bytes());
-        self.removed.wait_while(self.lock(), is_removed).unwrap_or_else(PoisonError::into_inner)
+        let mut hashes = self.lock();
+        while hashes.removed.contains(hash.as_bytes()) {
+            #[cfg(test)]
+            {
+                hashes.waiting += 1;
+            }
+            hashes = self.removed.wait(hashes).unwrap_or_else(PoisonError::into_inner);
+            #[cfg(test)]
+            {
+                hashes.waiting -= 1;
+            }
+        }
+        hashes
     }
 
     /// The right to remove the beginning of a blob, unless that is being fetched.
@@ -658,48 +672,48 @@ mod tests {
         let (_folder, store) = store();
         let [hash, other] = [b"one", b"two"].map(|bytes| bao_tree::blake3::hash(bytes));
         let part = store.beside(&hash, "part");
-        std::fs::write(&part, vec![1; 20_000]).unwrap();
-        // One word each, and one of each of four threads.
-        let (begin, begun) = std::sync::mpsc::sync_channel(1);
-        let (end, ended) = std::sync::mpsc::sync_channel::<()>(1);
-        let (say, said) = std::sync::mpsc::sync_channel(4);
-        let in_thread = |what: Box<dyn FnOnce(&Store) -> &'static str + Send>| {
-            let (store, say) = (store.clone(), say.clone());
-            std::thread::spawn(move || say.send(what(&store)).unwrap())
+        // Who wants to fetch this very one, and who wants its space too.
+        let fetches = |store: &Store, part: &Path| {
+            let partial = store.partial(store.turn(begun_of(part).unwrap()).unwrap()).unwrap();
+            if (partial.has, partial.file.is_none()) == (0, true) { "fetched from its beginning" } else { "cut" }
         };
-        let of_removal = part.clone();
-        let removal = in_thread(Box::new(move |store| {
-            let slowly = |path: &Path| {
+        let removes = |store: &Store, part: &Path| {
+            let is_free = store.remove_unused(part, |path| std::fs::remove_file(path)).unwrap();
+            if is_free { "removed too" } else { "in use" }
+        };
+        let limit = std::time::Duration::from_secs(10);
+        type Waits = fn(&Store, &Path) -> &'static str;
+        for (waits, word) in [(fetches as Waits, "fetched from its beginning"), (removes, "removed too")] {
+            std::fs::write(&part, vec![1; 20_000]).unwrap();
+            // One word each.
+            let (begin, begun) = std::sync::mpsc::sync_channel(1);
+            let (end, ended) = std::sync::mpsc::sync_channel::<()>(1);
+            let slowly = move |path: &Path| {
                 begin.send(()).unwrap();
                 ended.recv().unwrap();
                 std::fs::remove_file(path)
             };
-            assert!(store.remove_unused(&of_removal, slowly).unwrap());
-            "removed"
-        }));
-        begun.recv().unwrap();
-        let beside = in_thread(Box::new(move |store| {
-            drop(store.turn(other).unwrap());
-            store.make_place(1).unwrap();
-            "beside"
-        }));
-        let limit = std::time::Duration::from_secs(10);
-        assert_eq!(said.recv_timeout(limit), Ok("beside"));
-        // Who wants to fetch this very one, and who wants its space too.
-        let same = in_thread(Box::new(move |store| {
-            let partial = store.partial(store.turn(hash).unwrap()).unwrap();
-            assert_eq!((partial.has, partial.file.is_none()), (0, true));
-            "fetched"
-        }));
-        let too = in_thread(Box::new(move |store| {
-            let free = store.remove_unused(&part, |path| std::fs::remove_file(path)).unwrap();
-            if free { "removed too" } else { "fetched meanwhile" }
-        }));
-        end.send(()).unwrap();
-        for thread in [removal, beside, same, too] {
-            thread.join().unwrap();
+            std::thread::scope(|threads| {
+                let removal = threads.spawn(|| store.remove_unused(&part, slowly).unwrap());
+                begun.recv().unwrap();
+                let beside = threads.spawn(|| {
+                    drop(store.turn(other).unwrap());
+                    store.make_place(1).unwrap();
+                });
+                let waits = threads.spawn(|| waits(&store, &part));
+                let do_so = || {
+                    // The removal must not hold the lock.
+                    let is_waiting = store.in_use.hashes.try_lock().is_ok_and(|hashes| hashes.waiting == 1);
+                    Ok::<_, ()>((is_waiting && beside.is_finished()).then_some(()))
+                };
+                let do_so = osmoda_kit::testing::look_until(limit, do_so).unwrap();
+                // Whatever was found, or no thread would end.
+                end.send(()).unwrap();
+                assert!(removal.join().unwrap());
+                beside.join().unwrap();
+                assert_eq!((waits.join().unwrap(), do_so), (word, Some(())));
+            });
         }
-        assert_eq!(said.try_iter().count(), 3);
     }
 
     #[test]

@@ -170,6 +170,10 @@ impl Rooms {
                 taken.map(drop).map_err(|error| ApiError::new(ErrorCode::OutcomeUnknown, text).with_source(error))
             }
             Frame::Refused(Refusal::Full) => Err(full()),
+            Frame::Refused(Refusal::Busy) => {
+                let text = "the room's creator was asked too often by this node";
+                Err(ApiError::new(ErrorCode::Busy, text))
+            }
             Frame::Refused(Refusal::Store) => {
                 Err(ApiError::new(ErrorCode::StateDirUnusable, "the room's creator could not write the change"))
             }

@@ -184,6 +184,8 @@ pub(crate) struct Begin {
     pub(crate) snapshot: Snapshot,
     pub(crate) skip: BTreeSet<MessageId>,
     pub(crate) ours: Ours,
+    /// How often the peer was asked since the last session with it, this time included.
+    pub(crate) in_vain: u32,
 }
 
 /// What a peer opens a session with.

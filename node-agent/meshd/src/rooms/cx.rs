@@ -14,7 +14,7 @@ use super::command::{Command, Reply, Screened, Way};
 use super::inbound::wrong;
 use super::store::Reader;
 use super::wire::Traffic;
-use crate::pace::Pace;
+use crate::pace::{Pace, PerPeer};
 
 /// Shared by endpoints, links and sessions. Cheap to clone.
 #[derive(Clone)]
@@ -26,6 +26,10 @@ pub(crate) struct Cx {
     pub(crate) signatures: Arc<Signatures>,
     pub(crate) traffic: Arc<Traffic>,
     pub(crate) pace: Arc<Pace>,
+    /// Questions of peers to this node as a room's creator.
+    pub(crate) questions: Arc<PerPeer>,
+    /// Records that peers push.
+    pub(crate) records: Arc<PerPeer>,
     pub(crate) wake: Arc<Notify>,
 }
 

@@ -35,6 +35,15 @@ const SESSION_TIME: Duration = Duration::from_secs(120);
 /// thousand messages takes about this long.
 const BUSY_PAUSE_MS: std::ops::Range<u64> = 20..120;
 
+/// How often a peer is asked in vain before that pause doubles: those who wait for one of
+/// the long sessions after a partition ask for some seconds at the first pace.
+const BUSY_PER_DOUBLING: u32 = 32;
+
+/// How often it doubles: one that is always busy costs a snapshot of the room each time.
+/// Its longest pause is half of what others are waited for (`slot`), so that who waits
+/// for long does not miss its turn.
+const BUSY_DOUBLINGS_MAX: u32 = 2;
+
 /// Before a peer that was too slow for a session is asked again: others have their
 /// turn first, and one that does it on purpose has the slot less than always.
 const SLOW_PAUSE: Duration = Duration::from_secs(10);
@@ -84,7 +93,7 @@ impl Drop for Held {
 }
 
 async fn session(cx: Cx, begin: Begin) {
-    let (room, peer) = (begin.room, begin.peer);
+    let (room, peer, in_vain) = (begin.room, begin.peer, begin.in_vain);
     let mut held = Held::new(&cx, room, peer, begin.ticket);
     let ours = begin.ours;
     let outcome = tokio::time::timeout(SESSION_TIME, open(&cx, begin)).await;
@@ -96,8 +105,7 @@ async fn session(cx: Cx, begin: Begin) {
         }
         Ok(Ok(Ended::Refused(Refusal::Busy))) => {
             drop(held);
-            let span = BUSY_PAUSE_MS.start + random() % (BUSY_PAUSE_MS.end - BUSY_PAUSE_MS.start);
-            tokio::time::sleep(Duration::from_millis(span)).await;
+            tokio::time::sleep(busy_pause(in_vain, random())).await;
             cx.tell(Command::Want { room, peer }).await;
         }
         Ok(Ok(Ended::Refused(refusal))) => tracing::debug!(%room, %peer, ?refusal, "healing refused"),
@@ -109,6 +117,12 @@ async fn session(cx: Cx, begin: Begin) {
             cx.tell(Command::Want { room, peer }).await;
         }
     }
+}
+
+/// How long to wait before a busy peer is asked again that was asked so often.
+fn busy_pause(in_vain: u32, random: u64) -> Duration {
+    let first = BUSY_PAUSE_MS.start + random % (BUSY_PAUSE_MS.end - BUSY_PAUSE_MS.start);
+    Duration::from_millis(first) * 2_u32.pow((in_vain / BUSY_PER_DOUBLING).min(BUSY_DOUBLINGS_MAX))
 }
 
 /// How a session ended that was not cut.
@@ -296,5 +310,17 @@ impl Line<'_> {
         let shown = self.cx.ask(|reply| Command::Show { room, limit: 0, reply }).await.map_err(io::Error::other)?;
         let (shown, _) = shown.map_err(io::Error::other)?;
         self.send(&Frame::Record(Blob(shown.signed.wire().to_vec()))).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_is_busy_again_and_again_is_asked_less_often_and_soon_enough_for_its_turn() {
+        let pause = |in_vain| busy_pause(in_vain, 99).as_millis();
+        assert_eq!([0, 1, 31, 32, 64, 200, u32::MAX].map(pause), [119, 119, 119, 238, 476, 476, 476]);
+        assert_eq!(busy_pause(1, 100).as_millis(), 20);
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use osmoda_kit::tasks::TaskKind;
 use osmoda_mesh::{IncomingStream, Intake, MeshStream};
+use osmoda_mesh_protocol::Rate;
 use osmoda_mesh_rooms::limits::ROOMS_MAX;
 use osmoda_mesh_rooms::{Blob, Frame, Refusal, Signed};
 use osmoda_node_api::mesh::Member;
@@ -26,6 +27,17 @@ pub(crate) const FRAME_TIME: Duration = Duration::from_secs(15);
 
 /// Pushed messages taken into one commit.
 const PUSHES_MAX: usize = 128;
+
+/// Questions of one peer to this node as the creator of rooms. Most that are granted have
+/// a record signed, written and sent to all members, who all heal the room then. A node
+/// that left all its rooms while this one was away asks for each when it is linked again.
+pub(crate) const QUESTIONS: Rate = Rate { per_second: 16, burst: 256 };
+
+/// Records that one peer pushes: those of all rooms that it can share with this node, twice,
+/// and then a member that comes or goes in each once a second. What is over it is not
+/// looked at: a signature takes 50 µs of an async thread, and only the newest record of a
+/// room matters, which the next session brings.
+pub(crate) const RECORDS: Rate = Rate { per_second: 64, burst: 128 };
 
 /// Push streams and questions of one peer beside its sessions: one stream, and a few
 /// that are ending or ask.
@@ -49,6 +61,10 @@ async fn one(cx: Cx, peer: NodeId, stream: MeshStream) -> io::Result<()> {
         Frame::Push => pushes(&cx, peer, frames, write).await,
         Frame::Sync { room, revision, horizon_ms, fingerprint } => {
             heal::answer(&cx, peer, Asked { room, revision, horizon_ms, fingerprint }, frames, write).await
+        }
+        Frame::Join { .. } | Frame::Leave { .. } if !cx.questions.take(peer) => {
+            let busy = Frame::Refused(Refusal::Busy);
+            send(&mut write, &busy, FRAME_TIME, &cx.traffic.push_sent).await
         }
         Frame::Join { room, node } => {
             let node = NodeId::from(node);
@@ -97,9 +113,10 @@ async fn pushes(
         while let Some(frame) = next {
             match frame {
                 Frame::Post(blob) => posts.push(blob),
-                Frame::Record(Blob(wire)) => {
+                Frame::Record(Blob(wire)) if cx.records.take(peer) => {
                     take_record(cx, peer, &wire).await?;
                 }
+                Frame::Record(_) => tracing::debug!(%peer, "a peer pushes too many records"),
                 _ => return Err(out_of_turn()),
             }
             next = if posts.len() < PUSHES_MAX { frames.ready()? } else { None };

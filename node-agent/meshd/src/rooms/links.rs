@@ -52,7 +52,7 @@ pub(crate) async fn follow(cx: Cx) {
                 continue;
             }
             let (queue, frames) = mpsc::channel(QUEUE);
-            let pusher = Pusher { cx: cx.clone(), peer, frames, stream: None };
+            let pusher = Pusher::new(cx.clone(), peer, frames, SEND_TIME);
             peers.insert(peer, cx.tasks.spawn(TaskKind::BACKGROUND, format!("room push to {peer}"), pusher.run()));
             cx.tell(Command::LinkUp { peer, queue }).await;
             let left = ask::say_what_was_left(cx.clone(), peer);
@@ -74,15 +74,35 @@ fn may_talk(cx: &Cx, peer: &NodeId) -> bool {
     own.zip(peer).is_some_and(|(own, peer)| Service::Rooms.allows(own, peer))
 }
 
-struct Pusher {
+/// Sends one peer what is in its queue.
+pub(crate) struct Pusher {
     cx: Cx,
     peer: NodeId,
     frames: mpsc::Receiver<Arc<Vec<u8>>>,
-    stream: Option<WriteHalf<MeshStream>>,
+    send_time: Duration,
+    stream: Option<Pushing>,
+}
+
+/// A stream of pushes. A half alone would keep it open, so its reader ends with it.
+struct Pushing {
+    write: WriteHalf<MeshStream>,
+    acks: TaskHandle,
+}
+
+impl Drop for Pushing {
+    fn drop(&mut self) {
+        self.acks.abort();
+    }
 }
 
 impl Pusher {
-    async fn run(mut self) {
+    /// One without a stream; each write may take `send_time`.
+    pub(crate) fn new(cx: Cx, peer: NodeId, frames: mpsc::Receiver<Arc<Vec<u8>>>, send_time: Duration) -> Self {
+        Self { cx, peer, frames, send_time, stream: None }
+    }
+
+    /// Sends until nobody can put anything into the queue any more.
+    pub(crate) async fn run(mut self) {
         let mut burst = Vec::with_capacity(BURST);
         while self.frames.recv_many(&mut burst, BURST).await > 0 {
             let bytes = burst.drain(..).fold(Vec::new(), |mut all, frame| {
@@ -102,13 +122,14 @@ impl Pusher {
         if self.stream.is_none() {
             let opened = self.cx.mesh.connect_stream(self.peer, Service::Rooms).await;
             let (read, mut write) = split(opened.map_err(std::io::Error::other)?);
-            send(&mut write, &Frame::Push, SEND_TIME, counter).await?;
+            send(&mut write, &Frame::Push, self.send_time, counter).await?;
             let (cx, peer) = (self.cx.clone(), self.peer);
-            self.cx.tasks.spawn(TaskKind::BACKGROUND, format!("room acks of {peer}"), acks(cx, peer, read));
-            self.stream = Some(write);
+            // Bounded: one per stream of pushes, with which it ends.
+            let acks = self.cx.tasks.spawn(TaskKind::BACKGROUND, format!("room acks of {peer}"), acks(cx, peer, read));
+            self.stream = Some(Pushing { write, acks });
         }
         match &mut self.stream {
-            Some(stream) => send_bytes(stream, bytes, SEND_TIME, counter).await,
+            Some(stream) => send_bytes(&mut stream.write, bytes, self.send_time, counter).await,
             None => Ok(()),
         }
     }

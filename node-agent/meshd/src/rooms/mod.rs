@@ -47,7 +47,7 @@ use self::cx::Cx;
 use self::owner::{Owner, Parts};
 use self::store::Reader;
 use self::wire::Traffic;
-use crate::pace::Pace;
+use crate::pace::{Pace, PerPeer};
 
 /// Commands that may wait for the owner: every link of a full mesh with a few
 /// sessions, and the endpoints. Full means that askers wait their turn.
@@ -131,6 +131,8 @@ impl Rooms {
             signatures: Arc::default(),
             traffic: Arc::new(Traffic::default()),
             pace: Arc::new(Pace::new(HEAL_RATE)),
+            questions: Arc::new(PerPeer::new(inbound::QUESTIONS, clock.clone())),
+            records: Arc::new(PerPeer::new(inbound::RECORDS, clock.clone())),
             wake,
         };
         tasks.spawn(TaskKind::STORE, "rooms", owner.run(commands));

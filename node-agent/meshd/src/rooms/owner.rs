@@ -30,7 +30,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::command::{Command, Queue, newest};
 use super::room::Room;
+use super::session::SESSIONS;
 use super::store::{Loaded, Store, StoreError, Write};
+use crate::pace::PerPeer;
 
 /// Commands taken into one commit: more than all links of a full mesh ask at once.
 pub(crate) const COMMANDS_MAX: usize = 128;
@@ -43,8 +45,13 @@ const TICK: Duration = Duration::from_secs(1);
 const PRUNE_TICKS: u64 = 60;
 
 /// After a failed commit writes are refused for this long without a try: a disk
-/// that is full stays so for a while, and after each try all is read again.
+/// that is full stays so for a while, and after each try all is read again. Twice as
+/// long after each failure in a row.
 const FAILED_PAUSE: Duration = Duration::from_secs(1);
+
+/// But no longer than this: reading 200,000 messages takes about a second, and who frees
+/// a disk waits that long for rooms.
+const FAILED_PAUSE_MAX: Duration = Duration::from_secs(30);
 
 /// Called after the commit, with its outcome.
 type Then = Box<dyn FnOnce(&mut Owner, Result<(), ErrorCode>) + Send>;
@@ -65,6 +72,26 @@ impl Batch {
     }
 }
 
+/// The last of some failures in a row, with nothing written between.
+#[derive(Clone, Copy)]
+struct Failed {
+    at: Instant,
+    code: ErrorCode,
+    /// Until the next try.
+    pause: Duration,
+}
+
+impl Failed {
+    fn after(before: Option<Self>, code: ErrorCode) -> Self {
+        let pause = before.map_or(FAILED_PAUSE, |before| (2 * before.pause).min(FAILED_PAUSE_MAX));
+        Self { at: Instant::now(), code, pause }
+    }
+
+    fn is_over(&self) -> bool {
+        self.at.elapsed() >= self.pause
+    }
+}
+
 /// All rooms.
 pub(crate) struct Owner {
     pub(crate) own: NodeId,
@@ -75,11 +102,13 @@ pub(crate) struct Owner {
     pub(crate) rooms: BTreeMap<RoomId, Room>,
     pub(crate) seen: Seen,
     pub(crate) links: BTreeMap<NodeId, Queue>,
+    /// Sessions that peers open.
+    pub(crate) sessions: PerPeer,
     /// Wakes whoever opens sessions.
     pub(crate) wake: Arc<Notify>,
     pub(crate) heal_every: Duration,
     store: Option<Store>,
-    failed: Option<(Instant, ErrorCode)>,
+    failed: Option<Failed>,
     /// The memory has what a failed commit did not write.
     is_stale: bool,
     path: PathBuf,
@@ -103,6 +132,7 @@ impl Owner {
         let store = Store::open(&path)?;
         let mut owner = Self {
             own: keyring.node(),
+            sessions: PerPeer::new(SESSIONS, clock.clone()),
             keyring,
             clock,
             hlc: Clock::default(),
@@ -216,25 +246,31 @@ impl Owner {
                 Err(ErrorCode::StateDirUnusable)
             }
         };
-        if let Err(code) = written {
-            self.failed = Some((Instant::now(), code));
-            self.is_stale = true;
-            self.reopen().await;
-        }
+        self.failed = match written {
+            Ok(()) => None,
+            Err(code) => {
+                self.is_stale = true;
+                let code = self.reopen().await.err().unwrap_or(code);
+                Some(Failed::after(self.failed, code))
+            }
+        };
         written
     }
 
     /// Reads again what could not be read after a failed commit.
     async fn try_again(&mut self) {
-        if self.is_stale && self.failed.is_none_or(|(at, _)| at.elapsed() >= FAILED_PAUSE) {
-            self.reopen().await;
+        if self.is_stale
+            && self.failed.is_none_or(|failed| failed.is_over())
+            && let Err(code) = self.reopen().await
+        {
+            self.failed = Some(Failed::after(self.failed, code));
         }
     }
 
     /// Whether a write may be tried now.
     pub(crate) fn may_write(&self) -> Result<(), ErrorCode> {
         match self.failed {
-            Some((at, code)) if self.is_stale || at.elapsed() < FAILED_PAUSE => Err(code),
+            Some(failed) if self.is_stale || !failed.is_over() => Err(failed.code),
             _ => Ok(()),
         }
     }
@@ -246,7 +282,7 @@ impl Owner {
 
     /// Brings the memory back to what the disk says; if that fails, it stays as it
     /// is and stale.
-    async fn reopen(&mut self) {
+    async fn reopen(&mut self) -> Result<(), ErrorCode> {
         let (store, path) = (self.store.take(), self.path.clone());
         let read = move || {
             let store = store.map_or_else(|| Store::open(&path), Ok)?;
@@ -257,12 +293,16 @@ impl Owner {
                 self.store = Some(store);
                 self.replace(rooms);
                 self.is_stale = false;
+                Ok(())
             }
             Ok(Err(error)) => {
                 tracing::error!(error = chain(&error), "rooms cannot be read again");
-                self.failed = Some((Instant::now(), error.code()));
+                Err(error.code())
             }
-            Err(error) => tracing::debug!(%error, "rooms are not read again"),
+            Err(error) => {
+                tracing::debug!(%error, "rooms are not read again");
+                Err(ErrorCode::StateDirUnusable)
+            }
         }
     }
 

@@ -1,11 +1,18 @@
 //! Which rooms are healed with whom, as the owner of the rooms sees it.
 
+use osmoda_mesh_protocol::Rate;
 use osmoda_mesh_rooms::{Refusal, RoomId};
 use osmoda_types::NodeId;
 
 use super::command::{Answered, Asked, Begin, Healed, Release, Reply};
 use super::owner::{Batch, Owner};
 use super::serve::answer;
+
+/// Sessions that one peer may open here: each costs a snapshot of all ids of a room and
+/// their hash, some milliseconds of the owner. All rooms of a node some times over, as after
+/// an absence, and then eight times what 64 rooms take that are healed each 30 s. With less
+/// a peer would be told that it is busy where nobody is.
+pub(crate) const SESSIONS: Rate = Rate { per_second: 16, burst: 256 };
 
 impl Owner {
     /// Begins the sessions that may be; answers when all that they are about is durable.
@@ -45,6 +52,7 @@ impl Owner {
                 snapshot: room.snapshot(0),
                 skip: room.skipped(),
                 ours: room.ours(&own, &identity),
+                in_vain: room.slot.in_vain(&peer),
             });
         }
         begun
@@ -85,7 +93,13 @@ impl Owner {
             return Err(Refusal::Store);
         }
         let revision = record.revision;
-        let ticket = room.slot.answer(&own, from, self.clock.now_boot()).ok_or(Refusal::Busy)?;
+        let now = self.clock.now_boot();
+        let ticket = room.slot.answer(&own, from, now).ok_or(Refusal::Busy)?;
+        // Whoever waits for the slot may ask as often as it likes: that costs nothing.
+        if !self.sessions.take(from) {
+            room.slot.release(ticket, now);
+            return Err(Refusal::Busy);
+        }
         let snapshot = room.snapshot(asked.horizon_ms);
         // The opener's set from a later horizon on is not known from its hash.
         let equal = snapshot.horizon_ms == asked.horizon_ms && snapshot.fingerprint() == asked.fingerprint;
@@ -131,7 +145,8 @@ impl Owner {
     /// Wakes whoever opens sessions for rooms in which somebody lets others go first, who
     /// did not come.
     pub(crate) fn wake_for_waiting(&self) {
-        if self.rooms.values().any(|room| room.slot.is_ready()) {
+        // In a room that was left nobody is asked any more.
+        if self.rooms.values().any(|room| room.is_of(&self.own) && room.slot.is_ready()) {
             self.wake.notify_one();
         }
     }

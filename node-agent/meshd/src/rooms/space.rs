@@ -2,8 +2,11 @@
 //! creator's rooms or all rooms of this node have together.
 //!
 //! What is over a bound is looked at each second, and what is too old each minute.
-//! Invariant: a room never has more than `FULL_SLACK_PERCENT` and one message over what it
-//! may keep (`tests::owner::a_room_takes_no_more_than_it_can_forget_in_time`).
+//! Invariant: a room takes nothing while it has more than `FULL_SLACK_PERCENT` over what it
+//! may keep, or over `ROOM_MESSAGES_MIN` messages if it may keep fewer
+//! (`tests::owner::a_room_takes_no_more_than_it_can_forget_in_time`). So it has one message
+//! more than that at most; but after a record that lowers its retention it has what it had,
+//! until it is looked at.
 //!
 //! What goes for a bound of several rooms goes on this node alone: others may keep it, and
 //! do not offer it again. Without it a few rooms that each keep what they may would refuse

@@ -15,10 +15,10 @@ use super::world::{LIMIT, Node, introduce, same};
 use crate::rooms::command::Command;
 use crate::rooms::wire::{FrameReader, send, send_bytes};
 
-const TIME: Duration = Duration::from_secs(5);
+pub(super) const TIME: Duration = Duration::from_secs(5);
 
 /// What a peer answers to one or two frames on a stream of its own.
-async fn exchange(from: &Node, to: &Node, frames: &[Frame]) -> Frame {
+pub(super) async fn exchange(from: &Node, to: &Node, frames: &[Frame]) -> Frame {
     answered(from, to, frames).await.unwrap()
 }
 
@@ -31,7 +31,7 @@ async fn answered(from: &Node, to: &Node, frames: &[Frame]) -> std::io::Result<F
     FrameReader::new(read).within(TIME).await
 }
 
-fn text(node: &Node, room: RoomId, text: &str) -> osmoda_mesh_rooms::Verified {
+pub(super) fn text(node: &Node, room: RoomId, text: &str) -> osmoda_mesh_rooms::Verified {
     let wall_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_millis();
     let message = Message {
         room,

@@ -10,4 +10,5 @@ mod members;
 mod owner;
 mod quota;
 mod sessions;
+mod streams;
 mod world;

@@ -13,6 +13,7 @@ use osmoda_mesh_rooms::{
 };
 use osmoda_types::ErrorCode;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::Instant;
 
 use super::alone::{World, said, unsigned, unverified};
 use super::world::LIMIT;
@@ -376,6 +377,41 @@ async fn a_store_that_cannot_be_read_again_refuses_until_it_can() {
     let room = world.room;
     assert_eq!(world.ask(|reply| Command::Delivery { room, reply }).await.unwrap().own_seq, 3);
     world.stop().await;
+}
+
+/// Time goes on only while this waits.
+#[tokio::test(start_paused = true)]
+async fn a_store_that_fails_again_and_again_is_tried_less_and_less_often() {
+    let fills = "CREATE TRIGGER full BEFORE INSERT ON messages BEGIN SELECT RAISE(FAIL, 'full'); END";
+    // It takes nothing; it is not even read.
+    let ways =
+        [(fills, "DROP TRIGGER full"), ("ALTER TABLE messages RENAME TO away", "ALTER TABLE away RENAME TO messages")];
+    for (breaks, mends) in ways {
+        let world = World::new(10_000, None).await;
+        let other = rusqlite::Connection::open(world.path()).unwrap();
+        // When it takes a message again, if it is broken for so long.
+        let taken_again = async |broken: u64| {
+            let begin = Instant::now();
+            other.execute(breaks, ()).unwrap();
+            wait_for("the time", LIMIT + Duration::from_secs(broken), async || {
+                assert!(world.send("lost".to_owned()).await.is_err());
+                (begin.elapsed().as_secs() >= broken).then_some(())
+            })
+            .await;
+            other.execute(mends, ()).unwrap();
+            wait_for("the store", LIMIT * 2, async || world.send("kept".to_owned()).await.ok()).await;
+            begin.elapsed().as_secs()
+        };
+        // After 1, 2, 4 and 8 s at least, and up to a second more until it is looked at.
+        let taken = taken_again(9).await;
+        assert!((15..=19).contains(&taken), "{breaks}: {taken}");
+        // That went well.
+        let taken = taken_again(0).await;
+        assert!(taken <= 2, "{breaks}: {taken}");
+        let taken = taken_again(500).await;
+        assert!((500..=532).contains(&taken), "{breaks}: {taken}");
+        world.stop().await;
+    }
 }
 
 #[tokio::test]

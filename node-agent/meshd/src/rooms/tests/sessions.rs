@@ -7,10 +7,12 @@ use osmoda_mesh::state;
 use osmoda_mesh_rooms::{Hlc, Refusal, Snapshot, Ticket, Verdict};
 use osmoda_types::NodeId;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::alone::{World, said};
 use super::world::LIMIT;
 use crate::rooms::command::{Answered, Asked, Change, Command, Healed, Membership, Release, Way};
+use crate::rooms::session::SESSIONS;
 
 impl World {
     /// One more member of the room.
@@ -56,6 +58,56 @@ async fn who_opens_many_sessions_at_once_has_one_before_others_have_theirs() {
 }
 
 #[tokio::test]
+async fn who_opens_sessions_without_end_has_so_many_and_others_have_theirs() {
+    let world = World::new(100, None).await;
+    let (other, third) = (world.other.node(), world.third().await);
+    let opened = async |count: u32| {
+        let mut opened = 0;
+        for _ in 0..count {
+            match world.opens(other).await.unwrap() {
+                Ok(answered) => {
+                    opened += 1;
+                    world.release(other, answered.ticket);
+                }
+                Err(refusal) => assert_eq!(refusal, Refusal::Busy),
+            }
+        }
+        opened
+    };
+    assert_eq!(opened(400).await, SESSIONS.burst);
+    let answered = world.opens(third).await.unwrap().unwrap();
+    // Who is told that it is busy because another one has the slot uses up nothing.
+    world.clock.advance(Duration::from_secs(1));
+    assert_eq!(opened(100).await, 0);
+    world.release(third, answered.ticket);
+    assert_eq!(opened(100).await, SESSIONS.per_second);
+    world.stop().await;
+}
+
+#[tokio::test]
+async fn a_peer_that_is_always_busy_is_known_by_how_often_it_was_asked() {
+    let world = World::new(100, None).await;
+    let (room, peer) = (world.room, world.other.node());
+    let begun = async || {
+        assert!(world.owner.try_send(Command::Want { room, peer }).is_ok());
+        world.ask(|reply| Command::Begin { reply }).await.pop().unwrap()
+    };
+    // Nobody reads the queue: it is there so that the peer is linked.
+    let (queue, _frames) = mpsc::channel(8);
+    assert!(world.owner.try_send(Command::LinkUp { peer, queue }).is_ok());
+    for n in 1..=3 {
+        let begin = begun().await;
+        assert_eq!(begin.in_vain, n);
+        world.release(peer, begin.ticket);
+    }
+    let ticket = begun().await.ticket;
+    assert!(world.ask(|reply| Command::Answered { room, ticket, reply }).await);
+    world.release(peer, ticket);
+    assert_eq!(begun().await.in_vain, 1);
+    world.stop().await;
+}
+
+#[tokio::test]
 async fn a_session_that_waits_for_others_is_opened_when_they_do_not_come() {
     let world = World::new(100, None).await;
     let (room, other, third) = (world.room, world.other.node(), world.third().await);
@@ -80,6 +132,25 @@ async fn a_session_that_waits_for_others_is_opened_when_they_do_not_come() {
         }
     };
     assert_eq!(tokio::time::timeout(LIMIT, opened).await.unwrap(), other);
+    world.stop().await;
+}
+
+/// Time goes on only while this waits.
+#[tokio::test(start_paused = true)]
+async fn nobody_is_woken_for_who_waits_in_a_room_that_was_left() {
+    let world = World::new(100, None).await;
+    let (room, peer) = (world.room, world.other.node());
+    // Nobody reads the queue: it is there so that the peer is linked.
+    let (queue, _frames) = mpsc::channel(8);
+    assert!(world.owner.try_send(Command::LinkUp { peer, queue }).is_ok());
+    assert!(world.owner.try_send(Command::Want { room, peer }).is_ok());
+    for _ in 0..3 {
+        assert!(timeout(LIMIT, world.wake.notified()).await.is_ok());
+    }
+    world.ask(|reply| Command::LeaveHere { room, reply }).await.unwrap();
+    // What was said before.
+    drop(timeout(Duration::from_millis(1), world.wake.notified()).await);
+    assert!(timeout(LIMIT, world.wake.notified()).await.is_err());
     world.stop().await;
 }
 

@@ -34,13 +34,18 @@ pub(super) struct Node {
 
 impl Node {
     pub(super) async fn new(role: Role) -> Self {
-        let root = TempRoot::new();
-        let identity = state::create_identity(&root.paths().state("mesh")).unwrap();
-        Self::on(root, identity, role).await
+        Self::with_clock(role, SystemClock::shared()).await
     }
 
-    async fn on(root: TempRoot, identity: Arc<Identity>, role: Role) -> Self {
-        let (tasks, clock): (_, SharedClock) = (Tasks::new(Shutdown::new()), SystemClock::shared());
+    /// One whose rooms have a clock of their own.
+    pub(super) async fn with_clock(role: Role, of_rooms: SharedClock) -> Self {
+        let root = TempRoot::new();
+        let identity = state::create_identity(&root.paths().state("mesh")).unwrap();
+        Self::on(root, identity, role, of_rooms).await
+    }
+
+    async fn on(root: TempRoot, identity: Arc<Identity>, role: Role, clock_of_rooms: SharedClock) -> Self {
+        let (tasks, clock) = (Tasks::new(Shutdown::new()), SystemClock::shared());
         let secret = EpochSecret { epoch: MeshEpoch(1), secret: SecretBytes::new([8; 32]) };
         let alone = member(&identity, role, vec![]);
         let config = MeshConfig {
@@ -52,13 +57,13 @@ impl Node {
             enroller: None,
             tuning: Tuning::default(),
         };
-        let mesh = Mesh::start(config, &tasks, clock.clone()).unwrap();
+        let mesh = Mesh::start(config, &tasks, clock).unwrap();
         let config = RoomsConfig {
             heal_every: Duration::from_secs(1),
             ..RoomsConfig::new(mesh.clone(), root.paths().state("mesh"))
         };
         let of_rooms = Tasks::new(Shutdown::new());
-        let rooms = Rooms::start(config, &of_rooms, clock).await.unwrap();
+        let rooms = Rooms::start(config, &of_rooms, clock_of_rooms).await.unwrap();
         Self { mesh, rooms, identity, tasks, of_rooms, role, root }
     }
 
@@ -95,7 +100,7 @@ impl Node {
     /// Stops and starts on the same folder.
     pub(super) async fn restart(self) -> Self {
         let (root, identity, role) = self.stop().await;
-        Self::on(root, identity, role).await
+        Self::on(root, identity, role, SystemClock::shared()).await
     }
 
     pub(super) async fn create(&self, others: &[&Node], join: JoinRule) -> RoomId {

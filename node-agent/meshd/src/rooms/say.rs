@@ -191,11 +191,13 @@ impl Owner {
                 if !is_creator && (change.by != node || !was_in) {
                     return Err(ChangeRefused::NotFound);
                 }
+                // A person wants it out now, also on a node whose clock was ahead and was
+                // set back. What it dates after this moment would be refused anyway.
                 let now_ms = self.now_ms();
-                if record.has(&node) {
-                    may_date(self.hlc.last(), now_ms).map_err(ChangeRefused::Store)?;
-                }
-                let at: Hlc = self.hlc.tick(now_ms);
+                let at = match may_date(self.hlc.last(), now_ms) {
+                    Ok(()) => self.hlc.tick(now_ms),
+                    Err(_) => Hlc::at(now_ms),
+                };
                 record.without(&node, at)
             }
         };

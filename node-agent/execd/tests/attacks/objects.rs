@@ -149,7 +149,8 @@ async fn bind(folder: &Path, point: &Path) -> bool {
     let spec = Spec::new("/bin/mount").args([Path::new("--bind"), folder, point]);
     let is_done = run(&spec.time_limit(Duration::from_secs(10))).await.is_ok_and(|output| output.success());
     if !is_done {
-        writeln!(std::io::stderr(), "SKIPPED: this process may not mount").unwrap();
+        let mut log = std::io::stderr();
+        writeln!(log, "SKIPPED: this process may not mount").unwrap();
     }
     is_done
 }

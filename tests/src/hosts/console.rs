@@ -100,8 +100,8 @@ pub(super) async fn ask_to_write_in(host: &Host, session: &str, path: &str, cont
     id.parse().with_context(|| view.to_string())
 }
 
-/// Runs what was approved, again while too few witnesses have signed: the permit is
-/// kept then. What else it ends with is for the caller.
+/// Runs what was approved, again while too few witnesses answer: the permit is kept
+/// then. One that was begun is used up, and what it ends with is for the caller.
 pub(super) async fn run_witnessed(host: &Host, permit: &PermitId) -> anyhow::Result<Said> {
     until("witnesses of a run", WITNESSED_TIME_MAX, || async move {
         let ran = run_permit(host, permit).await?;

@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use super::bed::Bed;
 use super::command::until;
-use super::console::{Console, ask_to_write_in, run_permit};
+use super::console::{Console, ask_to_write_in, run_witnessed};
 use super::controller::VIEW_TIME_MAX;
 use super::fleet::Fleet;
 use super::host::Host;
@@ -56,6 +56,7 @@ struct Seen {
     outcomes: Vec<String>,
 }
 
+/// All of it.
 pub(super) async fn run(bed: &Bed, fleet: &Fleet) -> anyhow::Result<Vec<String>> {
     let host = bed.hosts().first().context("the bed has no hosts")?;
     let console = Console::open(bed, fleet).await?;
@@ -84,8 +85,10 @@ async fn one(host: &Host, console: &Console<'_>, point: &str, round: usize) -> a
     host.run(&["systemctl", "start", UNIT]).await?;
     let pid = host.run(&["systemctl", "show", "--value", "-p", "MainPID", UNIT]).await?;
     let killer = ["sh", "-c", KILLER, "sh", pid.trim(), point, &folder, NEW];
-    let (_cut, killed) = tokio::join!(run_permit(host, &permit), host.run(&killer));
+    let (cut, killed) = tokio::join!(run_witnessed(host, &permit), host.run(&killer));
     killed?;
+    // However it ended for its caller: what the ledger has counts.
+    let _said = cut?;
     until("no open run", VIEW_TIME_MAX, || async move {
         host.run(&["systemctl", "start", UNIT]).await?;
         let said = host.run_any(&["agentctl", "verify-ledger", "--json"]).await?;
@@ -94,7 +97,7 @@ async fn one(host: &Host, console: &Console<'_>, point: &str, round: usize) -> a
     })
     .await?;
     let before = look(host, &permit, &path).await?;
-    let again = run_permit(host, &permit).await?;
+    let again = run_witnessed(host, &permit).await?;
     let after = look(host, &permit, &path).await?;
     ensure!(after.begun == 1 && after.outcomes.len() == 1, "not one run with one outcome: {after:?}; {}", again.text);
     if before.begun == 0 {

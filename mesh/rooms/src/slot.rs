@@ -12,9 +12,9 @@ use osmoda_types::NodeId;
 
 /// How long the peer of the last session lets others go first after it has ended. Who
 /// was told that it is busy asks again within an eighth of this (`heal::BUSY_PAUSE_MS`), or
-/// half of it in the end, and a peer may be in another room's session meanwhile. Shorter, and one that asks
-/// on many streams at once has the slot always; longer, and a room stands still for
-/// those who went elsewhere.
+/// half of it in the end, and a peer may be in another room's session meanwhile. Shorter,
+/// and one that asks on many streams at once has the slot always; longer, and a room
+/// stands still for those who went elsewhere.
 const OTHERS_FIRST: Duration = Duration::from_secs(1);
 
 /// Who has been told for this long that it is busy goes before all who had a session
